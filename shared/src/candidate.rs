@@ -1,0 +1,32 @@
+//! What the search varies: one factor per rotary pair, and the number of starting tokens left alone.
+
+use crate::grid::Grid;
+use crate::rope::Rescale;
+use serde::{Deserialize, Serialize};
+
+/// A point of the search space: rescale factors in grid points, lowest pair first, and the starting tokens.
+///
+/// Equality and hashing are exact. A candidate says nothing about its grid; [`crate::space::SearchSpace`] does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Rescale factor of each rotary pair, in points of the grid.
+    pub factors: Vec<u32>,
+    /// Positions below this one keep the original angles (n-hat in the paper).
+    pub start_tokens: u32,
+}
+
+impl Candidate {
+    /// What an evaluator needs to know of this candidate.
+    pub fn rescale(&self, grid: Grid, attention_factor: f64) -> Rescale {
+        Rescale {
+            factors: self.factors.iter().map(|&point| grid.value(point)).collect(),
+            start_tokens: self.start_tokens,
+            attention_factor,
+        }
+    }
+
+    /// Whether no factor is smaller than the one before it.
+    pub fn is_monotone(&self) -> bool {
+        self.factors.is_sorted()
+    }
+}

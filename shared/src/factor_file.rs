@@ -1,0 +1,259 @@
+//! The factor file: what a search hands over, `ropewalk.factors/v1`.
+
+use crate::fingerprint::Fingerprint;
+use crate::outcome::non_finite;
+use crate::rope::{InvalidRescale, Rescale, RopeGeometry};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The schema that this version reads and writes.
+pub const SCHEMA: &str = "ropewalk.factors/v1";
+/// Largest factor file read, in bytes.
+pub const MAX_BYTES: usize = 4 << 20;
+
+/// Searched factors with where they come from and what they are worth.
+///
+/// A file with `rescale_factors`, `start_tokens` and `attention_factor` alone is accepted too; the rest is then absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FactorFile {
+    /// [`SCHEMA`].
+    #[serde(default = "schema")]
+    pub schema: String,
+    /// The model the factors belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<FactorModel>,
+    /// The window the model was trained with, in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_length: Option<u32>,
+    /// The window the factors are for, in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_length: Option<u32>,
+    /// `target_length / original_length`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension_ratio: Option<f64>,
+    /// One factor per rotary pair, relative to the plain base.
+    pub rescale_factors: Vec<f64>,
+    /// Positions below this one keep the original angles.
+    #[serde(default)]
+    pub start_tokens: u32,
+    /// Multiplies cosine and sine.
+    #[serde(default = "one")]
+    pub attention_factor: f64,
+    /// What was minimised, and what was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
+    /// The same measure for the published methods, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub baselines: BTreeMap<String, Measured>,
+    /// How the factors were found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchRecord>,
+    /// The program that wrote the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+}
+
+/// The model that factors belong to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FactorModel {
+    /// Its name.
+    pub name: String,
+    /// `model_type` of its config.json.
+    pub model_type: String,
+    /// Digest of its configuration and weights.
+    pub fingerprint: Fingerprint,
+    /// Head dimension, rotated dimensions and base.
+    #[serde(flatten)]
+    pub geometry: FactorGeometry,
+}
+
+/// [`RopeGeometry`] under the names of config.json.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FactorGeometry {
+    /// Dimensions of one attention head.
+    pub head_dim: usize,
+    /// How many of them are rotated.
+    pub rotary_dim: usize,
+    /// The base.
+    pub rope_theta: f64,
+}
+
+/// What was minimised, and what was reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Objective {
+    /// `perplexity`.
+    pub kind: String,
+    /// On the samples of the search.
+    #[serde(with = "non_finite")]
+    pub value: f64,
+    /// Number of those samples.
+    pub samples: usize,
+    /// On samples the search never saw; absent when there were none.
+    pub held_out: Option<f64>,
+}
+
+/// A baseline under the same measure.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// On the samples of the search.
+    #[serde(with = "non_finite")]
+    pub value: f64,
+    /// On samples the search never saw.
+    pub held_out: Option<f64>,
+    /// Attention factor it was measured with.
+    #[serde(default = "one")]
+    pub attention_factor: f64,
+}
+
+/// How factors were found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchRecord {
+    /// Name of the strategy.
+    pub strategy: String,
+    /// Its seed.
+    pub seed: u64,
+    /// Generations closed after the first population.
+    pub generations: u32,
+    /// Candidates evaluated.
+    pub evaluations: u64,
+    /// Document passes: candidates times samples.
+    pub passes: u64,
+    /// The job.
+    pub job: String,
+}
+
+/// A factor file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FactorFileError {
+    /// Larger than any factor file.
+    #[error("the file has {0} bytes, a factor file has at most {MAX_BYTES}")]
+    TooLarge(usize),
+    /// Not a factor file.
+    #[error("not a factor file: {0}; it needs at least {{\"rescale_factors\": […]}}")]
+    Syntax(#[from] serde_json::Error),
+    /// Written by another version.
+    #[error(
+        "the file's schema is {0:?}, this version reads {SCHEMA:?}; use the version that wrote it, or keep only rescale_factors, start_tokens and attention_factor"
+    )]
+    Version(String),
+    /// Numbers that cannot be applied.
+    #[error(transparent)]
+    Factors(#[from] InvalidRescale),
+}
+
+// === impl FactorFile ===
+
+impl FactorFile {
+    /// Reads and checks a factor file's text.
+    ///
+    /// # Errors
+    /// [`FactorFileError`] when it is none, is of another version, or holds numbers no model can use.
+    pub fn from_json(text: &str) -> Result<Self, FactorFileError> {
+        if text.len() > MAX_BYTES {
+            return Err(FactorFileError::TooLarge(text.len()));
+        }
+        // The version comes first: another version's fields may well not fit this one's types.
+        #[derive(Deserialize)]
+        struct Version {
+            #[serde(default = "schema")]
+            schema: String,
+        }
+        let Version { schema } = serde_json::from_str(text)?;
+        if schema != SCHEMA {
+            return Err(FactorFileError::Version(schema.chars().take(60).collect()));
+        }
+        let file: Self = serde_json::from_str(text)?;
+        file.rescale().check(file.rescale_factors.len().max(1))?;
+        Ok(file)
+    }
+
+    /// The file's text, with a line break at the end.
+    ///
+    /// # Errors
+    /// Never for factors that were checked; JSON has no way to write others.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    /// A file with nothing but the factors.
+    pub fn from_rescale(rescale: Rescale) -> Self {
+        Self {
+            schema: schema(),
+            model: None,
+            original_length: None,
+            target_length: None,
+            extension_ratio: None,
+            rescale_factors: rescale.factors,
+            start_tokens: rescale.start_tokens,
+            attention_factor: rescale.attention_factor,
+            objective: None,
+            baselines: BTreeMap::new(),
+            search: None,
+            created_by: None,
+        }
+    }
+
+    /// The factors, ready to be evaluated.
+    pub fn rescale(&self) -> Rescale {
+        Rescale {
+            factors: self.rescale_factors.clone(),
+            start_tokens: self.start_tokens,
+            attention_factor: self.attention_factor,
+        }
+    }
+}
+
+impl From<RopeGeometry> for FactorGeometry {
+    fn from(geometry: RopeGeometry) -> Self {
+        Self { head_dim: geometry.head_dim, rotary_dim: geometry.rotary_dim, rope_theta: geometry.theta }
+    }
+}
+
+fn schema() -> String {
+    SCHEMA.to_owned()
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_numbers_alone_are_enough() {
+        let file = FactorFile::from_json(r#"{"rescale_factors": [1.0, 1.19], "start_tokens": 4}"#).unwrap();
+        assert_eq!(file.rescale(), Rescale { factors: vec![1.0, 1.19], start_tokens: 4, attention_factor: 1.0 });
+    }
+
+    #[test]
+    fn a_file_survives_its_text() {
+        let mut file =
+            FactorFile::from_rescale(Rescale { factors: vec![1.0, 2.37], start_tokens: 0, attention_factor: 1.1 });
+        file.objective = Some(Objective { kind: "perplexity".into(), value: 9.37, samples: 5, held_out: None });
+        file.baselines.insert("none".into(), Measured { value: f64::INFINITY, held_out: None, attention_factor: 1.0 });
+        let text = file.to_json().unwrap();
+        assert_eq!(FactorFile::from_json(&text).unwrap(), file);
+    }
+
+    #[test]
+    fn other_versions_and_bad_numbers_are_refused() {
+        let error = FactorFile::from_json(r#"{"schema": "ropewalk.factors/v9", "rescale_factors": "later"}"#);
+        assert!(matches!(error, Err(FactorFileError::Version(_))), "{error:?}");
+        for text in [
+            r#"{"rescale_factors": []}"#,
+            r#"{"rescale_factors": [1.0, 0.0]}"#,
+            r#"{"rescale_factors": [-1.0]}"#,
+            r#"{"rescale_factors": [1e999]}"#,
+            r#"{"rescale_factors": [NaN]}"#,
+            r#"{"rescale_factors": [1.0], "attention_factor": 0.0}"#,
+            r#"{"start_tokens": 4}"#,
+            "[]",
+            "",
+        ] {
+            assert!(FactorFile::from_json(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a search job is: model, target, space, strategy, samples, and when to stop.
+
+mod checks;
+mod id;
+
+pub use checks::{InvalidJob, Problem};
+pub use id::{InvalidJobId, JobId};
+
+use crate::attention_factor::AttentionFactorPolicy;
+use crate::fingerprint::Fingerprint;
+use crate::grid::Grid;
+use crate::model_description::{ConfigError, ModelDescription};
+use crate::rope::Rescale;
+use crate::sample::SampleId;
+use crate::space::{PAPER_MAX_FACTOR_OF_RATIO, PAPER_START_TOKENS, SearchSpace};
+use serde::{Deserialize, Serialize};
+
+/// Everything that determines a search. Two equal specifications are the same job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// A short name for people: letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// The model whose window is stretched.
+    pub model: ModelIdentity,
+    /// The window to reach (L'), in tokens.
+    pub target_length: u32,
+    /// How to search.
+    pub search: SearchOptions,
+    /// Samples the search sees, each at least `target_length` tokens long.
+    pub samples: Vec<SampleId>,
+    /// Samples it never sees, for the final report.
+    pub held_out: Vec<SampleId>,
+}
+
+/// Which model a job is about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// The name under which workers find it: a folder below their model root.
+    pub name: String,
+    /// Digest of its configuration and weights.
+    pub fingerprint: Fingerprint,
+    /// The text of its config.json.
+    pub config_json: String,
+}
+
+/// How to search. The defaults are the paper's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchOptions {
+    /// The algorithm.
+    pub strategy: StrategyKind,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Parameters of the population.
+    pub evolution: EvolutionOptions,
+    /// Grid of the factors.
+    #[serde(rename = "step")]
+    pub grid: Grid,
+    /// Largest factor; absent for 1.25 times the extension ratio.
+    pub max_factor: Option<f64>,
+    /// Choices of starting tokens.
+    pub start_tokens: Vec<u32>,
+    /// How the attention factor is chosen.
+    pub attention_factor: AttentionFactorPolicy,
+    /// Candidates to start from, besides the baselines.
+    pub init: Vec<Rescale>,
+    /// Stop after this many generations without a better candidate.
+    pub patience: Option<u32>,
+    /// Never evaluate more candidates than this.
+    pub max_evaluations: Option<u64>,
+    /// Open no generation once the search has run for this long. Results then depend on the workers' speed.
+    pub time_budget_seconds: Option<u64>,
+}
+
+/// Search algorithms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrategyKind {
+    /// The paper's algorithm 1.
+    #[default]
+    LongRope,
+}
+
+/// Parameters of algorithm 1, as published for targets up to 256k.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvolutionOptions {
+    /// Size of the first population (P).
+    pub population: u32,
+    /// Mutations a generation (N1).
+    pub mutations: u32,
+    /// Crossovers a generation (N2).
+    pub crossovers: u32,
+    /// Generations after the first population (T).
+    pub generations: u32,
+    /// The best candidates from which the next are made (k).
+    pub parents: u32,
+    /// Probability with which each dimension mutates (p).
+    pub mutation_probability: f64,
+}
+
+// === defaults ===
+
+impl Default for EvolutionOptions {
+    fn default() -> Self {
+        Self { population: 64, mutations: 16, crossovers: 16, generations: 40, parents: 32, mutation_probability: 0.3 }
+    }
+}
+
+impl Default for SearchOptions {
+    fn default() -> Self {
+        Self {
+            strategy: StrategyKind::default(),
+            seed: 0,
+            evolution: EvolutionOptions::default(),
+            grid: Grid::PAPER,
+            max_factor: None,
+            start_tokens: PAPER_START_TOKENS.to_vec(),
+            attention_factor: AttentionFactorPolicy::default(),
+            init: Vec::new(),
+            patience: None,
+            max_evaluations: None,
+            time_budget_seconds: None,
+        }
+    }
+}
+
+// === impl EvolutionOptions ===
+
+impl EvolutionOptions {
+    /// Candidates evaluated when nothing stops the search early.
+    pub fn evaluations(&self) -> u64 {
+        let generation = u64::from(self.mutations) + u64::from(self.crossovers);
+        u64::from(self.population) + u64::from(self.generations) * generation
+    }
+}
+
+// === impl JobSpec ===
+
+impl JobSpec {
+    /// The model's window and RoPE, read from its config.json.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the configuration cannot be used.
+    pub fn description(&self) -> Result<ModelDescription, ConfigError> {
+        ModelDescription::from_config_json(&self.model.config_json)
+    }
+
+    /// `s = L' / L`.
+    pub fn extension_ratio(&self, description: &ModelDescription) -> f64 {
+        f64::from(self.target_length) / f64::from(description.original_length)
+    }
+
+    /// The attention factor of every candidate.
+    pub fn attention_factor(&self, description: &ModelDescription) -> f64 {
+        self.search.attention_factor.value(self.extension_ratio(description), description.original_length)
+    }
+
+    /// The space that is searched.
+    pub fn space(&self, description: &ModelDescription) -> SearchSpace {
+        let search = &self.search;
+        let max_factor = search.max_factor.unwrap_or(PAPER_MAX_FACTOR_OF_RATIO * self.extension_ratio(description));
+        SearchSpace {
+            grid: search.grid,
+            pairs: description.geometry.pairs(),
+            max_point: search.grid.floor(max_factor),
+            start_tokens: search.start_tokens.clone(),
+        }
+    }
+
+    /// The job's identity, derived from everything that determines its result.
+    pub fn id(&self) -> JobId {
+        JobId::of(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Checks of a job specification: every problem at once, each with its field and reason.
+
+use super::{EvolutionOptions, JobSpec, SearchOptions, id::is_plain};
+use crate::attention_factor::AttentionFactorPolicy;
+use crate::model_description::ModelDescription;
+use crate::sample::MAX_SAMPLE_TOKENS;
+use std::collections::HashSet;
+use std::fmt;
+
+const MAX_NAME: usize = 60;
+const MAX_SAMPLES: usize = 10_000;
+const MAX_POPULATION: u32 = 100_000;
+const MAX_GENERATIONS: u32 = 1_000_000;
+const MAX_INIT: usize = 1_000;
+const MAX_START_TOKEN_CHOICES: usize = 1_000;
+
+/// One thing that is wrong with a specification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The field, as in the job file and (with dashes) on the command line.
+    pub field: &'static str,
+    /// What is wrong with it and what would be right.
+    pub reason: String,
+}
+
+/// A specification that cannot be run, with all its problems.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct InvalidJob {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for InvalidJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the job cannot be run:")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.reason)
+    }
+}
+
+/// Collects problems.
+struct Checks(Vec<Problem>);
+
+impl Checks {
+    fn require(&mut self, holds: bool, field: &'static str, reason: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Problem { field, reason: reason() });
+        }
+    }
+}
+
+impl JobSpec {
+    /// Checks the whole specification and returns the model's description, which it read on the way.
+    ///
+    /// # Errors
+    /// [`InvalidJob`] with every problem found.
+    pub fn check(&self) -> Result<ModelDescription, InvalidJob> {
+        let mut checks = Checks(Vec::new());
+        checks.require(is_plain(&self.name) && self.name.len() <= MAX_NAME, "name", || {
+            format!("must be 1 to {MAX_NAME} letters, digits, '-', '_' or '.', the first a letter or digit")
+        });
+        let model_name = &self.model.name;
+        checks.require(is_plain(model_name) && model_name.len() <= 200, "model", || {
+            format!("{model_name:?} cannot name a folder below a worker's model root; rename the model's folder")
+        });
+        self.check_samples(&mut checks);
+        self.search.evolution.check(&mut checks);
+        let description = match self.description() {
+            Ok(description) => {
+                self.check_against(&description, &mut checks);
+                Some(description)
+            }
+            Err(error) => {
+                checks.0.push(Problem { field: "model", reason: error.to_string() });
+                None
+            }
+        };
+        match description {
+            Some(description) if checks.0.is_empty() => Ok(description),
+            _ => Err(InvalidJob { problems: checks.0 }),
+        }
+    }
+
+    fn check_samples(&self, checks: &mut Checks) {
+        checks.require(!self.samples.is_empty(), "samples", || "the search needs at least one sample".into());
+        let count = self.samples.len() + self.held_out.len();
+        checks.require(count <= MAX_SAMPLES, "samples", || {
+            format!("{count} samples, at most {MAX_SAMPLES} are accepted")
+        });
+        let distinct: HashSet<_> = self.samples.iter().chain(&self.held_out).collect();
+        checks.require(distinct.len() == count, "samples", || {
+            "a sample is named twice; held-out samples must differ from those of the search".into()
+        });
+    }
+
+    fn check_against(&self, description: &ModelDescription, checks: &mut Checks) {
+        let original = description.original_length;
+        checks.require(self.target_length > original, "target_length", || {
+            format!(
+                "{} is not above the model's original length of {original} tokens: nothing to extend",
+                self.target_length
+            )
+        });
+        checks.require(self.target_length as usize <= MAX_SAMPLE_TOKENS, "target_length", || {
+            format!("{} is above the largest supported length, {MAX_SAMPLE_TOKENS}", self.target_length)
+        });
+        self.search.check(self.extension_ratio(description), description.geometry.pairs(), checks);
+        let space = self.space(description);
+        checks.require(space.max_point >= space.grid.one(), "max_factor", || {
+            "must be at least 1: factors below 1 would shorten the window".into()
+        });
+    }
+}
+
+impl SearchOptions {
+    fn check(&self, ratio: f64, pairs: usize, checks: &mut Checks) {
+        if let Some(max) = self.max_factor {
+            checks.require((1.0..=1e5).contains(&max), "max_factor", || {
+                format!("{max} must be a finite number from 1 to 100000")
+            });
+        }
+        checks.require(ratio <= 1e5, "target_length", || format!("an extension of {ratio:.0} times is out of bounds"));
+        let starts = &self.start_tokens;
+        checks.require(!starts.is_empty() && starts.len() <= MAX_START_TOKEN_CHOICES, "start_tokens", || {
+            format!("must list 1 to {MAX_START_TOKEN_CHOICES} choices, for example 0,4,16")
+        });
+        checks.require(starts.windows(2).all(|two| two[0] < two[1]), "start_tokens", || {
+            "must be ascending without repetition".into()
+        });
+        if let AttentionFactorPolicy::Fixed(value) = self.attention_factor {
+            checks.require(value.is_finite() && value > 0.0, "attention_factor", || format!("{value} must be above 0"));
+        }
+        checks.require(self.init.len() <= MAX_INIT, "init", || format!("at most {MAX_INIT} candidates are accepted"));
+        for rescale in self.init.iter().take(MAX_INIT) {
+            if let Err(error) = rescale.check(pairs) {
+                checks.0.push(Problem { field: "init", reason: error.to_string() });
+            }
+        }
+        checks.require(self.patience != Some(0), "patience", || "must be at least 1 generation".into());
+        checks.require(self.max_evaluations != Some(0), "max_evaluations", || "must be at least 1".into());
+        checks.require(self.time_budget_seconds != Some(0), "time_budget", || "must be at least 1 second".into());
+    }
+}
+
+impl EvolutionOptions {
+    fn check(&self, checks: &mut Checks) {
+        let counts = [
+            ("population", self.population, 1),
+            ("mutations", self.mutations, 0),
+            ("crossovers", self.crossovers, 0),
+            ("parents", self.parents, 1),
+        ];
+        for (field, value, least) in counts {
+            checks.require((least..=MAX_POPULATION).contains(&value), field, || {
+                format!("{value} must be from {least} to {MAX_POPULATION}")
+            });
+        }
+        checks.require(self.generations <= MAX_GENERATIONS, "generations", || {
+            format!("{} must be at most {MAX_GENERATIONS}", self.generations)
+        });
+        checks.require(
+            self.generations == 0 || self.mutations.saturating_add(self.crossovers) > 0,
+            "mutations",
+            || "with no mutations and no crossovers a generation would be empty".into(),
+        );
+        let p = self.mutation_probability;
+        checks.require(p > 0.0 && p <= 1.0, "mutation_probability", || format!("{p} must be above 0 and at most 1"));
+    }
+}

@@ -1,0 +1,79 @@
+//! Job ids: a name for people and a digest of the specification.
+
+use super::JobSpec;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+const DIGEST_DIGITS: usize = 10;
+/// Longest job id accepted from outside.
+const MAX_LENGTH: usize = 80;
+
+/// `<name>-<digest>`: launching the same specification twice names the same job.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(String);
+
+/// A text that cannot be a job id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no job id; `ropewalk jobs` lists them")]
+pub struct InvalidJobId(String);
+
+impl JobId {
+    pub(super) fn of(spec: &JobSpec) -> Self {
+        // Field order is that of the struct, and floats are written shortest-exact: equal specifications, equal text.
+        let text = serde_json::to_vec(spec).unwrap_or_default();
+        let mut hash = blake3::Hasher::new_derive_key("ropewalk job v1");
+        hash.update(&text);
+        let digest = hash.finalize().to_hex();
+        Self(format!("{}-{}", spec.name, &digest[..DIGEST_DIGITS]))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether a text has only the characters of names and ids, so that it is safe in paths, keys and terminals.
+pub(super) fn is_plain(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphanumeric())
+        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobId({})", self.0)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = InvalidJobId;
+    fn from_str(text: &str) -> Result<Self, InvalidJobId> {
+        if text.len() <= MAX_LENGTH && is_plain(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidJobId(text.chars().take(MAX_LENGTH).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = InvalidJobId;
+    fn try_from(text: String) -> Result<Self, InvalidJobId> {
+        text.parse()
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> String {
+        id.0
+    }
+}

@@ -1,0 +1,95 @@
+use super::*;
+use serde_json::json;
+
+/// A valid job: 256 tokens to 2,048.
+fn job() -> JobSpec {
+    let config = json!({
+        "model_type": "llama", "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 256,
+    });
+    JobSpec {
+        name: "lab".into(),
+        model: ModelIdentity {
+            name: "lab-model".into(),
+            fingerprint: Fingerprint::from([7; 32]),
+            config_json: config.to_string(),
+        },
+        target_length: 2048,
+        search: SearchOptions::default(),
+        samples: vec![SampleId::from([1; 32])],
+        held_out: vec![SampleId::from([2; 32])],
+    }
+}
+
+fn problems(change: impl FnOnce(&mut JobSpec)) -> Vec<&'static str> {
+    let mut job = job();
+    change(&mut job);
+    job.check().map_or_else(|e| e.problems.iter().map(|problem| problem.field).collect(), |_| Vec::new())
+}
+
+#[test]
+fn the_paper_evaluates_1344_candidates() {
+    assert_eq!(EvolutionOptions::default().evaluations(), 1344);
+}
+
+#[test]
+fn the_space_follows_from_the_extension_ratio() {
+    let job = job();
+    let description = job.check().unwrap();
+    assert_eq!(job.extension_ratio(&description), 8.0);
+    let space = job.space(&description);
+    assert_eq!((space.pairs, space.max_point), (8, 1000));
+}
+
+#[test]
+fn every_bad_field_is_named() {
+    type Change = fn(&mut JobSpec);
+    let cases: [(Change, &str); 17] = [
+        (|job| job.name = "../x".into(), "name"),
+        (|job| job.model.name = "a/b".into(), "model"),
+        (|job| job.model.config_json = "{}".into(), "model"),
+        (|job| job.target_length = 256, "target_length"),
+        (|job| job.target_length = u32::MAX, "target_length"),
+        (|job| job.samples.clear(), "samples"),
+        (|job| job.held_out = job.samples.clone(), "samples"),
+        (|job| job.search.max_factor = Some(0.5), "max_factor"),
+        (|job| job.search.max_factor = Some(f64::NAN), "max_factor"),
+        (|job| job.search.start_tokens = vec![4, 0], "start_tokens"),
+        (|job| job.search.start_tokens.clear(), "start_tokens"),
+        (|job| job.search.attention_factor = AttentionFactorPolicy::Fixed(f64::NAN), "attention_factor"),
+        (|job| job.search.init = vec![Rescale::identity(3)], "init"),
+        (|job| job.search.evolution.population = 0, "population"),
+        (|job| job.search.evolution.parents = 0, "parents"),
+        (|job| (job.search.evolution.mutations, job.search.evolution.crossovers) = (0, 0), "mutations"),
+        (|job| job.search.evolution.mutation_probability = f64::NAN, "mutation_probability"),
+    ];
+    for (change, field) in cases {
+        assert!(problems(change).contains(&field), "{field}: {:?}", problems(change));
+    }
+    assert!(problems(|_| ()).is_empty());
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let found = problems(|job| {
+        job.target_length = 1;
+        job.samples.clear();
+        job.search.evolution.population = 0;
+    });
+    assert!(["target_length", "samples", "population"].iter().all(|field| found.contains(field)), "{found:?}");
+}
+
+#[test]
+fn the_id_follows_the_specification() {
+    let base = job();
+    let mut other = job();
+    other.search.seed = 1;
+    assert_eq!(base.id(), job().id());
+    assert_ne!(base.id(), other.id());
+    assert!(base.id().as_str().starts_with("lab-"));
+    assert_eq!(base.id().as_str().parse(), Ok(base.id()));
+    assert!("../../etc".parse::<JobId>().is_err());
+    // What is stored is what comes back.
+    let text = serde_json::to_string(&other).unwrap();
+    assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap().id(), other.id());
+}

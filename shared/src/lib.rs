@@ -1,0 +1,18 @@
+//! The domain of Ropewalk: what a candidate is, where it may lie, what it does to RoPE, and how a search is described.
+//!
+//! No I/O, no runtime and no tensors here: both the coordinator and its workers build on this crate. The wire types
+//! are generated into [`wire`] and converted to domain types at the edge.
+
+pub mod attention_factor;
+pub mod baselines;
+pub mod candidate;
+pub mod factor_file;
+pub mod fingerprint;
+pub mod grid;
+pub mod job;
+pub mod model_description;
+pub mod outcome;
+pub mod rope;
+pub mod sample;
+pub mod space;
+pub mod wire;

@@ -1,0 +1,242 @@
+//! Rotary position embedding and its rescaled form (LongRoPE, section 3).
+//!
+//! With head dimension `d` (the rotated part of it) and base `theta`, pair `i` of `d/2` turns by
+//! `n * theta^(-2i/d)` at position `n`. A [`Rescale`] divides that angle by the pair's factor from position
+//! `start_tokens` on, and multiplies cosine and sine by the attention factor:
+//!
+//! ```text
+//! angle_i(n) = n / theta^(2i/d)                 n <  start_tokens
+//! angle_i(n) = n / (lambda_i * theta^(2i/d))    n >= start_tokens
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The rotary part of an attention head.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RopeGeometry {
+    /// Dimensions of one attention head.
+    pub head_dim: usize,
+    /// How many of them are rotated (`head_dim` unless rotation is partial); even.
+    pub rotary_dim: usize,
+    /// The base, `rope_theta` in config.json.
+    pub theta: f64,
+}
+
+/// Rescale factors ready to be evaluated, always relative to the plain base `theta`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rescale {
+    /// One factor per rotary pair, the fastest pair first; finite and positive.
+    #[serde(rename = "rescale_factors")]
+    pub factors: Vec<f64>,
+    /// Positions below this one keep the original angles.
+    pub start_tokens: u32,
+    /// Multiplies cosine and sine at every position, so rotated logits grow by its square.
+    pub attention_factor: f64,
+}
+
+/// Identity of a [`Rescale`]: equal exactly when all its numbers are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RescaleId([u8; 16]);
+
+/// Rescale factors that cannot be applied.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRescale {
+    /// The model has another number of rotary pairs.
+    #[error("{got} rescale factors given, the model needs {expected} (one per rotary pair)")]
+    Length {
+        /// Factors given.
+        got: usize,
+        /// Rotary pairs of the model.
+        expected: usize,
+    },
+    /// Zero, negative, infinite or NaN.
+    #[error("rescale factor {pair} is {value}: factors must be finite and greater than 0")]
+    Factor {
+        /// Index of the pair.
+        pair: usize,
+        /// What was given.
+        value: f64,
+    },
+    /// Zero, negative, infinite or NaN.
+    #[error("attention factor {0} is not usable: it must be finite and greater than 0")]
+    AttentionFactor(f64),
+}
+
+// === impl RopeGeometry ===
+
+impl RopeGeometry {
+    /// Number of rotary pairs, which is the number of rescale factors.
+    pub fn pairs(&self) -> usize {
+        self.rotary_dim / 2
+    }
+
+    /// `theta^(-2i/d)`: radians per position of pair `i`.
+    pub fn inverse_frequency(&self, pair: usize) -> f64 {
+        self.theta.powf(-2.0 * pair as f64 / self.rotary_dim as f64)
+    }
+}
+
+// === impl Rescale ===
+
+impl Rescale {
+    /// The original RoPE of a model with this many pairs.
+    pub fn identity(pairs: usize) -> Self {
+        Self::with_factors(vec![1.0; pairs])
+    }
+
+    /// These factors from position 0 on, attention factor 1.
+    pub fn with_factors(factors: Vec<f64>) -> Self {
+        Self { factors, start_tokens: 0, attention_factor: 1.0 }
+    }
+
+    /// Checks that a model with this many rotary pairs can be run with these numbers.
+    ///
+    /// # Errors
+    /// [`InvalidRescale`] names the first number that is out of order.
+    pub fn check(&self, pairs: usize) -> Result<(), InvalidRescale> {
+        if self.factors.len() != pairs {
+            return Err(InvalidRescale::Length { got: self.factors.len(), expected: pairs });
+        }
+        if let Some(pair) = self.factors.iter().position(|&f| !usable(f)) {
+            return Err(InvalidRescale::Factor { pair, value: self.factors[pair] });
+        }
+        if !usable(self.attention_factor) {
+            return Err(InvalidRescale::AttentionFactor(self.attention_factor));
+        }
+        Ok(())
+    }
+
+    /// A digest of every number, for storage keys and for finding what was evaluated before.
+    pub fn id(&self) -> RescaleId {
+        let mut hash = blake3::Hasher::new_derive_key("ropewalk rescale v1");
+        hash.update(&self.start_tokens.to_le_bytes());
+        hash.update(&self.attention_factor.to_bits().to_le_bytes());
+        for factor in &self.factors {
+            hash.update(&factor.to_bits().to_le_bytes());
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+        RescaleId(id)
+    }
+}
+
+fn usable(factor: f64) -> bool {
+    factor.is_finite() && factor > 0.0
+}
+
+// === impl RescaleId ===
+
+impl RescaleId {
+    /// The digest.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl From<[u8; 16]> for RescaleId {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for RescaleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RescaleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RescaleId({self})")
+    }
+}
+
+/// The angle of every pair at every position, in double precision.
+///
+/// Single precision is not enough to multiply positions with frequencies: at position 131,071 its cosines are off
+/// by up to 4e-3.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AngleRule {
+    original: Vec<f64>,
+    rescaled: Vec<f64>,
+    start_tokens: u64,
+    attention_factor: f64,
+}
+
+impl AngleRule {
+    /// The rule for a model under these factors.
+    ///
+    /// # Errors
+    /// [`InvalidRescale`] when the factors do not fit the model.
+    pub fn new(geometry: &RopeGeometry, rescale: &Rescale) -> Result<Self, InvalidRescale> {
+        rescale.check(geometry.pairs())?;
+        let original: Vec<f64> = (0..geometry.pairs()).map(|i| geometry.inverse_frequency(i)).collect();
+        let rescaled = original.iter().zip(&rescale.factors).map(|(frequency, factor)| frequency / factor).collect();
+        Ok(Self {
+            original,
+            rescaled,
+            start_tokens: rescale.start_tokens.into(),
+            attention_factor: rescale.attention_factor,
+        })
+    }
+
+    /// Number of rotary pairs.
+    pub fn pairs(&self) -> usize {
+        self.original.len()
+    }
+
+    /// Radians by which `pair` is turned at `position`.
+    pub fn angle(&self, pair: usize, position: u64) -> f64 {
+        let frequencies = if position < self.start_tokens { &self.original } else { &self.rescaled };
+        position as f64 * frequencies[pair]
+    }
+
+    /// Cosine and sine of the angle, each times the attention factor.
+    pub fn cos_sin(&self, pair: usize, position: u64) -> (f64, f64) {
+        let (sin, cos) = self.angle(pair, position).sin_cos();
+        (cos * self.attention_factor, sin * self.attention_factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GEOMETRY: RopeGeometry = RopeGeometry { head_dim: 8, rotary_dim: 8, theta: 10_000.0 };
+
+    #[test]
+    fn starting_tokens_keep_their_angle() {
+        let rescale = Rescale { factors: vec![1.0, 2.0, 4.0, 8.0], start_tokens: 3, attention_factor: 1.0 };
+        let rule = AngleRule::new(&GEOMETRY, &rescale).unwrap();
+        // theta^(2/8) = 10 for d = 8: pair 1 turns by a tenth of a radian per position.
+        assert!((rule.angle(1, 2) - 0.2).abs() < 1e-15);
+        assert!((rule.angle(1, 3) - 0.15).abs() < 1e-15);
+        assert!((rule.angle(3, 1000) - 0.125).abs() < 1e-15);
+    }
+
+    #[test]
+    fn factors_that_cannot_be_applied_are_named() {
+        let with = |factors: Vec<f64>, attention_factor| Rescale { factors, start_tokens: 0, attention_factor };
+        assert_eq!(with(vec![1.0; 3], 1.0).check(4), Err(InvalidRescale::Length { got: 3, expected: 4 }));
+        for bad in [0.0, -1.0, f64::INFINITY, f64::NEG_INFINITY] {
+            let error = with(vec![1.0, bad], 1.0).check(2);
+            assert_eq!(error, Err(InvalidRescale::Factor { pair: 1, value: bad }));
+        }
+        assert!(with(vec![f64::NAN], 1.0).check(1).is_err());
+        assert!(with(vec![1.0], f64::NAN).check(1).is_err());
+        assert!(with(vec![1.0], 0.0).check(1).is_err());
+    }
+
+    #[test]
+    fn the_identity_of_factors_covers_every_number() {
+        let base = Rescale { factors: vec![1.0, 2.0], start_tokens: 0, attention_factor: 1.0 };
+        let mut others = vec![base.clone(); 3];
+        others[0].factors[1] = 2.0 + f64::EPSILON * 2.0;
+        others[1].start_tokens = 1;
+        others[2].attention_factor = 1.1;
+        assert_eq!(base.id(), base.clone().id());
+        assert!(others.iter().all(|other| other.id() != base.id()));
+    }
+}

@@ -1,0 +1,13 @@
+//! The wire contract, package `ropewalk.v1`: generated types, and their conversions to domain types.
+//!
+//! Generated types are used at the edge only. Whatever arrives is converted to domain types by `TryFrom`, which
+//! checks everything once; past that point nobody checks again.
+
+/// Types generated from `proto/ropewalk/v1`.
+#[allow(missing_docs, clippy::all)]
+pub mod pb {
+    tonic::include_proto!("ropewalk.v1");
+}
+
+/// The compiled descriptors of `ropewalk.v1`, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ropewalk.v1.bin"));
