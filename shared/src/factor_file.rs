@@ -11,6 +11,10 @@ pub const SCHEMA: &str = "ropewalk.factors/v1";
 /// Largest factor file read, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
 
+/// Under this name a file's `baselines` hold the searched factors themselves, with no starting tokens left alone: what
+/// they are worth in engines that cannot do so.
+pub const WITHOUT_START_TOKENS: &str = "without-start-tokens";
+
 /// Searched factors with where they come from and what they are worth.
 ///
 /// A file with `rescale_factors`, `start_tokens` and `attention_factor` alone is accepted too; the rest is then absent.

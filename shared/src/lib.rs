@@ -6,6 +6,7 @@
 pub mod attention_factor;
 pub mod baselines;
 pub mod candidate;
+pub mod event;
 pub mod factor_file;
 pub mod fingerprint;
 pub mod grid;
@@ -15,4 +16,6 @@ pub mod outcome;
 pub mod rope;
 pub mod sample;
 pub mod space;
+pub mod status;
 pub mod wire;
+pub mod work;

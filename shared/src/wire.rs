@@ -3,6 +3,16 @@
 //! Generated types are used at the edge only. Whatever arrives is converted to domain types by `TryFrom`, which
 //! checks everything once; past that point nobody checks again.
 
+mod field;
+mod job;
+mod sample;
+mod status;
+mod work;
+
+pub use field::{FieldProblem, InvalidField};
+pub use job::MAX_CONFIG_BYTES;
+pub use sample::{InvalidTransfer, MAX_CHUNK_BYTES, SampleAssembly, chunks};
+
 /// Types generated from `proto/ropewalk/v1`.
 #[allow(missing_docs, clippy::all)]
 pub mod pb {
@@ -11,3 +21,6 @@ pub mod pb {
 
 /// The compiled descriptors of `ropewalk.v1`, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ropewalk.v1.bin"));
+
+#[cfg(test)]
+mod tests;
