@@ -1,1 +1,30 @@
-//! Evaluates candidates.
+//! Evaluates LongRoPE candidates: the perplexity of long documents under rescaled RoPE.
+//!
+//! [`model`] reads a Hugging Face checkpoint into one decoder, [`evaluator`] runs documents through it: layer by
+//! layer and in chunks, so that the keys and values of a single layer and the logits of a single chunk are all that
+//! ever exists at a time. The arithmetic is exact f32 on the CPU (kernels of this crate, chosen at run time for the
+//! machine) and candle's on a GPU.
+//!
+//! ```no_run
+//! use ropewalk_worker::{cancel::CancelFlag, device::Dtype, evaluator::{Evaluator, EvaluatorOptions}, model::Model};
+//! use ropewalk_shared::rope::Rescale;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::load("model".as_ref(), &candle_core::Device::Cpu, Dtype::F32)?;
+//! let rescale = Rescale::with_factors(vec![4.0; model.description().geometry.pairs()]);
+//! let evaluator = Evaluator::new(model.into(), EvaluatorOptions::default())?;
+//! let loss = evaluator.evaluate(&rescale, &[1, 2, 3], &CancelFlag::new(), &mut |_| {})?;
+//! println!("{} nats over {} tokens", loss.nll_sum, loss.tokens);
+//! # Ok(()) }
+//! ```
+
+pub mod attention;
+pub mod cancel;
+pub mod device;
+pub mod evaluator;
+pub mod memory;
+pub mod model;
+mod ops;
+pub mod perplexity;
+pub mod rope_table;
+pub mod simd;
+pub mod work_loop;

@@ -1,0 +1,99 @@
+//! Streaming attention in f32 on the CPU.
+//!
+//! The vectors run along the queries: a lane is a query. Scores of a block of keys are kept transposed,
+//! `(keys, queries)`, so that maxima, sums and masks need no operation across lanes, and keys and values are read
+//! where they lie, one broadcast number at a time, without packing. Work is split over key heads and tiles of queries;
+//! what is computed for a query does not depend on its tile, so the result does not depend on the number of threads.
+
+mod block;
+mod tile;
+
+use super::AttentionShape;
+use crate::ops::view::{Heads, heads, rows_mut};
+use crate::simd::{self, Arch};
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
+use rayon::prelude::*;
+use tile::{Head, Part, Tile};
+
+/// Queries of a head are handed out in multiples of this, the widest strip of any instruction set.
+const QUERIES: usize = 64;
+/// Rows of queries, of all heads that share keys, that a thread works on at a time: so often is a block of keys used
+/// once it has come into the cache.
+const ROWS: usize = 256;
+
+/// Replaces the queries `q` by the result of their attention over `k` and `v`.
+///
+/// All three are views of f32 rows on the CPU, laid out as [`AttentionShape`] says; the rows of `q` may be part of
+/// wider ones.
+///
+/// # Errors
+/// Candle's, when a tensor has another type or layout.
+pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+    q.inplace_op3(k, v, &Attention(shape))
+}
+
+struct Attention(AttentionShape);
+
+impl InplaceOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "streaming-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &mut CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<()> {
+        let (k, v) = (heads(k, k_layout)?, heads(v, v_layout)?);
+        let (q, shape) = (rows_mut(q, q_layout)?, &self.0);
+        let of = |x: &Heads<'_>| (x.heads, x.count, x.dim);
+        if q.width != shape.query_width() || of(&k) != (shape.kv_heads, k.count, shape.head_dim) || of(&v) != of(&k) {
+            candle_core::bail!("{} columns of queries, keys {:?}, values {:?} for {shape:?}", q.width, of(&k), of(&v));
+        }
+        if q.count > k.count {
+            candle_core::bail!("{} queries, but {} keys", q.count, k.count);
+        }
+        run(simd::best(), shape, q.data.chunks_mut(q.stride).map(|row| &mut row[..q.width]), q.count, k, v);
+        Ok(())
+    }
+}
+
+/// Runs the attention on these instructions; `queries` yields the rows.
+fn run<'q>(
+    arch: Arch,
+    shape: &AttentionShape,
+    queries: impl Iterator<Item = &'q mut [f32]>,
+    count: usize,
+    k: Heads<'_>,
+    v: Heads<'_>,
+) {
+    let first = k.count - count;
+    let wanted = (ROWS / shape.group()).max(QUERIES) / QUERIES * QUERIES;
+    // Enough tiles for all threads. Their size does not change what is computed for a query.
+    let even = (count * shape.kv_heads / (4 * rayon::current_num_threads())).next_multiple_of(QUERIES);
+    let queries_per_tile = wanted.min(even).max(QUERIES);
+
+    let mut tiles: Vec<Vec<Part<'_>>> = Vec::new();
+    for (row, query) in queries.enumerate() {
+        if row % queries_per_tile == 0 {
+            let part = || Part { position: first + row, queries: Vec::with_capacity(queries_per_tile) };
+            tiles.extend((0..shape.kv_heads).map(|_| (0..shape.group()).map(|_| part()).collect()));
+        }
+        let begin = tiles.len() - shape.kv_heads;
+        let parts = tiles[begin..].iter_mut().flatten();
+        for (part, query) in parts.zip(query.chunks_exact_mut(shape.head_dim)) {
+            part.queries.push(query);
+        }
+    }
+    tiles.into_par_iter().enumerate().for_each(|(index, parts)| {
+        let head = index % shape.kv_heads;
+        arch.dispatch(Tile { shape, parts, keys: Head::new(k, head), values: Head::new(v, head) });
+    });
+}
+
+#[cfg(test)]
+mod tests;

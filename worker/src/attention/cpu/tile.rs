@@ -1,0 +1,178 @@
+//! One tile: some queries of every head that reads the same keys, against all the keys they see.
+
+use super::super::AttentionShape;
+use super::block;
+use crate::ops::view::Heads;
+use pulp::{Simd, WithSimd};
+
+/// Keys per block. Scores, queries and sums of a strip then stay in the first-level cache.
+const KEYS: usize = 64;
+
+/// Keys or values of one head, one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    data: &'a [f32],
+    dim: usize,
+    count: usize,
+}
+
+/// The work: queries are replaced by their results.
+pub(super) struct Tile<'a> {
+    pub shape: &'a AttentionShape,
+    pub parts: Vec<Part<'a>>,
+    pub keys: Head<'a>,
+    pub values: Head<'a>,
+}
+
+/// Queries of one head, one after the other.
+pub(super) struct Part<'a> {
+    /// Position of the first.
+    pub position: usize,
+    /// One row of `head_dim` numbers per query.
+    pub queries: Vec<&'a mut [f32]>,
+}
+
+// === impl Head ===
+
+impl<'a> Head<'a> {
+    /// The head with this index.
+    pub fn new(of: Heads<'a>, index: usize) -> Self {
+        Self { data: &of.data[index * of.stride..][..of.count * of.dim], dim: of.dim, count: of.count }
+    }
+
+    /// Rows `first..first + count`.
+    #[inline(always)]
+    pub fn rows(&self, first: usize, count: usize) -> std::slice::ChunksExact<'a, f32> {
+        self.data[first * self.dim..(first + count) * self.dim].chunks_exact(self.dim)
+    }
+
+    #[inline(always)]
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.dim..][..self.dim]
+    }
+}
+
+// === impl Tile ===
+
+impl WithSimd for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Accumulators fill the registers: 6 x 4 of 32, 6 x 2 of 16, with room for the operands.
+        if S::REGISTER_COUNT >= 32 { self.run::<S, 4>(simd) } else { self.run::<S, 2>(simd) }
+    }
+}
+
+impl Tile<'_> {
+    /// Works in strips of `V` vectors of queries.
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(mut self, simd: S) {
+        let width = V * S::F32_LANES;
+        let parts = self.parts.iter_mut();
+        let pieces = parts.flat_map(|part| (part.position..).step_by(width).zip(part.queries.chunks_mut(width)));
+        let mut strips: Vec<_> =
+            pieces.map(|(position, queries)| Strip::<S, V>::new(simd, self.shape, position, queries)).collect();
+        let mut scores = [[simd.splat_f32s(0.0); V]; KEYS];
+        // Keys outside, strips inside: a block is fetched once for all strips.
+        let first = strips.iter().map(|strip| strip.first_key).min().unwrap_or(0);
+        for key in (first..self.keys.count).step_by(KEYS) {
+            for strip in strips.iter_mut().filter(|strip| (strip.first_key..strip.end_key()).contains(&key)) {
+                let block = &mut scores[..KEYS.min(strip.end_key() - key)];
+                block::scores(simd, &strip.queries, self.keys, key, block);
+                strip.mask(block, key, self.shape.window);
+                let correction = block::softmax(simd, block, &mut strip.max, &mut strip.total);
+                block::accumulate(simd, block, self.values, key, correction, &mut strip.sums);
+            }
+        }
+        strips.iter_mut().for_each(Strip::finish);
+    }
+}
+
+/// The numbers in a row of vectors.
+#[inline(always)]
+fn lanes_of<S: Simd, const V: usize>(vectors: &mut [S::f32s; V]) -> &mut [f32] {
+    pulp::bytemuck::cast_slice_mut(vectors.as_mut_slice())
+}
+
+/// Queries side by side, one per lane, and what is known of their results so far.
+struct Strip<'r, 'q, S: Simd, const V: usize> {
+    /// The rows that the queries came from and the results go to.
+    rows: &'r mut [&'q mut [f32]],
+    /// Position of the first query.
+    position: usize,
+    /// First key of the first block, a multiple of [`KEYS`]: blocks must not depend on the tile.
+    first_key: usize,
+    /// Transposed queries, `(head_dim, width)`, times scale and log2(e).
+    queries: Vec<[S::f32s; V]>,
+    /// Transposed weighted sums of values, `(head_dim, width)`.
+    sums: Vec<[S::f32s; V]>,
+    /// Largest score so far, in units of ln 2.
+    max: [S::f32s; V],
+    /// Sum of the weights, relative to `max`.
+    total: [S::f32s; V],
+}
+
+// === impl Strip ===
+
+impl<'r, 'q, S: Simd, const V: usize> Strip<'r, 'q, S, V> {
+    #[inline(always)]
+    fn new(simd: S, shape: &AttentionShape, position: usize, rows: &'r mut [&'q mut [f32]]) -> Self {
+        let zero = [simd.splat_f32s(0.0); V];
+        let mut queries = vec![zero; shape.head_dim];
+        let factor = (shape.scale() * std::f64::consts::LOG2_E) as f32;
+        // Row by row: the rows lie far apart, and going down them would miss the cache at every number.
+        let lanes: &mut [f32] = pulp::bytemuck::cast_slice_mut(queries.as_flattened_mut());
+        for (lane, row) in rows.iter().enumerate() {
+            for (column, number) in lanes.chunks_exact_mut(V * S::F32_LANES).zip(row.iter()) {
+                column[lane] = number * factor;
+            }
+        }
+        Self {
+            rows,
+            position,
+            first_key: shape.first_key(position) / KEYS * KEYS,
+            queries,
+            sums: vec![zero; shape.head_dim],
+            max: [simd.splat_f32s(f32::NEG_INFINITY); V],
+            total: zero,
+        }
+    }
+
+    /// The key after the last one that any query sees.
+    fn end_key(&self) -> usize {
+        self.position + self.rows.len()
+    }
+
+    /// Hides the keys that a query must not see. Only blocks at the diagonal and at the window's edge have any.
+    #[inline(always)]
+    fn mask(&self, block: &mut [[S::f32s; V]], key: usize, window: Option<usize>) {
+        let (width, position) = (V * S::F32_LANES, self.position);
+        let diagonal = key + block.len() > position + 1;
+        // The last query sees no key below this one.
+        let edge = window.map_or(0, |window| self.end_key().saturating_sub(window));
+        if !diagonal && key >= edge {
+            return;
+        }
+        for (key, lanes) in (key..).zip(block.iter_mut()) {
+            let lanes = lanes_of::<S, V>(lanes);
+            // Query `i` stands at `position + i`: keys above it are its future, keys a window below it are forgotten.
+            lanes[..key.saturating_sub(position).min(width)].fill(f32::NEG_INFINITY);
+            if let Some(window) = window {
+                lanes[(key + window).saturating_sub(position).min(width)..].fill(f32::NEG_INFINITY);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn finish(&mut self) {
+        let totals = lanes_of::<S, V>(&mut self.total);
+        let sums: &[f32] = pulp::bytemuck::cast_slice(self.sums.as_flattened());
+        for (lane, row) in self.rows.iter_mut().enumerate() {
+            let inverse = 1.0 / totals[lane];
+            for (column, out) in sums.chunks_exact(V * S::F32_LANES).zip(row.iter_mut()) {
+                *out = column[lane] * inverse;
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Where a model runs, and in which number format.
+
+use candle_core::{DType, Device};
+use std::fmt;
+use std::str::FromStr;
+
+/// A device as a user names it: `cpu`, `cuda` or `cuda:1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DeviceChoice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The NVIDIA GPU with this index.
+    Cuda(usize),
+}
+
+/// Number format of weights and activations. Losses are always accumulated in f64 over f32 logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// Single precision, the reference; the only one on the CPU.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// Half precision.
+    F16,
+}
+
+/// A device or number format that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// Not a name of a device.
+    #[error("device {0:?} is not known: use cpu, cuda or cuda:N")]
+    Unknown(String),
+    /// Not a name of a number format.
+    #[error("number format {0:?} is not known: use f32, bf16 or f16")]
+    UnknownDtype(String),
+    /// The program was built without GPU support.
+    #[error(
+        "this build has no CUDA support: build it with `cargo build --release --features cuda`, or use --device cpu"
+    )]
+    NoCuda,
+    /// The GPU did not start.
+    #[error("cannot use cuda:{index}: {source}; `nvidia-smi` lists the GPUs of this machine")]
+    Cuda {
+        /// Index of the GPU.
+        index: usize,
+        /// What the driver said.
+        source: Box<candle_core::Error>,
+    },
+    /// A format that this device has no kernels for.
+    #[error("{0} is not available on the CPU: use f32 there, or a GPU (--device cuda:0)")]
+    CpuDtype(Dtype),
+}
+
+// === impl DeviceChoice ===
+
+impl DeviceChoice {
+    /// Starts the device.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoCuda`] in a build without the `cuda` feature, [`DeviceError::Cuda`] when the driver refuses.
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NoCuda),
+            Self::Cuda(index) => {
+                Device::new_cuda(index).map_err(|source| DeviceError::Cuda { index, source: source.into() })
+            }
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_owned());
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => match text.strip_prefix("cuda:") {
+                Some(index) => index.parse().map(Self::Cuda).map_err(|_| unknown()),
+                None => Err(unknown()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+// === impl Dtype ===
+
+impl Dtype {
+    /// Bytes of one number.
+    pub fn bytes(self) -> usize {
+        self.to_candle().size_in_bytes()
+    }
+
+    pub(crate) fn to_candle(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = DeviceError;
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            _ => Err(DeviceError::UnknownDtype(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_are_read_and_written() {
+        for (text, choice) in
+            [("cpu", DeviceChoice::Cpu), ("cuda:0", DeviceChoice::Cuda(0)), ("cuda:3", DeviceChoice::Cuda(3))]
+        {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice);
+            assert_eq!(choice.to_string(), text);
+        }
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+            assert!(text.parse::<DeviceChoice>().unwrap_err().to_string().contains("use cpu"), "{text}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_says_how_to_get_it() {
+        let error = DeviceChoice::Cuda(0).open().unwrap_err();
+        assert!(error.to_string().contains("--features cuda"), "{error}");
+    }
+}

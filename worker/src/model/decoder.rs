@@ -1,0 +1,152 @@
+//! One pass of a sequence through the decoder: the hidden states of all tokens, and the buffers that layers share.
+
+use super::Model;
+use super::config::DecoderSpec;
+use crate::ops::Kernels;
+use crate::ops::append::append;
+use crate::ops::cross_entropy::CrossEntropy;
+use crate::ops::linear::product;
+use crate::ops::rms_norm::rms_norm;
+use candle_core::{DType, Device, Module, Result, Tensor};
+
+/// Logits held at a time, per token of a chunk: part of the vocabulary.
+const VOCABULARY_BLOCK: usize = 4096;
+
+/// A sequence on its way through a model, in chunks of tokens.
+pub(crate) struct Pass<'m> {
+    model: &'m Model,
+    /// Hidden states, `(tokens, hidden)`, one tensor per chunk.
+    chunks: Vec<Tensor>,
+    cache: KeyValues,
+    workspace: Workspace,
+}
+
+/// Keys and values of one layer for the whole sequence, `(kv_heads, tokens, head_dim)` each. Every layer writes over the
+/// last.
+pub(super) struct KeyValues {
+    keys: Tensor,
+    values: Tensor,
+    filled: usize,
+}
+
+/// Buffers for one chunk that are written over and over on the CPU; no buffers on other devices.
+pub(super) struct Workspace {
+    pub kernels: Kernels,
+    buffers: Option<Buffers>,
+}
+
+struct Buffers {
+    normed: Tensor,
+    qkv: Tensor,
+    gate_up: Tensor,
+    logits: Tensor,
+}
+
+// === impl Pass ===
+
+impl<'m> Pass<'m> {
+    /// Embeds `tokens`, all of them ids of the vocabulary, in chunks of `chunk` tokens.
+    pub fn new(model: &'m Model, tokens: &[u32], chunk: usize) -> Result<Self> {
+        let embed = |ids: &[u32]| {
+            let ids = Tensor::from_slice(ids, ids.len(), &model.device)?;
+            model.parameters.embedding.forward(&ids)
+        };
+        let chunks = tokens.chunks(chunk).map(embed).collect::<Result<_>>()?;
+        let dtype = model.dtype.to_candle();
+        let cache = KeyValues::new(tokens.len(), &model.spec, dtype, &model.device)?;
+        let workspace = Workspace::new(model, chunk.min(tokens.len()))?;
+        Ok(Self { model, chunks, cache, workspace })
+    }
+
+    /// Number of chunks.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Runs one layer over one chunk. Layers are run in order, and for each of them all chunks in order.
+    pub fn advance(&mut self, layer: usize, chunk: usize, rotation: (&Tensor, &Tensor)) -> Result<()> {
+        if chunk == 0 {
+            self.cache.filled = 0;
+        }
+        let (model, x) = (self.model, self.chunks[chunk].clone());
+        let layer = &model.parameters.layers[layer];
+        self.chunks[chunk] = layer.forward(&model.spec, x, rotation, &mut self.cache, &self.workspace)?;
+        Ok(())
+    }
+
+    /// Sum of the negative log-likelihoods of `targets`, in nats, which follow the first tokens of a chunk.
+    pub fn loss(&self, chunk: usize, targets: &[u32]) -> Result<f64> {
+        let (model, kernels, count) = (self.model, self.workspace.kernels, targets.len());
+        let x = self.chunks[chunk].narrow(0, 0, count)?;
+        let normed = self.workspace.normed(count)?;
+        let x = rms_norm(kernels, &x, &model.parameters.norm, model.spec.norm_eps, normed)?;
+        let mut loss = CrossEntropy::new(targets);
+        for first in (0..model.spec.vocab).step_by(VOCABULARY_BLOCK) {
+            let width = VOCABULARY_BLOCK.min(model.spec.vocab - first);
+            let weight = model.parameters.head.narrow(0, first, width)?;
+            let logits = product(kernels, &x, &weight, self.workspace.logits(count, width)?)?;
+            loss.add(kernels, &logits, first)?;
+        }
+        Ok(loss.finish())
+    }
+}
+
+// === impl KeyValues ===
+
+impl KeyValues {
+    fn new(tokens: usize, spec: &DecoderSpec, dtype: DType, device: &Device) -> Result<Self> {
+        let zeros = || Tensor::zeros((spec.kv_heads, tokens, spec.head_dim), dtype, device);
+        Ok(Self { keys: zeros()?, values: zeros()?, filled: 0 })
+    }
+
+    /// Adds a chunk of `(tokens, key width)` and returns all keys and values so far.
+    pub fn append(&mut self, kernels: Kernels, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
+        append(kernels, &self.keys, keys, self.filled)?;
+        append(kernels, &self.values, values, self.filled)?;
+        self.filled += keys.dim(0)?;
+        Ok((self.keys.narrow(1, 0, self.filled)?, self.values.narrow(1, 0, self.filled)?))
+    }
+}
+
+// === impl Workspace ===
+
+impl Workspace {
+    fn new(model: &Model, chunk: usize) -> Result<Self> {
+        let spec = &model.spec;
+        let buffer = |width: usize| Tensor::zeros((chunk, width), DType::F32, &model.device);
+        let buffers = match model.kernels {
+            Kernels::Tensor => None,
+            Kernels::Cpu => Some(Buffers {
+                normed: buffer(spec.hidden)?,
+                qkv: buffer(spec.query_width() + 2 * spec.key_width())?,
+                gate_up: buffer(2 * spec.intermediate)?,
+                logits: buffer(spec.vocab.min(VOCABULARY_BLOCK))?,
+            }),
+        };
+        Ok(Self { kernels: model.kernels, buffers })
+    }
+
+    /// Room for normalised hidden states, `(tokens, hidden)`.
+    pub fn normed(&self, tokens: usize) -> Result<Option<Tensor>> {
+        self.rows(tokens, |buffers| &buffers.normed)
+    }
+
+    /// Room for queries, keys and values, `(tokens, query width + 2 key widths)`.
+    pub fn qkv(&self, tokens: usize) -> Result<Option<Tensor>> {
+        self.rows(tokens, |buffers| &buffers.qkv)
+    }
+
+    /// Room for gate and up, `(tokens, 2 intermediate)`.
+    pub fn gate_up(&self, tokens: usize) -> Result<Option<Tensor>> {
+        self.rows(tokens, |buffers| &buffers.gate_up)
+    }
+
+    /// Room for a block of logits, `(tokens, width)`.
+    fn logits(&self, tokens: usize, width: usize) -> Result<Option<Tensor>> {
+        self.rows(tokens, |buffers| &buffers.logits)?.map(|rows| rows.narrow(1, 0, width)).transpose()
+    }
+
+    fn rows(&self, tokens: usize, buffer: impl Fn(&Buffers) -> &Tensor) -> Result<Option<Tensor>> {
+        self.buffers.as_ref().map(|buffers| buffer(buffers).narrow(0, 0, tokens)).transpose()
+    }
+}

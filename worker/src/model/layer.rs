@@ -1,0 +1,63 @@
+//! One layer of the decoder, over one chunk of tokens.
+
+use super::config::DecoderSpec;
+use super::decoder::{KeyValues, Workspace};
+use crate::attention::{self, AttentionShape};
+use crate::ops::Kernels;
+use crate::ops::linear::Linear;
+use crate::ops::rms_norm::rms_norm;
+use crate::ops::rotate::{HeadNorm, rotate};
+use crate::ops::silu_mul::silu_mul;
+use candle_core::{Result, Tensor};
+
+/// Weights of a layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub input_norm: Tensor,
+    /// Rows: queries, keys, values.
+    pub qkv: Linear,
+    pub query_norm: Option<HeadNorm>,
+    pub key_norm: Option<HeadNorm>,
+    pub output: Linear,
+    pub mlp_norm: Tensor,
+    /// Rows: gate, up.
+    pub gate_up: Linear,
+    pub down: Linear,
+    pub window: Option<usize>,
+}
+
+impl Layer {
+    /// `x + attention(norm(x))`, then `x + mlp(norm(x))`, for the chunk `x` of `(tokens, hidden)`.
+    ///
+    /// Appends the chunk's keys and values to `cache`, which must hold those of all tokens before it. `rotation` holds
+    /// cosines and sines, `(tokens, pairs)`. On the CPU `x` is overwritten and returned.
+    pub fn forward(
+        &self,
+        spec: &DecoderSpec,
+        x: Tensor,
+        rotation: (&Tensor, &Tensor),
+        cache: &mut KeyValues,
+        workspace: &Workspace,
+    ) -> Result<Tensor> {
+        let (kernels, tokens) = (workspace.kernels, x.dim(0)?);
+        let (queries, keys) = (spec.query_width(), spec.key_width());
+
+        let normed = rms_norm(kernels, &x, &self.input_norm, spec.norm_eps, workspace.normed(tokens)?)?;
+        let qkv = self.qkv.forward(kernels, &normed, workspace.qkv(tokens)?)?;
+        let part = |start, width| qkv.narrow(1, start, width);
+        let q = rotate(kernels, part(0, queries)?, spec.head_dim, rotation, self.query_norm.as_ref())?;
+        let k = rotate(kernels, part(queries, keys)?, spec.head_dim, rotation, self.key_norm.as_ref())?;
+        let (k, v) = cache.append(kernels, &k, &part(queries + keys, keys)?)?;
+        let shape =
+            AttentionShape { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim, window: self.window };
+        let attended = match kernels {
+            Kernels::Cpu => attention::cpu::attention(shape, &q, &k, &v).map(|()| q)?,
+            Kernels::Tensor => attention::tensor::attention(shape, &q, &k, &v)?,
+        };
+        let x = self.output.add_to(kernels, x, &attended)?;
+
+        let normed = rms_norm(kernels, &x, &self.mlp_norm, spec.norm_eps, workspace.normed(tokens)?)?;
+        let gate_up = self.gate_up.forward(kernels, &normed, workspace.gate_up(tokens)?)?;
+        self.down.add_to(kernels, x, &silu_mul(kernels, gate_up)?)
+    }
+}

@@ -1,0 +1,120 @@
+//! The weights of a decoder on its device, brought into one form: one projection for queries, keys and values, one for
+//! gate and up, whatever the files hold.
+
+use super::LoadError;
+use super::config::DecoderSpec;
+use super::layer::Layer;
+use super::weights::WeightFiles;
+use crate::ops::linear::Linear;
+use crate::ops::rotate::HeadNorm;
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::with_tracing::Embedding;
+
+/// All weights of a decoder.
+#[derive(Debug)]
+pub(super) struct Parameters {
+    pub embedding: Embedding,
+    pub layers: Vec<Layer>,
+    /// Weight of the final norm, `(hidden)`.
+    pub norm: Tensor,
+    /// Output head, `(vocab, hidden)`; the embedding's tensor when tied.
+    pub head: Tensor,
+    elements: usize,
+}
+
+impl Parameters {
+    /// Reads the weights that `spec` calls for.
+    pub fn load(spec: &DecoderSpec, files: &WeightFiles, device: &Device, dtype: DType) -> Result<Self, LoadError> {
+        let mut reader = Reader { files, device, dtype, elements: 0 };
+        let vocab = [spec.vocab, spec.hidden];
+        let embedding = reader.tensor("model.embed_tokens.weight", &vocab)?;
+        let layers = (0..spec.layers()).map(|layer| load_layer(&mut reader, spec, layer)).collect::<Result<_, _>>()?;
+        let norm = reader.tensor("model.norm.weight", &[spec.hidden])?;
+        let head = if spec.tied { embedding.clone() } else { reader.tensor("lm_head.weight", &vocab)? };
+        let embedding = Embedding::from_weights(embedding).map_err(placing("model.embed_tokens.weight"))?;
+        Ok(Self { embedding, layers, norm, head, elements: reader.elements })
+    }
+
+    /// Numbers in all weights.
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+}
+
+fn load_layer(reader: &mut Reader<'_>, spec: &DecoderSpec, index: usize) -> Result<Layer, LoadError> {
+    let name = |part: &str| format!("model.layers.{index}.{part}");
+    let (queries, keys) = (spec.query_width(), spec.key_width());
+    let (qkv, gate_up): (Vec<_>, Vec<_>) = if spec.fused_tensors {
+        let qkv = vec![(name("self_attn.qkv_proj"), queries + 2 * keys)];
+        (qkv, vec![(name("mlp.gate_up_proj"), 2 * spec.intermediate)])
+    } else {
+        let part = |part: &str, width| (name(&format!("self_attn.{part}_proj")), width);
+        let gate_up = ["mlp.gate_proj", "mlp.up_proj"].map(|part| (name(part), spec.intermediate));
+        (vec![part("q", queries), part("k", keys), part("v", keys)], gate_up.to_vec())
+    };
+    let mut head_norm = |part: &str| -> Result<Option<HeadNorm>, LoadError> {
+        if !spec.head_norm {
+            return Ok(None);
+        }
+        let name = name(&format!("self_attn.{part}_norm.weight"));
+        let weight = reader.tensor(&name, &[spec.head_dim])?;
+        HeadNorm::new(weight, spec.norm_eps).map(Some).map_err(placing(&name))
+    };
+    let (query_norm, key_norm) = (head_norm("q")?, head_norm("k")?);
+    let output = [(name("self_attn.o_proj"), spec.hidden)];
+    let down = [(name("mlp.down_proj"), spec.hidden)];
+    Ok(Layer {
+        input_norm: reader.tensor(&name("input_layernorm.weight"), &[spec.hidden])?,
+        qkv: reader.linear(&qkv, spec.hidden, spec.qkv_bias)?,
+        query_norm,
+        key_norm,
+        output: reader.linear(&output, queries, spec.output_bias)?,
+        mlp_norm: reader.tensor(&name("post_attention_layernorm.weight"), &[spec.hidden])?,
+        gate_up: reader.linear(&gate_up, spec.hidden, spec.mlp_bias)?,
+        down: reader.linear(&down, spec.intermediate, spec.mlp_bias)?,
+        window: spec.windows[index],
+    })
+}
+
+/// Places tensors of the files on the device.
+struct Reader<'a> {
+    files: &'a WeightFiles,
+    device: &'a Device,
+    dtype: DType,
+    elements: usize,
+}
+
+impl Reader<'_> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.stacked(&[(name.to_owned(), shape[0])], &shape[1..])
+    }
+
+    /// Projections of the same input as one.
+    fn linear(&mut self, parts: &[(String, usize)], inputs: usize, bias: bool) -> Result<Linear, LoadError> {
+        let named =
+            |suffix: &str| -> Vec<_> { parts.iter().map(|(name, rows)| (format!("{name}.{suffix}"), *rows)).collect() };
+        let weight = self.stacked(&named("weight"), &[inputs])?;
+        let bias = bias.then(|| self.stacked(&named("bias"), &[])).transpose()?;
+        Ok(Linear::new(weight, bias))
+    }
+
+    /// Tensors of `rows` by `rest`, below each other.
+    fn stacked(&mut self, parts: &[(String, usize)], rest: &[usize]) -> Result<Tensor, LoadError> {
+        // Not reserved up front: a configuration may lie about sizes, the tensors in the files cannot.
+        let mut data = Vec::new();
+        for (name, rows) in parts {
+            let shape: Vec<usize> = std::iter::once(*rows).chain(rest.iter().copied()).collect();
+            self.files.read(name, &shape, &mut data)?;
+        }
+        self.elements += data.len();
+        let rows = parts.iter().map(|(_, rows)| rows).sum();
+        let shape: Vec<usize> = std::iter::once(rows).chain(rest.iter().copied()).collect();
+        data.shrink_to_fit();
+        let place = || Tensor::from_vec(data, shape, &Device::Cpu)?.to_device(self.device)?.to_dtype(self.dtype);
+        place().map_err(placing(&parts[0].0))
+    }
+}
+
+fn placing(tensor: &str) -> impl Fn(candle_core::Error) -> LoadError + '_ {
+    move |source| LoadError::Placement { tensor: tensor.to_owned(), source: source.into() }
+}

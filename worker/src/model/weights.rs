@@ -1,0 +1,160 @@
+//! Tensors of safetensors files, memory-mapped: one file, or shards with an index.
+
+use super::LoadError;
+use half::{bf16, f16};
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The opened weight files of a model.
+#[derive(Debug)]
+pub struct WeightFiles {
+    dir: PathBuf,
+    files: Vec<WeightFile>,
+}
+
+#[derive(Debug)]
+struct WeightFile {
+    path: PathBuf,
+    map: Mmap,
+    /// Where the tensors' data begins.
+    data: usize,
+    metadata: Metadata,
+}
+
+/// The weight files of a folder in the order of their names: `model.safetensors`, or the shards of its index.
+///
+/// # Errors
+/// [`LoadError::NoWeights`] when there are none, [`LoadError::Index`] when the index is unusable or names a file
+/// outside the folder.
+pub fn files_of(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    if dir.join(SINGLE).exists() {
+        return Ok(vec![dir.join(SINGLE)]);
+    }
+    let path = dir.join(INDEX);
+    if !path.exists() {
+        return Err(LoadError::NoWeights { dir: dir.to_owned() });
+    }
+    let text = std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|error| LoadError::Index { path: path.clone(), reason: format!("no usable weight_map: {error}") })?;
+    let names: BTreeSet<&String> = index.weight_map.values().collect();
+    if names.is_empty() {
+        return Err(LoadError::Index { path, reason: "weight_map is empty".into() });
+    }
+    names
+        .into_iter()
+        .map(|name| match inside(name) {
+            true => Ok(dir.join(name)),
+            false => {
+                let reason = format!("weight_map names {name:?}, which is not a file of this folder");
+                Err(LoadError::Index { path: path.clone(), reason })
+            }
+        })
+        .collect()
+}
+
+/// Whether a name from a downloaded file stays in its folder.
+fn inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    plain && !name.contains(['/', '\\'])
+}
+
+// === impl WeightFiles ===
+
+impl WeightFiles {
+    /// Maps the weight files of a model folder and reads their headers.
+    ///
+    /// # Errors
+    /// Those of [`files_of`]; [`LoadError::Truncated`] and [`LoadError::Header`] for damaged files.
+    pub fn open(dir: &Path) -> Result<Self, LoadError> {
+        let files = files_of(dir)?.into_iter().map(WeightFile::open).collect::<Result<_, _>>()?;
+        Ok(Self { dir: dir.to_owned(), files })
+    }
+
+    /// Appends the numbers of a tensor to `out`, which must have this shape.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`], [`LoadError::Shape`] or [`LoadError::TensorFormat`].
+    pub fn read(&self, tensor: &str, shape: &[usize], out: &mut Vec<f32>) -> Result<(), LoadError> {
+        let found = self.files.iter().find_map(|file| Some((file, file.metadata.info(tensor)?)));
+        let Some((file, info)) = found else {
+            return Err(LoadError::MissingTensor { tensor: tensor.to_owned(), dir: self.dir.clone() });
+        };
+        if info.shape != shape {
+            return Err(LoadError::Shape {
+                path: file.path.clone(),
+                tensor: tensor.to_owned(),
+                expected: shape.to_vec(),
+                got: info.shape.clone(),
+            });
+        }
+        file.read(tensor, info, out)
+    }
+}
+
+// === impl WeightFile ===
+
+impl WeightFile {
+    fn open(path: PathBuf) -> Result<Self, LoadError> {
+        let io = |source| LoadError::Io { path: path.clone(), source };
+        let file = File::open(&path).map_err(io)?;
+        // SAFETY: the map is only read, as bytes, and every value of a byte is valid. Who changes a model's file while
+        // it is being loaded gets other weights, and who cuts it off a bus error: the price of mapping files at all.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        if let Some(expected) = announced_bytes(&map).filter(|expected| *expected > map.len() as u64) {
+            return Err(LoadError::Truncated { path, expected, got: map.len() as u64 });
+        }
+        match SafeTensors::read_metadata(&map) {
+            Ok((header, metadata)) => Ok(Self { path, data: 8 + header, metadata, map }),
+            Err(error) => Err(LoadError::Header { path, reason: error.to_string() }),
+        }
+    }
+
+    fn read(&self, tensor: &str, info: &TensorInfo, out: &mut Vec<f32>) -> Result<(), LoadError> {
+        // In bounds: the library has checked the offsets against shape, format and file.
+        let (begin, end) = (self.data + info.data_offsets.0, self.data + info.data_offsets.1);
+        let bytes = &self.map[begin..end];
+        let (pairs, quads) = (bytes.as_chunks::<2>().0, bytes.as_chunks::<4>().0);
+        match info.dtype {
+            Dtype::F32 => out.extend(quads.iter().map(|bytes| f32::from_le_bytes(*bytes))),
+            Dtype::BF16 => out.extend(pairs.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32())),
+            Dtype::F16 => out.extend(pairs.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32())),
+            other => {
+                let got = format!("{other:?}").to_lowercase();
+                return Err(LoadError::TensorFormat { path: self.path.clone(), tensor: tensor.to_owned(), got });
+            }
+        }
+        // Mapped pages count as memory of this process until they are given back.
+        // SAFETY: the map is of a file and never written, so its pages can be read again at any time.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, end - begin) };
+        Ok(())
+    }
+}
+
+/// Size that a file must have by its own header; `None` when that cannot be read.
+fn announced_bytes(bytes: &[u8]) -> Option<u64> {
+    let header = u64::from_le_bytes(*bytes.first_chunk()?);
+    let Some(text) = bytes.get(8..).and_then(|rest| rest.get(..usize::try_from(header).ok()?)) else {
+        // Not even the header is whole. A size beyond any sensible header is no safetensors file at all.
+        return (header < 1 << 27).then_some(8 + header);
+    };
+    let tensors: BTreeMap<String, serde_json::Value> = serde_json::from_slice(text).ok()?;
+    let ends = tensors.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
+    (8 + header).checked_add(ends.max().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+use super::*;
+use candle_core::{DType, Device};
+
+fn matrix(rows: usize, width: usize, seed: usize) -> Tensor {
+    let numbers: Vec<f32> = (0..rows * width).map(|i| (((i + seed) * 7919 % 1013) as f32 - 506.0) / 506.0).collect();
+    Tensor::from_vec(numbers, (rows, width), &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn pool(threads: usize) -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+}
+
+#[test]
+fn both_implementations_are_the_definition() {
+    for (rows, inputs, outputs, bias) in [(1, 1, 1, false), (3, 17, 5, true), (65, 43, 36, true), (130, 256, 70, false)]
+    {
+        let (x, weight) = (matrix(rows, inputs, 1), matrix(outputs, inputs, 2));
+        let bias = bias.then(|| matrix(1, outputs, 3).squeeze(0).unwrap());
+        let linear = Linear::new(weight.clone(), bias.clone());
+        let out = Tensor::zeros((rows, outputs), DType::F32, &Device::Cpu).unwrap();
+        let cpu = values(&linear.forward(Kernels::Cpu, &x, Some(out)).unwrap());
+        let sum = matrix(rows, outputs, 4);
+        let want_sum = values(&linear.add_to(Kernels::Tensor, sum.clone(), &x).unwrap());
+        let cpu_sum = values(&linear.add_to(Kernels::Cpu, sum, &x).unwrap());
+        let candle = values(&linear.forward(Kernels::Tensor, &x, None).unwrap());
+        let (x, weight) = (values(&x), values(&weight));
+        let bias = bias.map_or(vec![0.0; outputs], |bias| values(&bias));
+        for r in 0..rows {
+            for o in 0..outputs {
+                let terms = x[r * inputs..][..inputs].iter().zip(&weight[o * inputs..][..inputs]);
+                let want = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() + f64::from(bias[o]);
+                let at = r * outputs + o;
+                let near = |got: f32| (f64::from(got) - want).abs() < 1e-6 * (inputs as f64);
+                assert!(near(cpu[at]) && near(candle[at]), "{} and {} for {want}", cpu[at], candle[at]);
+                assert!((cpu_sum[at] - want_sum[at]).abs() < 1e-6 * inputs as f32);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    // Large enough for the library to use all threads.
+    let (x, weight) = (matrix(300, 704, 1), matrix(513, 704, 2));
+    let on = |threads| {
+        let out = Tensor::zeros((300, 513), DType::F32, &Device::Cpu).unwrap();
+        pool(threads).install(|| values(&product(Kernels::Cpu, &x, &weight, Some(out)).unwrap()))
+    };
+    let one = on(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(one, on(threads), "{threads} threads");
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_errors() {
+    let linear = Linear::new(matrix(5, 17, 1), None);
+    for (out, x) in [((3, 5), (3, 16)), ((3, 4), (3, 17)), ((2, 5), (3, 17))] {
+        assert!(linear.forward(Kernels::Cpu, &matrix(x.0, x.1, 0), Some(matrix(out.0, out.1, 0))).is_err());
+    }
+}

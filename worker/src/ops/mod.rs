@@ -1,0 +1,27 @@
+//! The operations of the decoder around attention.
+//!
+//! Each exists twice behind one function: as a kernel for f32 on the CPU, which works in place on buffers that the
+//! caller reuses (candle allocates and clears a tensor per operation, which costs as much as the arithmetic at small
+//! widths), and in candle's operations for every other device.
+
+pub(crate) mod append;
+pub(crate) mod cross_entropy;
+pub(crate) mod linear;
+pub(crate) mod rms_norm;
+pub(crate) mod rotate;
+pub(crate) mod silu_mul;
+pub(crate) mod view;
+
+/// Which implementation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// This crate's, for f32 on the CPU. Arguments taken by value are overwritten.
+    Cpu,
+    /// Candle's operations, on any device and number format.
+    Tensor,
+}
+
+/// Rows that one task of a parallel loop takes: enough work to be worth handing over.
+pub(crate) fn rows_per_task(width: usize) -> usize {
+    (16_384 / width.max(1)).max(1)
+}

@@ -1,0 +1,117 @@
+//! Rows of f32 in a CPU tensor, which may be part of wider rows, and the rows of several heads.
+
+use candle_core::{CpuStorage, Layout, Result, Shape, bail};
+
+/// `count` rows of `width` numbers that start `stride` apart; `data` begins with the first and ends with the last.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+    pub width: usize,
+    pub count: usize,
+}
+
+/// [`Rows`] that can be written.
+pub(crate) struct RowsMut<'a> {
+    pub data: &'a mut [f32],
+    pub stride: usize,
+    pub width: usize,
+    pub count: usize,
+}
+
+/// Rows of `dim` numbers for each of several heads: `count` of them next to each other, heads `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Heads<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+    pub heads: usize,
+    pub count: usize,
+    pub dim: usize,
+}
+
+/// [`Heads`] that can be written.
+pub(crate) struct HeadsMut<'a> {
+    pub data: &'a mut [f32],
+    pub stride: usize,
+    pub heads: usize,
+    pub count: usize,
+    pub dim: usize,
+}
+
+/// The rows of a matrix.
+///
+/// # Errors
+/// When it is not f32, has another rank than 2, or its rows are not contiguous.
+pub(crate) fn rows<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a>> {
+    let (range, stride, count, width) = extent(layout)?;
+    let data = &storage.as_slice::<f32>()?[range];
+    Ok(Rows { data, stride, width, count })
+}
+
+/// The rows of a matrix, to be written.
+///
+/// # Errors
+/// As [`rows`].
+pub(crate) fn rows_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<RowsMut<'a>> {
+    let (range, stride, count, width) = extent(layout)?;
+    match storage {
+        CpuStorage::F32(data) => Ok(RowsMut { data: &mut data[range], stride, width, count }),
+        _ => bail!("an f32 matrix is needed here"),
+    }
+}
+
+/// The heads of a tensor `(heads, rows, head_dim)`.
+///
+/// # Errors
+/// When it is not f32, has another rank, or the rows of a head do not lie next to each other.
+pub(crate) fn heads<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Heads<'a>> {
+    let (range, stride, [heads, count, dim]) = heads_extent(layout)?;
+    let data = &storage.as_slice::<f32>()?[range];
+    Ok(Heads { data, stride, heads, count, dim })
+}
+
+/// The heads of a tensor, to be written.
+///
+/// # Errors
+/// As [`heads`].
+pub(crate) fn heads_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<HeadsMut<'a>> {
+    let (range, stride, [heads, count, dim]) = heads_extent(layout)?;
+    match storage {
+        CpuStorage::F32(data) => Ok(HeadsMut { data: &mut data[range], stride, heads, count, dim }),
+        _ => bail!("an f32 tensor is needed here"),
+    }
+}
+
+/// All numbers of a contiguous tensor.
+///
+/// # Errors
+/// When it is not f32 or not contiguous.
+pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((begin, end)) => Ok(&storage.as_slice::<f32>()?[begin..end]),
+        None => bail!("a contiguous tensor is needed here, got {layout:?}"),
+    }
+}
+
+fn extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, usize, usize)> {
+    let (&[count, width], &[stride, 1]) = (layout.dims(), layout.stride()) else {
+        bail!("rows are needed here, got {layout:?}");
+    };
+    if count == 0 || width == 0 || (count > 1 && stride < width) {
+        bail!("rows must not be empty or overlap, got {:?}", Shape::from(layout.dims()));
+    }
+    let begin = layout.start_offset();
+    Ok((begin..begin + (count - 1) * stride + width, stride.max(width), count, width))
+}
+
+fn heads_extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, [usize; 3])> {
+    let (&[heads, count, dim], &[stride, row, 1]) = (layout.dims(), layout.stride()) else {
+        bail!("heads are needed here, got {layout:?}");
+    };
+    let size = count * dim;
+    if heads == 0 || size == 0 || row != dim || (heads > 1 && stride < size) {
+        bail!("heads must not be empty or overlap, got {layout:?}");
+    }
+    let begin = layout.start_offset();
+    Ok((begin..begin + (heads - 1) * stride + size, stride.max(size), [heads, count, dim]))
+}

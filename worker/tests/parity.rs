@@ -1,0 +1,104 @@
+//! The loss of every family against transformers', from vectors that `tests/golden/generate.py` made.
+#![allow(clippy::unwrap_used)]
+
+use candle_core::Device;
+use ropewalk_shared::rope::Rescale;
+use ropewalk_worker::cancel::CancelFlag;
+use ropewalk_worker::device::Dtype;
+use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
+use ropewalk_worker::model::Model;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Other orders of summation move a loss by 1e-7 of itself; the smallest mistake known by 9e-5 (see the README there).
+const RELATIVE_TOLERANCE: f64 = 3e-6;
+
+#[derive(Deserialize)]
+struct Golden {
+    tokens: Vec<u32>,
+    evaluations: Vec<Evaluation>,
+}
+
+#[derive(Deserialize)]
+struct Evaluation {
+    name: String,
+    length: usize,
+    rescale_factors: Option<Vec<f64>>,
+    start_tokens: u32,
+    attention_factor: f64,
+    nll_sum: f64,
+    predicted: u64,
+}
+
+impl Evaluation {
+    fn rescale(&self, model: &Model) -> Rescale {
+        match self.rescale_factors.clone() {
+            None => model.description().shipped_rescale(self.length),
+            Some(factors) => {
+                Rescale { factors, start_tokens: self.start_tokens, attention_factor: self.attention_factor }
+            }
+        }
+    }
+}
+
+fn cases() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/golden");
+    let mut cases: Vec<_> = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.join("golden.json").exists());
+    cases.sort();
+    cases
+}
+
+fn golden(case: &Path) -> Golden {
+    serde_json::from_str(&std::fs::read_to_string(case.join("golden.json")).unwrap()).unwrap()
+}
+
+fn load(case: &Path) -> Model {
+    Model::load(case, &Device::Cpu, Dtype::F32).unwrap_or_else(|error| panic!("{}: {error}", case.display()))
+}
+
+fn evaluator(model: &Arc<Model>, chunk_tokens: usize) -> Evaluator {
+    Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, max_tokens: None }).unwrap()
+}
+
+fn check_all(prepare: impl Fn(Model) -> Model, chunks: &[usize]) -> usize {
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for case in cases() {
+        let (golden, model) = (golden(&case), Arc::new(prepare(load(&case))));
+        for &chunk in chunks {
+            let evaluator = evaluator(&model, chunk);
+            for evaluation in &golden.evaluations {
+                let (rescale, tokens) = (evaluation.rescale(&model), &golden.tokens[..evaluation.length]);
+                let loss = evaluator.evaluate(&rescale, tokens, &CancelFlag::new(), &mut |_| {}).unwrap();
+                assert_eq!(loss.tokens, evaluation.predicted);
+                let error = (loss.nll_sum / evaluation.nll_sum - 1.0).abs();
+                if error.is_nan() || error > RELATIVE_TOLERANCE {
+                    let name = case.file_name().unwrap().to_string_lossy().into_owned();
+                    wrong.push(format!("{name} {} in chunks of {chunk}: off by {error:.1e}", evaluation.name));
+                }
+                checked += 1;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    checked
+}
+
+#[test]
+fn every_family_gives_the_loss_of_transformers_in_any_chunks() {
+    assert!(check_all(|model| model, &[7, 64, 1024]) >= 100);
+}
+
+#[test]
+fn so_do_candles_own_operations() {
+    check_all(Model::with_tensor_operations, &[64]);
+}
+
+#[test]
+fn every_family_is_there() {
+    let types: Vec<String> = cases().iter().map(|case| load(case).description().model_type.clone()).collect();
+    for family in ropewalk_worker::model::config::SUPPORTED {
+        assert!(types.iter().any(|model_type| model_type == family), "no golden vectors for {family}");
+    }
+}
