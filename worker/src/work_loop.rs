@@ -1,0 +1,179 @@
+//! The work loop: lease units from a coordinator, evaluate them, report what came of them.
+//!
+//! ```text
+//!              leases, samples                     assignments
+//! coordinator ----------------->  desk (a task)  --------------->  evaluation (a thread)
+//!             <-----------------                 <---------------
+//!              heartbeats, reports                 losses, failures
+//! ```
+//!
+//! The desk owns all state and is never blocked; the evaluation thread owns the model. A worker outlives its
+//! coordinator: it tries again for as long as it takes, registers anew when it has been forgotten, and reports what
+//! it computed in between.
+
+mod backoff;
+mod desk;
+mod evaluation;
+mod fetch;
+mod held;
+mod link;
+mod pace;
+mod registry;
+mod sample_cache;
+
+use crate::device::{DeviceChoice, DeviceError, Dtype};
+use desk::Desk;
+use evaluation::Evaluation;
+use link::Link;
+use ropewalk_shared::sample::MAX_SAMPLE_TOKENS;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a worker is told when it starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerConfig {
+    /// URL of the coordinator, for example `http://127.0.0.1:7311`.
+    pub coordinator: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Where it evaluates.
+    pub device: DeviceChoice,
+    /// In which number format.
+    pub dtype: Dtype,
+    /// A model folder, or a folder with model folders in it.
+    pub model_root: PathBuf,
+    /// Threads of the evaluation; 0 for one per processor core.
+    pub threads: usize,
+    /// Longest sequence it takes, in tokens; absent for whatever fits when it comes.
+    pub max_tokens: Option<u64>,
+    /// How long to wait for a coordinator that is not there at the start; absent for ever.
+    pub connect_timeout: Option<Duration>,
+    /// How long the running evaluation may go on once the worker is to stop.
+    pub grace: Duration,
+    /// Memory for samples.
+    pub sample_cache_bytes: usize,
+}
+
+/// What a worker did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WorkerSummary {
+    /// Units evaluated and reported.
+    pub results: u64,
+    /// Units that failed here.
+    pub failures: u64,
+    /// Units handed back unevaluated.
+    pub handed_back: u64,
+    /// Time spent evaluating.
+    pub busy: Duration,
+}
+
+/// Why a worker cannot work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The address is none.
+    #[error("{url:?} is no coordinator address: {reason}; give one like http://127.0.0.1:7311")]
+    Address {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The model root is none.
+    #[error("model root {} is not a folder; --model-root names a model folder or a folder with model folders in it", .0.display())]
+    ModelRoot(PathBuf),
+    /// The device or number format cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The evaluation thread did not start.
+    #[error("cannot start the evaluation thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The evaluation thread is gone.
+    #[error("the evaluation thread ended unexpectedly; the log says why")]
+    EvaluationEnded,
+    /// Nobody answered in time.
+    #[error(
+        "no coordinator answered at {url} within {waited:?} ({reason}); start one with `ropewalk serve`, or check the address"
+    )]
+    NotThere {
+        /// The address.
+        url: String,
+        /// For how long it was tried.
+        waited: Duration,
+        /// What the last attempt said.
+        reason: String,
+    },
+    /// Somebody answered, and does not want this worker.
+    #[error("the coordinator at {url} refuses this worker: {reason}; check that both are of the same version ({version} here)", version = env!("CARGO_PKG_VERSION"))]
+    Refused {
+        /// The address.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// Works for a coordinator until `shutdown` is ready, then finishes or hands back what it holds.
+///
+/// Dropping the returned future stops the evaluation between two chunks and reports nothing.
+///
+/// # Errors
+/// [`WorkerError`] when it cannot start; once it has registered, only when its evaluation thread is gone.
+pub async fn run(
+    config: WorkerConfig,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<WorkerSummary, WorkerError> {
+    let link = Link::new(&config.coordinator)?;
+    if !config.model_root.is_dir() {
+        return Err(WorkerError::ModelRoot(config.model_root));
+    }
+    let device = config.device.open()?;
+    if device.is_cpu() && config.dtype != Dtype::F32 {
+        return Err(DeviceError::CpuDtype(config.dtype).into());
+    }
+    let evaluation = Evaluation::start(&config, device)?;
+    Desk::new(config, link, evaluation).run(shutdown).await
+}
+
+// === impl WorkerConfig ===
+
+impl WorkerConfig {
+    /// The defaults, for this coordinator and the models in this folder: on the CPU with all cores.
+    pub fn new(coordinator: impl Into<String>, model_root: impl Into<PathBuf>) -> Self {
+        Self {
+            coordinator: coordinator.into(),
+            name: "worker".to_owned(),
+            device: DeviceChoice::default(),
+            dtype: Dtype::default(),
+            model_root: model_root.into(),
+            threads: 0,
+            max_tokens: None,
+            connect_timeout: None,
+            grace: Duration::from_secs(10),
+            sample_cache_bytes: 256 << 20,
+        }
+    }
+
+    /// The longest sequence this worker says it can hold.
+    ///
+    /// Without a bound of its own that is any: how much fits depends on the model, and an evaluation that does not
+    /// fit is answered as too large.
+    pub fn capacity(&self) -> u64 {
+        self.max_tokens.unwrap_or(MAX_SAMPLE_TOKENS as u64)
+    }
+}
+
+// === impl WorkerError ===
+
+impl WorkerError {
+    /// Whether the configuration is at fault, and not what was met while working.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Address { .. } | Self::ModelRoot(_) | Self::Device(_) => true,
+            Self::Thread(_) | Self::EvaluationEnded | Self::NotThere { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! The desk: one task that owns what a worker holds and decides what to do next.
+//!
+//! Every call to the coordinator is a task of its own whose answer comes back here, so no call waits for another:
+//! heartbeats go out while a lease request waits for work and while a report is on its way.
+
+mod answers;
+mod calls;
+
+use super::evaluation::{Assignment, Evaluation, Notice, Outcome, Task};
+use super::held::Held;
+use super::link::Link;
+use super::pace::Pace;
+use super::sample_cache::SampleCache;
+use super::{WorkerConfig, WorkerError, WorkerSummary};
+use calls::Calls;
+use ropewalk_shared::fingerprint::Fingerprint;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+/// Units with the evaluation thread: the running one, and one so that the thread never waits for the desk.
+const ASSIGNED: usize = 2;
+/// How often models that were not there are looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Once no evaluation runs: the time for its report, and for handing back what is on its way here.
+const LAST_REPORT: Duration = Duration::from_secs(5);
+
+/// Longest time that a configuration may ask to wait; a clock cannot count to every `Duration`.
+const EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Everything a worker knows.
+pub(super) struct Desk {
+    config: WorkerConfig,
+    link: Link,
+    calls: Calls,
+    evaluation: Evaluation,
+    held: Held,
+    samples: SampleCache,
+    pace: Pace,
+    loaded: Option<Fingerprint>,
+    missing: Vec<Fingerprint>,
+    looked: Instant,
+    started: Instant,
+    /// Since when the worker is to stop.
+    stopping: Option<Instant>,
+    summary: WorkerSummary,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    pub(super) fn new(mut config: WorkerConfig, link: Link, evaluation: Evaluation) -> Self {
+        config.grace = config.grace.min(EVER);
+        config.connect_timeout = config.connect_timeout.map(|timeout| timeout.min(EVER));
+        Self {
+            samples: SampleCache::new(config.sample_cache_bytes),
+            link,
+            calls: Calls::default(),
+            evaluation,
+            held: Held::default(),
+            pace: Pace::default(),
+            loaded: None,
+            missing: Vec::new(),
+            looked: Instant::now(),
+            started: Instant::now(),
+            stopping: None,
+            summary: WorkerSummary::default(),
+            config,
+        }
+    }
+
+    /// Works until `shutdown` is ready and everything held is finished or handed back.
+    pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<WorkerSummary, WorkerError> {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            self.check_connect_timeout()?;
+            if self.is_finished() {
+                break;
+            }
+            self.advance();
+            let wake = tokio::time::Instant::from_std(self.wake_at());
+            tokio::select! {
+                biased;
+                () = &mut shutdown, if self.stopping.is_none() => self.stop(),
+                returned = self.calls.next() => self.answered(returned)?,
+                notice = self.evaluation.next() => self.noticed(notice.ok_or(WorkerError::EvaluationEnded)?),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+        self.held.cancel_all();
+        self.evaluation.finish().await;
+        Ok(self.summary)
+    }
+
+    /// Starts every call and every evaluation that is due.
+    fn advance(&mut self) {
+        let now = Instant::now();
+        self.feed();
+        self.stop_overdue(now);
+        if self.stopping.is_none() && !self.missing.is_empty() && now >= self.looked + LOOK_AGAIN {
+            self.looked = now;
+            self.evaluation.send(Task::LookAgain);
+        }
+        if self.link.retry_at().is_some() {
+            return;
+        }
+        if self.link.registration().is_none() {
+            self.register();
+            return;
+        }
+        self.report();
+        self.beat(now);
+        self.fetch();
+        self.lease(now);
+    }
+
+    /// Gives the evaluation thread units whose samples are here.
+    fn feed(&mut self) {
+        while self.stopping.is_none() && self.held.assigned() < ASSIGNED {
+            let Some((number, unit)) = self.held.queued().next() else { return };
+            // In order: a later unit must not overtake one whose sample is on its way, or that one might wait for ever.
+            let Some(sample) = self.samples.get(&unit.sample) else { return };
+            let Some((unit, cancel)) = self.held.assign(number) else { return };
+            self.evaluation.send(Task::Evaluate(Assignment { number, unit, sample, cancel }));
+        }
+    }
+
+    fn noticed(&mut self, notice: Notice) {
+        match notice {
+            Notice::Started { number } => self.held.started(number, Instant::now()),
+            Notice::Models { loaded, missing } => {
+                (self.loaded, self.missing) = (loaded, missing);
+                self.looked = Instant::now();
+            }
+            Notice::Finished { number, outcome, took } => {
+                self.summary.busy += took;
+                match &outcome {
+                    Outcome::Loss(_) => {
+                        self.summary.results += 1;
+                        self.pace.record(took);
+                    }
+                    Outcome::Failure(failure) => {
+                        self.summary.failures += 1;
+                        tracing::warn!(kind = ?failure.kind, "cannot evaluate a unit: {}", failure.reason);
+                    }
+                    Outcome::Cancelled => {}
+                }
+                self.held.finished(number, outcome, took);
+            }
+        }
+    }
+
+    /// From now on nothing is leased.
+    fn stop(&mut self) {
+        tracing::info!(held = self.held.open(), "stopping");
+        self.stopping = Some(Instant::now());
+        self.summary.handed_back += self.held.open().saturating_sub(1) as u64;
+        self.held.hand_back_waiting();
+        self.recall_lease();
+    }
+
+    fn stop_overdue(&mut self, now: Instant) {
+        if self.stopping.is_some_and(|since| now >= since + self.config.grace) {
+            self.held.cancel_all();
+        }
+    }
+
+    /// Whether there is nothing left to do before stopping, or no sense in waiting for it.
+    fn is_finished(&self) -> bool {
+        let Some(since) = self.stopping else { return false };
+        let settled = self.held.is_empty() && !self.calls.is_leasing();
+        // Whoever cannot be told will find out when the leases expire.
+        let unheard = self.link.is_down() || self.link.registration().is_none();
+        let running = if self.held.open() > 0 { self.config.grace } else { Duration::ZERO };
+        settled || unheard || Instant::now() >= since + running + LAST_REPORT
+    }
+
+    fn check_connect_timeout(&self) -> Result<(), WorkerError> {
+        match self.config.connect_timeout {
+            Some(timeout) if self.link.session() == 0 && self.started.elapsed() >= timeout => {
+                Err(WorkerError::NotThere {
+                    url: self.link.url().to_owned(),
+                    waited: timeout,
+                    reason: self.link.last_trouble().to_owned(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When there is something to do although nothing happens.
+    fn wake_at(&self) -> Instant {
+        let now = Instant::now();
+        let running = self.held.running_for(now);
+        let times = [
+            self.link.retry_at(),
+            self.link.registration().map(|_| self.calls.beat_at()),
+            self.calls.lease_at(),
+            self.pace.changes_in(self.held.open(), running).map(|pause| now + pause),
+            (!self.missing.is_empty()).then(|| self.looked + LOOK_AGAIN),
+            self.stopping.map(|since| since + self.config.grace),
+            self.config.connect_timeout.filter(|_| self.link.session() == 0).map(|timeout| self.started + timeout),
+        ];
+        // What is overdue waits for an answer, not for the clock.
+        let next = times.into_iter().flatten().filter(|at| *at > now).min();
+        next.unwrap_or(now + Duration::from_secs(1))
+    }
+}

@@ -1,0 +1,276 @@
+//! The thread that evaluates: one model at a time, one unit after the other.
+//!
+//! It shares nothing with the tasks that talk to the coordinator but two channels and the cancel flags, so neither a
+//! long evaluation nor a panicking one delays a heartbeat.
+
+use super::registry::{ModelName, Registry};
+use super::{WorkerConfig, WorkerError};
+use crate::cancel::CancelFlag;
+use crate::device::Dtype;
+use crate::evaluator::{Evaluator, EvaluatorOptions};
+use crate::model::Model;
+use crate::perplexity::EvalError;
+use candle_core::Device;
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::outcome::{FailureKind, Loss, UnitFailure};
+use ropewalk_shared::sample::Sample;
+use ropewalk_shared::work::Unit;
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What the thread is asked to do.
+pub(super) enum Task {
+    /// Evaluate a unit.
+    Evaluate(Assignment),
+    /// Look again for the models that were not there.
+    LookAgain,
+}
+
+/// A unit with everything its evaluation needs.
+pub(super) struct Assignment {
+    /// Names the unit in this worker.
+    pub(super) number: u64,
+    pub(super) unit: Arc<Unit>,
+    pub(super) sample: Arc<Sample>,
+    pub(super) cancel: CancelFlag,
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// The model is loaded and the evaluation runs.
+    Started { number: u64 },
+    /// The unit is done with, one way or the other.
+    Finished { number: u64, outcome: Outcome, took: Duration },
+    /// Which models are here, and which were looked for in vain, changed.
+    Models { loaded: Option<Fingerprint>, missing: Vec<Fingerprint> },
+}
+
+/// What came of a unit.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Outcome {
+    Loss(Loss),
+    Failure(UnitFailure),
+    /// The flag was raised.
+    Cancelled,
+}
+
+/// The other end of the thread.
+#[derive(Debug)]
+pub(super) struct Evaluation {
+    tasks: mpsc::Sender<Task>,
+    notices: UnboundedReceiver<Notice>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// What lives on the thread.
+struct Bench {
+    device: Device,
+    dtype: Dtype,
+    options: EvaluatorOptions,
+    registry: Registry,
+    loaded: Option<(Fingerprint, Evaluator)>,
+    missing: BTreeSet<ModelName>,
+    notices: UnboundedSender<Notice>,
+}
+
+// === impl Evaluation ===
+
+impl Evaluation {
+    /// Starts the thread on a device that was opened.
+    pub(super) fn start(config: &WorkerConfig, device: Device) -> Result<Self, WorkerError> {
+        let (tasks, inbox) = mpsc::channel();
+        let (outbox, notices) = unbounded_channel();
+        let bench = Bench {
+            device,
+            dtype: config.dtype,
+            options: EvaluatorOptions {
+                threads: config.threads,
+                max_tokens: config.max_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
+                ..EvaluatorOptions::default()
+            },
+            registry: Registry::new(config.model_root.clone()),
+            loaded: None,
+            missing: BTreeSet::new(),
+            notices: outbox,
+        };
+        let thread = thread::Builder::new().name("evaluation".to_owned()).spawn(move || bench.run(&inbox));
+        Ok(Self { tasks, notices, thread: thread.map_err(WorkerError::Thread)? })
+    }
+
+    /// Queues a task. One for a thread that is gone is lost; [`Self::next`] tells.
+    pub(super) fn send(&self, task: Task) {
+        let _ = self.tasks.send(task);
+    }
+
+    /// What the thread has to tell next; `None` when it is gone.
+    pub(super) async fn next(&mut self) -> Option<Notice> {
+        self.notices.recv().await
+    }
+
+    /// Lets the thread finish what is queued, and waits for it.
+    pub(super) async fn finish(self) {
+        drop(self.tasks);
+        // A thread that panicked has been reported by the panic hook already.
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
+}
+
+// === impl Bench ===
+
+impl Bench {
+    fn run(mut self, inbox: &mpsc::Receiver<Task>) {
+        while let Ok(task) = inbox.recv() {
+            match task {
+                Task::Evaluate(assignment) => self.evaluate(assignment),
+                Task::LookAgain => self.look_again(),
+            }
+        }
+    }
+
+    fn evaluate(&mut self, assignment: Assignment) {
+        let Assignment { number, unit, sample, cancel } = assignment;
+        let mut took = Duration::ZERO;
+        let outcome = if cancel.is_cancelled() {
+            Outcome::Cancelled
+        } else {
+            let outcome = caught(|| {
+                self.load(&ModelName::of(&unit))?;
+                self.tell(Notice::Started { number });
+                let start = Instant::now();
+                let outcome = self.measure(&unit, &sample, &cancel);
+                took = start.elapsed();
+                outcome
+            });
+            match outcome {
+                Ok(outcome) => outcome.unwrap_or_else(Outcome::Failure),
+                Err(panic) => {
+                    // Who knows what state it left the device in.
+                    self.unload();
+                    Outcome::Failure(panic)
+                }
+            }
+        };
+        self.tell(Notice::Finished { number, outcome, took });
+    }
+
+    fn measure(&self, unit: &Unit, sample: &Sample, cancel: &CancelFlag) -> Result<Outcome, UnitFailure> {
+        let Some((_, evaluator)) = &self.loaded else {
+            return Err(failure(FailureKind::Evaluation, "no model is loaded".to_owned()));
+        };
+        match evaluator.evaluate(&unit.rescale, sample.tokens(), cancel, &mut |_| {}) {
+            Ok(loss) => Ok(Outcome::Loss(Loss { nll_sum: loss.nll_sum, tokens: loss.tokens })),
+            Err(EvalError::Cancelled) => Ok(Outcome::Cancelled),
+            Err(error) if error.is_too_large() => Err(failure(FailureKind::TooLarge, error.to_string())),
+            Err(error) => Err(failure(FailureKind::Evaluation, error.to_string())),
+        }
+    }
+
+    /// Makes the model the loaded one.
+    fn load(&mut self, wanted: &ModelName) -> Result<(), UnitFailure> {
+        if self.loaded.as_ref().is_some_and(|(loaded, _)| *loaded == wanted.fingerprint) {
+            return Ok(());
+        }
+        let found = self.find(wanted);
+        self.tell_models();
+        let folder = found?;
+        // Before the next is loaded: two may not fit.
+        self.unload();
+        tracing::info!(model = wanted.name, folder = %folder.display(), "loading a model");
+        let model = Model::load(&folder, &self.device, self.dtype)
+            .map_err(|error| failure(FailureKind::Evaluation, format!("cannot load {}: {error}", folder.display())))?;
+        let evaluator = Evaluator::new(Arc::new(model), self.options.clone())
+            .map_err(|error| failure(FailureKind::Evaluation, error.to_string()))?;
+        tracing::info!(
+            model = wanted.name,
+            fingerprint = wanted.fingerprint.short(),
+            max_tokens = evaluator.max_tokens(),
+            threads = evaluator.threads(),
+            "model loaded"
+        );
+        self.loaded = Some((wanted.fingerprint, evaluator));
+        self.tell_models();
+        Ok(())
+    }
+
+    fn find(&mut self, wanted: &ModelName) -> Result<PathBuf, UnitFailure> {
+        let found = self.registry.find(wanted);
+        if found.is_ok() {
+            self.missing.remove(wanted);
+        } else {
+            self.missing.insert(wanted.clone());
+        }
+        found
+    }
+
+    fn look_again(&mut self) {
+        let before = self.missing.len();
+        for wanted in std::mem::take(&mut self.missing) {
+            match caught(|| self.find(&wanted)) {
+                Ok(Ok(folder)) => tracing::info!(model = wanted.name, folder = %folder.display(), "model appeared"),
+                Ok(Err(_)) => {}
+                Err(_) => _ = self.missing.insert(wanted),
+            }
+        }
+        if self.missing.len() != before {
+            self.tell_models();
+        }
+    }
+
+    fn unload(&mut self) {
+        if self.loaded.take().is_some() {
+            self.tell_models();
+        }
+    }
+
+    fn tell_models(&self) {
+        self.tell(Notice::Models {
+            loaded: self.loaded.as_ref().map(|(fingerprint, _)| *fingerprint),
+            missing: self.missing.iter().map(|model| model.fingerprint).collect(),
+        });
+    }
+
+    fn tell(&self, notice: Notice) {
+        // Nobody listens any more when the worker stops.
+        let _ = self.notices.send(notice);
+    }
+}
+
+fn failure(kind: FailureKind, reason: String) -> UnitFailure {
+    UnitFailure { kind, reason }
+}
+
+/// Turns a panic into the failure of a unit: the thread goes on to the next.
+fn caught<T>(evaluate: impl FnOnce() -> T) -> Result<T, UnitFailure> {
+    catch_unwind(AssertUnwindSafe(evaluate))
+        .map_err(|panic| failure(FailureKind::Evaluation, format!("the evaluation panicked: {}", message(&*panic))))
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_failed_unit() {
+        let literal = caught::<()>(|| panic!("index out of bounds")).unwrap_err();
+        assert_eq!(literal.kind, FailureKind::Evaluation);
+        assert!(literal.reason.ends_with("index out of bounds"), "{}", literal.reason);
+        let number = 7;
+        assert!(caught::<()>(|| panic!("layer {number}")).unwrap_err().reason.ends_with("layer 7"));
+        let odd = caught::<()>(|| std::panic::panic_any(7)).unwrap_err();
+        assert_eq!(odd.reason, "the evaluation panicked: no message");
+        assert_eq!(caught(|| 7), Ok(7));
+    }
+}
