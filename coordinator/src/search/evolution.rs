@@ -1,0 +1,140 @@
+//! The paper's evolutionary search (LongRoPE, algorithm 1).
+//!
+//! ```text
+//! P0  = seeds, and mutations of them up to P candidates
+//! T times:  evaluate what is new; the k best of everything evaluated are parents;
+//!           N1 mutations of parents and N2 crossovers of parents, all under the constraint, are the next population
+//! result = the best of everything evaluated
+//! ```
+//!
+//! With the paper's parameters that is 64 + 40 * 32 = 1,344 evaluations. A candidate is asked once in a search, never
+//! again. Where the operators keep drawing what was asked before, they are widened, and where even that fails the
+//! space is walked, so that a small space is searched to its last candidate and then the search ends.
+
+mod breed;
+mod settings;
+
+pub use settings::{EvolutionSettings, InvalidSettings};
+
+use super::archive::{Archive, Evaluated};
+use super::history::GenerationSummary;
+use super::score::Score;
+use super::strategy::{Ask, InvalidState, Strategy, StrategyState, TellError};
+use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::job::JobSpec;
+use ropewalk_shared::model_description::ModelDescription;
+use serde::{Deserialize, Serialize};
+
+/// A running search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evolution {
+    settings: EvolutionSettings,
+    archive: Archive,
+    history: Vec<GenerationSummary>,
+    /// The open generation; empty when the search has finished.
+    pending: Vec<Candidate>,
+    /// Candidates thrown away while the open generation was bred.
+    duplicates_avoided: u32,
+}
+
+// === impl Evolution ===
+
+impl Evolution {
+    /// Starts a search.
+    ///
+    /// # Errors
+    /// [`InvalidSettings`] names what is wrong with them.
+    pub fn new(settings: EvolutionSettings) -> Result<Self, InvalidSettings> {
+        settings.check()?;
+        let archive = Archive::new(settings.options.parents as usize);
+        let mut search = Self { settings, archive, history: Vec::new(), pending: Vec::new(), duplicates_avoided: 0 };
+        search.open();
+        Ok(search)
+    }
+
+    /// Starts the search that a job describes.
+    ///
+    /// # Errors
+    /// [`InvalidSettings`], which a checked job never causes.
+    pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Result<Self, InvalidSettings> {
+        Self::new(EvolutionSettings::of_job(job, description))
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &EvolutionSettings {
+        &self.settings
+    }
+
+    /// Breeds the next generation, or leaves nothing pending when the search ends here.
+    fn open(&mut self) {
+        (self.pending, self.duplicates_avoided) = (Vec::new(), 0);
+        if self.history.len() > self.settings.options.generations as usize || self.has_stalled() {
+            return;
+        }
+        let room = self.settings.max_evaluations.map_or(u64::MAX, |max| max.saturating_sub(self.evaluations()));
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let brood = breed::generation(&self.settings, &mut self.archive, self.history.len() as u32, room);
+        (self.pending, self.duplicates_avoided) = (brood.candidates, brood.duplicates_avoided);
+    }
+
+    /// Whether the last `patience` generations brought nothing better than what was known before them.
+    fn has_stalled(&self) -> bool {
+        let Some(patience) = self.settings.patience else { return false };
+        let Some(before) = self.history.len().checked_sub(patience as usize + 1) else { return false };
+        self.history.last().is_some_and(|last| last.best >= self.history[before].best)
+    }
+
+    /// Checks what was read from storage, so that a damaged state is an error and no panic.
+    pub(super) fn check(&self) -> Result<(), InvalidState> {
+        self.settings.check()?;
+        if !self.history.is_empty() && self.archive.top().is_empty() {
+            return Err(InvalidState::NothingKnown);
+        }
+        let known = self.archive.top().iter().map(|evaluated| &evaluated.candidate);
+        for candidate in known.chain(&self.pending) {
+            self.settings.space.check(candidate)?;
+        }
+        Ok(())
+    }
+}
+
+impl Strategy for Evolution {
+    fn ask(&self) -> Ask {
+        if self.pending.is_empty() {
+            return Ask::Finished;
+        }
+        Ask::Evaluate { generation: self.generation(), candidates: self.pending.clone() }
+    }
+
+    fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError> {
+        let (open, expected) = (self.generation(), self.pending.len());
+        if expected == 0 {
+            return Err(TellError::Finished(generation));
+        }
+        if generation != open {
+            return Err(TellError::Generation { told: generation, open });
+        }
+        if scores.len() != expected {
+            return Err(TellError::Count { got: scores.len(), expected });
+        }
+        let summary = GenerationSummary::close(generation, scores, self.duplicates_avoided, self.history.last());
+        let evaluated = std::mem::take(&mut self.pending).into_iter().zip(scores);
+        self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
+        self.history.push(summary);
+        self.open();
+        Ok(())
+    }
+
+    fn best(&self) -> Option<(&Candidate, Score)> {
+        let best = self.archive.top().first().filter(|best| !best.score.is_failed())?;
+        Some((&best.candidate, best.score))
+    }
+
+    fn history(&self) -> &[GenerationSummary] {
+        &self.history
+    }
+
+    fn snapshot(&self) -> StrategyState {
+        StrategyState::EvolutionV1(Box::new(self.clone()))
+    }
+}

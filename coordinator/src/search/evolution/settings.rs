@@ -1,0 +1,88 @@
+//! What determines an evolutionary search.
+
+use crate::search::seeds;
+use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::job::{EvolutionOptions, JobSpec};
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::space::{OutsideSpace, SearchSpace};
+use serde::{Deserialize, Serialize};
+
+/// Everything an evolutionary search depends on, except scores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvolutionSettings {
+    /// Where it searches.
+    pub space: SearchSpace,
+    /// The parameters of algorithm 1.
+    pub options: EvolutionOptions,
+    /// The first candidates, all different; those beyond the population's size are left out.
+    pub seeds: Vec<Candidate>,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Stop after this many generations without a better candidate.
+    pub patience: Option<u32>,
+    /// Never ask more candidates than this: the last generation is cut to fit.
+    pub max_evaluations: Option<u64>,
+}
+
+/// Settings with which no search can be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSettings {
+    /// No factor, no point or no choice of starting tokens.
+    #[error("the search space is empty")]
+    EmptySpace,
+    /// Nothing to start from.
+    #[error("a search needs at least one seed")]
+    NoSeeds,
+    /// A seed that the search could not have asked.
+    #[error("seed {index} lies outside the search space: {reason}")]
+    Seed {
+        /// Which one.
+        index: usize,
+        /// Why.
+        reason: OutsideSpace,
+    },
+    /// A parameter out of its bounds.
+    #[error("{0} is out of bounds")]
+    Option(&'static str),
+}
+
+// === impl EvolutionSettings ===
+
+impl EvolutionSettings {
+    /// The settings of a job.
+    pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Self {
+        Self {
+            space: job.space(description),
+            options: job.search.evolution,
+            seeds: seeds::of_job(job, description),
+            seed: job.search.seed,
+            patience: job.search.patience,
+            max_evaluations: job.search.max_evaluations,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), InvalidSettings> {
+        let (space, options) = (&self.space, &self.options);
+        if space.pairs == 0 || space.max_point < space.grid.one() || space.start_tokens.is_empty() {
+            return Err(InvalidSettings::EmptySpace);
+        }
+        if self.seeds.is_empty() {
+            return Err(InvalidSettings::NoSeeds);
+        }
+        for (index, seed) in self.seeds.iter().enumerate() {
+            space.check(seed).map_err(|reason| InvalidSettings::Seed { index, reason })?;
+        }
+        let bounds = [
+            ("population", options.population > 0),
+            ("parents", options.parents > 0),
+            ("mutation_probability", options.mutation_probability > 0.0 && options.mutation_probability <= 1.0),
+            ("patience", self.patience != Some(0)),
+            ("max_evaluations", self.max_evaluations != Some(0)),
+        ];
+        match bounds.into_iter().find(|(_, holds)| !holds) {
+            Some((name, _)) => Err(InvalidSettings::Option(name)),
+            None => Ok(()),
+        }
+    }
+}

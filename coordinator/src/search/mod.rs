@@ -1,0 +1,22 @@
+//! Search strategies: which candidates to evaluate next, given the scores of those before.
+//!
+//! Pure: no I/O, no clock, and random numbers only from seeded streams ([`rng`]). The coordinator asks a
+//! [`Strategy`] for a generation, has it evaluated by whoever is there, and tells the scores; strategy and seed alone
+//! decide what is asked, never the number of workers or the order in which results arrive.
+
+pub mod archive;
+pub mod crossover;
+pub mod evolution;
+pub mod history;
+mod isotonic;
+pub mod mutation;
+pub mod rng;
+pub mod score;
+pub mod seeds;
+pub mod strategy;
+mod walk;
+
+pub use evolution::{Evolution, EvolutionSettings};
+pub use history::GenerationSummary;
+pub use score::Score;
+pub use strategy::{Ask, InvalidState, Strategy, StrategyState, TellError};

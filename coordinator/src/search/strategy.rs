@@ -1,0 +1,118 @@
+//! The interface of every search strategy: ask for candidates, tell their scores.
+
+use super::evolution::Evolution;
+use super::history::GenerationSummary;
+use super::score::Score;
+use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::space::OutsideSpace;
+use serde::{Deserialize, Serialize};
+
+/// What a strategy wants next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The score of each of these; none of them has ever been asked before.
+    Evaluate {
+        /// To be named when the scores are told.
+        generation: u32,
+        /// At least one; scores are told in this order.
+        candidates: Vec<Candidate>,
+    },
+    /// Nothing more.
+    Finished,
+}
+
+/// A search strategy. Asking changes nothing; telling closes the generation and opens the next one.
+pub trait Strategy: Send {
+    /// What to evaluate now. The same answer until it is told.
+    fn ask(&self) -> Ask;
+
+    /// The scores of the asked candidates, in their order.
+    ///
+    /// # Errors
+    /// [`TellError`] when these are not the scores that were asked for; nothing has changed then.
+    fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError>;
+
+    /// The best candidate so far that has a usable score; of equals, the one asked first.
+    fn best(&self) -> Option<(&Candidate, Score)>;
+
+    /// One summary for each closed generation.
+    fn history(&self) -> &[GenerationSummary];
+
+    /// Everything that decides what happens next: a strategy [restored](StrategyState::restore) from it asks the same.
+    fn snapshot(&self) -> StrategyState;
+
+    /// The generation now open, which is the number of those closed.
+    fn generation(&self) -> u32 {
+        self.history().len() as u32
+    }
+
+    /// Candidates evaluated so far.
+    fn evaluations(&self) -> u64 {
+        self.history().last().map_or(0, |last| last.total_evaluated)
+    }
+}
+
+/// Scores that do not fit what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TellError {
+    /// Another generation is open.
+    #[error("scores told for generation {told}, generation {open} is open")]
+    Generation {
+        /// The generation told.
+        told: u32,
+        /// The generation now open.
+        open: u32,
+    },
+    /// Too few or too many scores.
+    #[error("{got} scores told, {expected} candidates were asked")]
+    Count {
+        /// Scores told.
+        got: usize,
+        /// Candidates asked.
+        expected: usize,
+    },
+    /// The search has ended.
+    #[error("scores told for generation {0}, but the search has finished")]
+    Finished(u32),
+}
+
+/// A strategy at rest. The variants are closed and versioned: what is not known cannot be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrategyState {
+    /// The paper's evolutionary search.
+    EvolutionV1(Box<Evolution>),
+}
+
+/// A stored strategy that contradicts itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidState {
+    /// A candidate that the search could not have asked.
+    #[error("stored search state is damaged: a candidate lies outside the search space: {0}")]
+    Candidate(#[from] OutsideSpace),
+    /// Generations were closed, but nothing of them is known.
+    #[error("stored search state is damaged: generations without candidates")]
+    NothingKnown,
+    /// Options with which no search can have been started.
+    #[error("stored search state is damaged: {0}")]
+    Settings(#[from] super::evolution::InvalidSettings),
+}
+
+// === impl StrategyState ===
+
+impl StrategyState {
+    /// Sets the strategy going again.
+    ///
+    /// # Errors
+    /// [`InvalidState`] when the state cannot have come from a search.
+    pub fn restore(self) -> Result<Box<dyn Strategy>, InvalidState> {
+        match self {
+            Self::EvolutionV1(evolution) => {
+                evolution.check()?;
+                Ok(evolution)
+            }
+        }
+    }
+}
