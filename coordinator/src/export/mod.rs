@@ -1,0 +1,103 @@
+//! Factors on their way out, in the forms engines load, and on their way in.
+//!
+//! One file a format. Every export says in its notes how it is used and where an engine would do something else than
+//! what was searched.
+
+pub mod csv;
+mod error;
+pub mod hf;
+pub mod json;
+mod read;
+
+pub use error::{ExportError, InvalidFactors, ReadFactorsError};
+pub use hf::{HfOptions, ShortSet};
+pub use read::{ReadFactors, parse_factors, read_factors};
+
+use ropewalk_shared::factor_file::FactorFile;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A form of export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The factor file.
+    Json,
+    /// A patch of a Hugging Face config.json, which transformers, vLLM and SGLang read.
+    Hf,
+    /// One factor a line, as the LongRoPE authors' code reads them.
+    Csv,
+}
+
+/// A text that names no format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no export format: give json, hf or csv")]
+pub struct InvalidFormat(String);
+
+/// An export, ready to be written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Export {
+    /// The file's text.
+    pub content: String,
+    /// For the user: how to use it, and what to know before.
+    pub notes: Vec<String>,
+}
+
+/// Starting tokens that were given up so that engines can run the factors, and what that costs.
+///
+/// No engine can leave starting tokens alone. Whoever drops them evaluates the factors again without.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DroppedStartTokens {
+    /// How many the search had found.
+    pub start_tokens: u32,
+    /// Perplexity with them.
+    pub with: f64,
+    /// Perplexity of the same factors from the first token on.
+    pub without: f64,
+}
+
+// === impl Format ===
+
+impl Format {
+    /// The name used on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Hf => "hf",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = InvalidFormat;
+    fn from_str(text: &str) -> Result<Self, InvalidFormat> {
+        [Self::Json, Self::Hf, Self::Csv]
+            .into_iter()
+            .find(|format| format.name() == text)
+            .ok_or_else(|| InvalidFormat(text.chars().take(40).collect()))
+    }
+}
+
+/// Refuses starting tokens in a format that cannot carry them, unless they were dropped knowingly.
+fn refuse_start_tokens(
+    file: &FactorFile,
+    format: Format,
+    dropped: Option<&DroppedStartTokens>,
+) -> Result<Option<String>, ExportError> {
+    match (file.start_tokens, dropped) {
+        (0, None) => Ok(None),
+        (start_tokens, None) => Err(ExportError::StartTokens { start_tokens, format }),
+        (_, Some(DroppedStartTokens { start_tokens, with, without })) => Ok(Some(format!(
+            "the {start_tokens} starting tokens of the search are dropped: held-out perplexity {with:.4} with them, \
+             {without:.4} as exported"
+        ))),
+    }
+}

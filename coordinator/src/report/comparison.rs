@@ -1,0 +1,234 @@
+//! The comparison table: searched factors against none, PI, NTK and YaRN under the same measure.
+
+use ropewalk_shared::baselines::Baseline;
+use ropewalk_shared::factor_file::{FactorFile, Measured, WITHOUT_START_TOKENS};
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::fmt;
+
+/// The name of the searched factors in tables and plots.
+pub const SEARCHED: &str = "searched";
+
+/// Perplexities of the searched factors and of what they are compared with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Tokens of each sample, where known.
+    pub length: Option<u32>,
+    /// Samples the search saw.
+    pub search_samples: usize,
+    /// In the order of the table; the searched factors last.
+    pub rows: Vec<Row>,
+}
+
+/// One set of factors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// `searched`, `none`, the name of a baseline, or [`WITHOUT_START_TOKENS`]: the searched factors as engines run them.
+    pub factors: String,
+    /// Positions below this one keep the original angles.
+    pub start_tokens: u32,
+    /// What cosine and sine were multiplied by.
+    pub attention_factor: f64,
+    /// Perplexity on the samples the search saw; absent when the evaluation failed.
+    pub search: Option<f64>,
+    /// Perplexity on samples it never saw; absent when there were none.
+    pub held_out: Option<f64>,
+}
+
+// === impl Comparison ===
+
+impl Comparison {
+    /// The comparison a factor file records; `None` for one without an objective.
+    pub fn of_factor_file(file: &FactorFile) -> Option<Self> {
+        let objective = file.objective.as_ref()?;
+        let names = std::iter::once("none").chain(Baseline::ALL.iter().map(|baseline| baseline.name()));
+        let known = names.clone().filter_map(|name| file.baselines.get_key_value(name));
+        let others = file.baselines.iter().filter(|(name, _)| !names.clone().any(|known| known == name.as_str()));
+        let mut rows: Vec<Row> = known.chain(others).map(|(name, measured)| Row::baseline(name, measured)).collect();
+        rows.push(Row {
+            factors: SEARCHED.to_owned(),
+            start_tokens: file.start_tokens,
+            attention_factor: file.attention_factor,
+            search: finite(objective.value),
+            held_out: objective.held_out.and_then(finite),
+        });
+        Some(Self { length: file.target_length, search_samples: objective.samples, rows })
+    }
+
+    /// The best row: by held-out perplexity where every usable row has one, else by that of the search.
+    pub fn best(&self) -> Option<&Row> {
+        self.rows.iter().filter(|row| self.value(row).is_some()).min_by(|a, b| self.order(a, b))
+    }
+
+    /// How far the searched factors lie below the best of the others: 0.1 for a perplexity 10 % lower, negative where
+    /// they are worse.
+    pub fn improvement(&self) -> Option<(f64, &Row)> {
+        let searched = self.value(self.rows.iter().find(|row| row.factors == SEARCHED)?)?;
+        let others = self.rows.iter().filter(|row| ![SEARCHED, WITHOUT_START_TOKENS].contains(&row.factors.as_str()));
+        let best = others.filter(|row| self.value(row).is_some()).min_by(|a, b| self.order(a, b))?;
+        Some((1.0 - searched / self.value(best)?, best))
+    }
+
+    fn judged_by_held_out(&self) -> bool {
+        self.rows.iter().any(|row| row.held_out.is_some())
+            && self.rows.iter().all(|row| row.held_out.is_some() || row.search.is_none())
+    }
+
+    fn value(&self, row: &Row) -> Option<f64> {
+        if self.judged_by_held_out() { row.held_out } else { row.search }
+    }
+
+    fn order(&self, a: &Row, b: &Row) -> Ordering {
+        let value = |row| self.value(row).unwrap_or(f64::INFINITY);
+        value(a).total_cmp(&value(b))
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let has_held_out = self.rows.iter().any(|row| row.held_out.is_some());
+        let mut table = vec![["", "factors", "start tokens", "attention", "search", "held-out"].map(str::to_owned)];
+        let best = self.best().map(|best| best.factors.as_str());
+        for row in &self.rows {
+            table.push([
+                if Some(row.factors.as_str()) == best { "*" } else { "" }.to_owned(),
+                row.factors.clone(),
+                row.start_tokens.to_string(),
+                format!("{:.4}", row.attention_factor),
+                perplexity(row.search),
+                perplexity(row.held_out),
+            ]);
+        }
+        match self.length {
+            Some(length) => writeln!(f, "Perplexity at {} tokens, lower is better", thousands(length))?,
+            None => writeln!(f, "Perplexity, lower is better")?,
+        }
+        let columns = if has_held_out { 6 } else { 5 };
+        let width = |column: usize| table.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        for (at, row) in table.iter().enumerate() {
+            let cells: Vec<String> = (0..columns)
+                .map(|column| match (column, width(column)) {
+                    // Names to the left, numbers to the right.
+                    (0, _) => format!("{:1}", row[0]),
+                    (1, width) => format!("{:width$}", row[1]),
+                    (_, width) => format!("{:>width$}", row[column]),
+                })
+                .collect();
+            writeln!(f, "{}", cells.join("  ").trim_end())?;
+            if at == 0 {
+                let rules: Vec<String> = (1..columns).map(|column| "-".repeat(width(column))).collect();
+                writeln!(f, "   {}", rules.join("  "))?;
+            }
+        }
+        let judge = if self.judged_by_held_out() { "on held-out samples" } else { "on the samples of the search" };
+        if let Some((share, other)) = self.improvement() {
+            let direction = if share >= 0.0 { "below" } else { "ABOVE" };
+            let percent = 100.0 * share.abs();
+            writeln!(f, "* best {judge}; searched is {percent:.1} % {direction} the best other ({})", other.factors)?;
+        }
+        Ok(())
+    }
+}
+
+impl Row {
+    fn baseline(name: &str, measured: &Measured) -> Self {
+        Self {
+            factors: name.to_owned(),
+            start_tokens: 0,
+            attention_factor: measured.attention_factor,
+            search: finite(measured.value),
+            held_out: measured.held_out.and_then(finite),
+        }
+    }
+}
+
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+/// A perplexity with the digits that mean something.
+fn perplexity(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value < 1e4 => format!("{value:.3}"),
+        Some(value) if value < 1e7 => format!("{value:.0}"),
+        Some(value) => format!("{value:.2e}"),
+    }
+}
+
+fn thousands(number: u32) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ropewalk_shared::factor_file::Objective;
+    use ropewalk_shared::rope::Rescale;
+
+    fn file() -> FactorFile {
+        let mut file =
+            FactorFile::from_rescale(Rescale { factors: vec![1.0], start_tokens: 4, attention_factor: 1.1726 });
+        file.target_length = Some(2048);
+        file.objective = Some(Objective { kind: "perplexity".into(), value: 14.5, samples: 5, held_out: Some(15.25) });
+        let measured = |value, held_out| Measured { value, held_out, attention_factor: 1.0 };
+        for (name, value, held_out) in [
+            ("yarn-factors", 20.1, Some(21.0)),
+            ("yarn", 16.25, Some(16.5)),
+            ("none", 75.094, Some(74.9)),
+            ("pi", 12_345.6, Some(1e9)),
+            ("ntk", f64::INFINITY, None),
+        ] {
+            file.baselines.insert(name.into(), measured(value, held_out));
+        }
+        file
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_marks_the_best() {
+        let text = Comparison::of_factor_file(&file()).unwrap().to_string();
+        let expected = "\
+Perplexity at 2,048 tokens, lower is better
+   factors       start tokens  attention  search  held-out
+   ------------  ------------  ---------  ------  --------
+   none                     0     1.0000  75.094    74.900
+   pi                       0     1.0000   12346    1.00e9
+   ntk                      0     1.0000       -         -
+   yarn                     0     1.0000  16.250    16.500
+   yarn-factors             0     1.0000  20.100    21.000
+*  searched                 4     1.1726  14.500    15.250
+* best on held-out samples; searched is 7.6 % below the best other (yarn)
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn a_search_that_lost_is_said_to_have_lost() {
+        let mut file = file();
+        file.objective.as_mut().unwrap().held_out = Some(18.0);
+        let comparison = Comparison::of_factor_file(&file).unwrap();
+        assert_eq!(comparison.best().unwrap().factors, "yarn");
+        assert!(comparison.to_string().contains("searched is 9.1 % ABOVE the best other (yarn)"), "{comparison}");
+    }
+
+    #[test]
+    fn without_held_out_samples_the_search_decides() {
+        let mut file = file();
+        file.objective.as_mut().unwrap().held_out = None;
+        file.baselines.values_mut().for_each(|measured| measured.held_out = None);
+        let comparison = Comparison::of_factor_file(&file).unwrap();
+        assert_eq!(comparison.best().unwrap().factors, SEARCHED);
+        let text = comparison.to_string();
+        assert!(!text.contains("held-out") && text.contains("on the samples of the search"), "{text}");
+        file.objective = None;
+        assert_eq!(Comparison::of_factor_file(&file), None);
+    }
+}

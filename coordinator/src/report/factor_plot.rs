@@ -1,0 +1,152 @@
+//! A plot of rescale factors, one curve a set.
+
+use super::PlotError;
+use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, other};
+use plotters::prelude::*;
+
+/// A set of factors with its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// For the legend.
+    pub name: String,
+    /// One factor per rotary pair.
+    pub factors: Vec<f64>,
+}
+
+/// An SVG of the searched factors (drawn bold, on top) and others, over the rotary pairs, with a logarithmic axis.
+///
+/// The same numbers give the same bytes.
+///
+/// # Errors
+/// [`PlotError`] when there is no factor to show, or a factor is not above 0.
+pub fn factor_plot(title: &str, searched: &Curve, others: &[Curve]) -> Result<String, PlotError> {
+    let all = || others.iter().chain([searched]).flat_map(|curve| curve.factors.iter().copied());
+    let pairs = others.iter().chain([searched]).map(|curve| curve.factors.len()).max().unwrap_or(0);
+    if pairs == 0 || searched.factors.is_empty() {
+        return Err(PlotError::Nothing("there are no factors"));
+    }
+    if !all().all(|factor| factor.is_finite() && factor > 0.0) {
+        return Err(PlotError::Nothing("a factor is not above 0"));
+    }
+    let low = all().fold(1.0, f64::min) / 1.08;
+    let high = all().fold(1.0, f64::max) * 1.15;
+    let mut svg = String::new();
+    draw(&mut svg, title, searched, others, (pairs, low..high))
+        .map_err(|error| PlotError::Drawing(error.to_string()))?;
+    Ok(svg)
+}
+
+fn draw(
+    svg: &mut String,
+    title: &str,
+    searched: &Curve,
+    others: &[Curve],
+    (pairs, factors): (usize, std::ops::Range<f64>),
+) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let ticks = ticks(&factors);
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, (FONT, 22).into_font().color(&INK))
+        .margin(16)
+        .x_label_area_size(48)
+        .y_label_area_size(64)
+        .build_cartesian_2d(-0.5..pairs as f64 - 0.5, factors.log_scale().with_key_points(ticks))?;
+    chart
+        .configure_mesh()
+        .x_desc("rotary pair (fast to slow)")
+        .y_desc("rescale factor")
+        .x_labels(pairs.min(17))
+        .x_label_formatter(&|pair| format!("{pair:.0}"))
+        .y_label_formatter(&|factor| format!("{factor}"))
+        .label_style((FONT, 15).into_font().color(&INK))
+        .axis_desc_style((FONT, 17).into_font().color(&INK))
+        .axis_style(INK)
+        .bold_line_style(GRID)
+        .light_line_style(WHITE)
+        .draw()?;
+    let points = |curve: &Curve| -> Vec<(f64, f64)> { (0..).map(f64::from).zip(curve.factors.clone()).collect() };
+    for (index, curve) in others.iter().enumerate() {
+        let style = other(index).stroke_width(2);
+        let drawn = chart.draw_series(LineSeries::new(points(curve), style))?;
+        drawn.label(curve.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+    }
+    let style = SEARCHED.stroke_width(3);
+    let drawn = chart.draw_series(LineSeries::new(points(searched), style))?;
+    drawn.label(searched.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+    chart.draw_series(points(searched).into_iter().map(|at| Circle::new(at, 4, SEARCHED.filled())))?;
+    chart
+        .configure_series_labels()
+        // Curves rise from the lower left to the upper right: this corner is free.
+        .position(SeriesLabelPosition::LowerRight)
+        .legend_area_size(32)
+        .margin(14)
+        .label_font((FONT, 16).into_font().color(&INK))
+        .background_style(WHITE)
+        .border_style(GRID)
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
+/// The round numbers 1, 2, 5, 10, … inside a range: a logarithmic axis of one decade needs more than powers of ten.
+fn ticks(range: &std::ops::Range<f64>) -> Vec<f64> {
+    let wide = range.end / range.start > 1e3;
+    let narrow = range.end / range.start < 4.0;
+    let steps: &[f64] = if wide {
+        &[1.0]
+    } else if narrow {
+        &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0]
+    } else {
+        &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
+    };
+    let powers = (-6..12).flat_map(|power| steps.iter().map(move |step| (power, step)));
+    // Division keeps decimals such as 0.2 exact where multiplication by 0.1 does not.
+    let value = |(power, step): (i32, &f64)| {
+        if power < 0 { step / 10f64.powi(-power) } else { step * 10f64.powi(power) }
+    };
+    powers.map(value).filter(|tick| range.contains(tick)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curve(name: &str, factors: &[f64]) -> Curve {
+        Curve { name: name.into(), factors: factors.to_vec() }
+    }
+
+    #[test]
+    fn a_plot_repeats_and_names_its_curves() {
+        let searched = curve("searched", &[1.0, 1.19, 4.5, 9.7]);
+        let others = [curve("PI", &[8.0; 4]), curve("NTK", &[1.0, 2.0, 4.0, 8.0])];
+        let svg = factor_plot("Factors", &searched, &others).unwrap();
+        assert_eq!(svg, factor_plot("Factors", &searched, &others).unwrap());
+        for text in ["<svg", "searched", "PI", "NTK", "rescale factor", "rotary pair"] {
+            assert!(svg.contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_cannot_break_the_markup() {
+        let svg = factor_plot("a < b & \"c\"", &curve("<script>", &[1.0, 2.0]), &[]).unwrap();
+        assert!(!svg.contains("<script>"), "{svg}");
+    }
+
+    #[test]
+    fn what_cannot_be_drawn_is_an_error() {
+        for factors in [&[][..], &[0.0], &[f64::NAN], &[1.0, f64::INFINITY]] {
+            assert!(matches!(factor_plot("", &curve("", factors), &[]), Err(PlotError::Nothing(_))), "{factors:?}");
+        }
+        assert!(factor_plot("one pair", &curve("", &[1.0]), &[]).is_ok());
+    }
+
+    #[test]
+    fn ticks_are_round_and_not_too_many() {
+        assert_eq!(ticks(&(0.9..12.0)), [1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0]);
+        for end in [1.3, 2.0, 10.0, 80.0, 640.0, 5000.0] {
+            let count = ticks(&(0.92..end)).len();
+            assert!((2..=18).contains(&count), "{end}: {count}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What a search was worth: the comparison with the published methods, and plots of factors and progress.
+
+pub mod comparison;
+pub mod factor_plot;
+mod palette;
+pub mod progress_plot;
+
+pub use comparison::{Comparison, Row};
+pub use factor_plot::{Curve, factor_plot};
+pub use progress_plot::{Level, progress_plot};
+
+/// A plot that cannot be drawn.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlotError {
+    /// No points, or none that a logarithmic axis can show.
+    #[error("nothing to plot: {0}")]
+    Nothing(&'static str),
+    /// The drawing library failed.
+    #[error("the plot cannot be drawn: {0}")]
+    Drawing(String),
+}
