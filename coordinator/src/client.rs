@@ -1,0 +1,168 @@
+//! A client of the coordinator: domain types in and out, errors that say what to do next.
+
+mod error;
+mod samples;
+mod watch;
+
+pub use error::ClientError;
+pub use watch::{Watch, Watched};
+
+use error::{answer, refused};
+use ropewalk_shared::factor_file::FactorFile;
+use ropewalk_shared::job::{JobId, JobSpec};
+use ropewalk_shared::status::{JobStatus, WorkerStatus};
+use ropewalk_shared::wire::pb;
+use ropewalk_shared::wire::pb::ropewalk_client::RopewalkClient;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer that is read: a list of many thousand jobs, or a history of as many generations.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// A connection to a coordinator. Cheap to clone; it reconnects by itself when a call needs it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    url: String,
+    service: RopewalkClient<Channel>,
+}
+
+/// The factors of a job, so far or for good.
+#[derive(Clone, Debug)]
+pub struct JobResult {
+    /// True when the job is done and the report complete.
+    pub complete: bool,
+    /// The factors and what they are worth.
+    pub factors: FactorFile,
+    /// The factor file as the coordinator wrote it: write this text where the file is to be byte-identical.
+    pub factors_json: String,
+    /// The model's config.json, for exports.
+    pub config_json: String,
+    /// Generations closed so far, as a JSON array of their summaries.
+    pub history_json: String,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Connects to a coordinator, for example `http://127.0.0.1:7311` or `127.0.0.1:7070`.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`] for an address that is none, [`ClientError::Unreachable`] when nobody answers there.
+    pub async fn connect(url: &str) -> Result<Self, ClientError> {
+        let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let bad = |reason: String| ClientError::Url { url: url.to_owned(), reason };
+        if !with_scheme.starts_with("http://") {
+            return Err(bad("only http:// addresses are supported".into()));
+        }
+        let endpoint = Endpoint::from_shared(with_scheme.clone())
+            .map_err(|e| bad(e.to_string()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .keep_alive_while_idle(true);
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
+        let unreachable = |reason: String| ClientError::Unreachable { url: with_scheme.clone(), reason };
+        let channel = connected
+            .map_err(|_| unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())))?
+            .map_err(|e| unreachable(error::root_cause(&e)))?;
+        let service = RopewalkClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(Self { url: with_scheme, service })
+    }
+
+    /// The coordinator's address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Launches a job whose samples the coordinator holds. The second value is false when the same specification was
+    /// launched before: that job is then named, and set going again if it had been cancelled or had failed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with everything that is wrong with the specification.
+    pub async fn launch(&self, spec: &JobSpec) -> Result<(JobId, bool), ClientError> {
+        let request = pb::LaunchJobRequest { spec: Some(spec.into()) };
+        let response = self.service.clone().launch_job(request).await.map_err(refused(&self.url))?.into_inner();
+        Ok((response.job_id.parse().map_err(answer)?, response.created))
+    }
+
+    /// All jobs, newest first.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn jobs(&self) -> Result<Vec<JobStatus>, ClientError> {
+        let response = self.service.clone().list_jobs(pb::ListJobsRequest {}).await.map_err(refused(&self.url))?;
+        response.into_inner().jobs.into_iter().map(|job| job.try_into().map_err(answer)).collect()
+    }
+
+    /// How a job stands. Here and below a job is named by its id or any beginning of it that fits one job only.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn job(&self, job: &str) -> Result<JobStatus, ClientError> {
+        let request = pb::GetJobRequest { job_id: job.to_owned() };
+        self.status(self.service.clone().get_job(request).await)
+    }
+
+    /// Leases no further unit of a job.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn pause(&self, job: &str) -> Result<JobStatus, ClientError> {
+        let request = pb::PauseJobRequest { job_id: job.to_owned() };
+        self.status(self.service.clone().pause_job(request).await)
+    }
+
+    /// Leases units of a paused job again.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn resume(&self, job: &str) -> Result<JobStatus, ClientError> {
+        let request = pb::ResumeJobRequest { job_id: job.to_owned() };
+        self.status(self.service.clone().resume_job(request).await)
+    }
+
+    /// Ends a job; its workers stop evaluating it.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn cancel(&self, job: &str) -> Result<JobStatus, ClientError> {
+        let request = pb::CancelJobRequest { job_id: job.to_owned() };
+        self.status(self.service.clone().cancel_job(request).await)
+    }
+
+    /// The best factors so far, or the final ones with the full report.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] while no candidate has a score.
+    pub async fn result(&self, job: &str) -> Result<JobResult, ClientError> {
+        let request = pb::GetResultRequest { job_id: job.to_owned() };
+        let response = self.service.clone().get_result(request).await.map_err(refused(&self.url))?.into_inner();
+        let pb::GetResultResponse { complete, factors_json, config_json, history_json } = response;
+        let factors = FactorFile::from_json(&factors_json).map_err(answer)?;
+        Ok(JobResult { complete, factors, factors_json, config_json, history_json })
+    }
+
+    /// The workers the coordinator knows.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn workers(&self) -> Result<Vec<WorkerStatus>, ClientError> {
+        let response = self.service.clone().list_workers(pb::ListWorkersRequest {}).await.map_err(refused(&self.url))?;
+        response.into_inner().workers.into_iter().map(|worker| worker.try_into().map_err(answer)).collect()
+    }
+
+    /// What happens to a job, from an event on (0 and 1 both mean from the beginning) until the job ends.
+    pub fn watch(&self, job: &str, from_sequence: u64) -> Watch {
+        Watch::new(self.clone(), job.to_owned(), from_sequence)
+    }
+
+    fn status(
+        &self,
+        response: Result<tonic::Response<pb::JobStatus>, tonic::Status>,
+    ) -> Result<JobStatus, ClientError> {
+        response.map_err(refused(&self.url))?.into_inner().try_into().map_err(answer)
+    }
+}

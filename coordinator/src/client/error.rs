@@ -1,0 +1,77 @@
+//! What can go wrong between a client and its coordinator.
+
+use tonic::{Code, Status};
+
+/// A call that did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Not an address.
+    #[error("{url:?} is no coordinator address: {reason}; give for example http://127.0.0.1:7311")]
+    Url {
+        /// What was given.
+        url: String,
+        /// Why it is none.
+        reason: String,
+    },
+    /// Nobody answers.
+    #[error(
+        "no coordinator answers at {url}: {reason}; start one with `ropewalk serve`, or correct the address (--coordinator)"
+    )]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The connection broke, or the coordinator cannot serve now. The same call may succeed later.
+    #[error("the coordinator at {url} is not available: {reason}; try again, and see its log if it stays so")]
+    Unavailable {
+        /// The address.
+        url: String,
+        /// What is known.
+        reason: String,
+    },
+    /// The coordinator answered no, with its reason.
+    #[error("{message}")]
+    Refused {
+        /// Which kind of no.
+        code: Code,
+        /// The reason, and what to do.
+        message: String,
+    },
+    /// The answer makes no sense to this version.
+    #[error("the coordinator's answer cannot be read: {0}; use the same version of ropewalk on both sides")]
+    Answer(String),
+}
+
+// === impl ClientError ===
+
+impl ClientError {
+    /// Whether the same call may succeed later, unchanged.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. })
+    }
+}
+
+/// For `map_err`: what a status means to the caller.
+pub(super) fn refused(url: &str) -> impl Fn(Status) -> ClientError {
+    move |status| match status.code() {
+        // What a broken connection looks like depends on the moment at which it breaks.
+        Code::Unavailable | Code::Unknown | Code::Cancelled => {
+            let reason = std::error::Error::source(&status).map_or_else(|| status.message().to_owned(), root_cause);
+            ClientError::Unavailable { url: url.to_owned(), reason }
+        }
+        code => ClientError::Refused { code, message: status.message().to_owned() },
+    }
+}
+
+/// For `map_err`: an answer that cannot be converted.
+pub(super) fn answer(error: impl std::fmt::Display) -> ClientError {
+    ClientError::Answer(error.to_string())
+}
+
+/// The innermost error, which names the cause ("connection refused") rather than the layer ("transport error").
+pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string()
+}

@@ -1,0 +1,26 @@
+//! The coordinator's one mind: jobs, their searches, the queue of units and the store, driven by commands.
+//!
+//! A thread of its own takes commands from a bounded channel, as many as wait; everything they change goes to the
+//! store in one batch, and a second thread flushes it and sends the answers. So many reports share one flush, and
+//! what is acknowledged is durable. When the store fails, nothing is acknowledged any more and the engine stops:
+//! started again, it goes on from what is stored.
+
+mod actor;
+mod committer;
+mod core;
+mod desk;
+mod error;
+mod factors;
+mod job;
+mod report_plan;
+mod reports;
+mod stage;
+mod time;
+
+pub use self::core::{Core, Launched, ResultText};
+pub use actor::{Engine, EngineThreads, Stopped};
+pub use error::EngineError;
+pub use time::Now;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! What every step of a job needs beside the job: the store, the queue, and the writes of this round.
+
+use super::factors::final_factors;
+use super::job::{ActiveJob, planned_evaluations};
+use super::stage::Stage;
+use super::time::Now;
+use crate::scheduler::{Scheduler, UnitKey};
+use crate::search::Ask;
+use crate::store::{
+    Batch, ClosedGeneration, Ended, GenerationRecord, Stage as StoredStage, Store, StoreError,
+};
+use ropewalk_shared::event::JobEvent;
+use ropewalk_shared::job::JobId;
+use ropewalk_shared::outcome::Loss;
+use ropewalk_shared::rope::RescaleId;
+use ropewalk_shared::sample::SampleId;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The engine without its jobs.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub store: Arc<Store>,
+    pub scheduler: Scheduler,
+    /// Everything this round changes.
+    pub batch: Batch,
+    /// Results and failures of this round, which the store does not show yet.
+    fresh_results: HashMap<(JobId, RescaleId, SampleId), Loss>,
+    fresh_failures: HashMap<(JobId, RescaleId), String>,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    pub fn new(store: Arc<Store>, scheduler: Scheduler) -> Self {
+        Self {
+            store,
+            scheduler,
+            batch: Batch::default(),
+            fresh_results: HashMap::new(),
+            fresh_failures: HashMap::new(),
+        }
+    }
+
+    /// The writes of this round; the next one begins.
+    pub fn take_batch(&mut self) -> Batch {
+        self.fresh_results.clear();
+        self.fresh_failures.clear();
+        std::mem::take(&mut self.batch)
+    }
+
+    // --- results ---
+
+    /// The result of a unit, whatever stage it belonged to.
+    pub fn known_result(
+        &self,
+        job: &JobId,
+        rescale: RescaleId,
+        sample: SampleId,
+    ) -> Result<Option<Loss>, StoreError> {
+        match self.fresh_results.get(&(job.clone(), rescale, sample)) {
+            Some(loss) => Ok(Some(*loss)),
+            None => self.store.result(job, rescale, sample),
+        }
+    }
+
+    fn known_failure(&self, job: &JobId, rescale: RescaleId) -> Result<Option<String>, StoreError> {
+        match self.fresh_failures.get(&(job.clone(), rescale)) {
+            Some(reason) => Ok(Some(reason.clone())),
+            None => self.store.candidate_failure(job, rescale),
+        }
+    }
+
+    /// Takes in the result of an open unit.
+    pub fn settle(&mut self, job: &mut ActiveJob, unit: UnitKey, loss: Loss, sample: SampleId) {
+        let Some(rescale) = job.stage.slot(unit.slot).map(|slot| slot.id) else { return };
+        if job.stage.complete(unit, loss) {
+            job.passes += 1;
+            self.batch.result(&job.id, rescale, sample, loss);
+            self.fresh_results.insert((job.id.clone(), rescale, sample), loss);
+        }
+    }
+
+    /// Gives a candidate up.
+    pub fn give_up(&mut self, job: &mut ActiveJob, slot: u32, reason: String, now: Now) {
+        let Some((id, rescale)) = job.stage.slot(slot).map(|slot| (slot.id, slot.rescale.clone())) else { return };
+        if job.stage.fail(slot, reason.clone()) {
+            self.scheduler.withdraw(&job.id, slot);
+            self.batch.candidate_failure(&job.id, id, &reason);
+            self.fresh_failures.insert((job.id.clone(), id), reason.clone());
+            job.event(&mut self.batch, now, JobEvent::CandidateFailed { rescale, reason });
+        }
+    }
+
+    // --- stages ---
+
+    /// Begins a job that was just launched.
+    pub fn launch(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
+        self.batch.spec(&job.id, &job.spec);
+        job.store_generation(&mut self.batch);
+        job.event(&mut self.batch, now, JobEvent::Launched {
+            planned_evaluations: planned_evaluations(&job.spec),
+            samples: job.spec.samples.len() as u64,
+            held_out: job.spec.held_out.len() as u64,
+        });
+        self.announce_generation(job, now);
+        self.open_stage(job)?;
+        self.advance(job, now)
+    }
+
+    /// Fills a job's stage with what is known of it, and queues the rest.
+    pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
+        let samples = job.stage_samples();
+        let mut stage = Stage::new(job.stage_rescales(), &samples);
+        for index in 0..stage.slots().len() as u32 {
+            let Some(id) = stage.slot(index).map(|slot| slot.id) else { continue };
+            if let Some(reason) = self.known_failure(&job.id, id)? {
+                stage.fail(index, reason);
+                continue;
+            }
+            for (sample, place) in samples.iter().zip(0..) {
+                if let Some(loss) = self.known_result(&job.id, id, *sample)? {
+                    stage.complete(UnitKey { slot: index, sample: place }, loss);
+                }
+            }
+        }
+        let tokens = samples.iter().map(|sample| job.sample_tokens.get(sample).copied().unwrap_or(0)).collect();
+        let units: Vec<UnitKey> = stage.open_units().collect();
+        self.scheduler.open(&job.id, job.spec.model.fingerprint, tokens, units);
+        self.scheduler.set_paused(&job.id, job.record.paused);
+        job.stage = stage;
+        Ok(())
+    }
+
+    /// Closes stages that are complete and opens the next, until one needs work or the job is over.
+    pub fn advance(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
+        while job.record.ended.is_none() && job.stage.is_complete() {
+            match job.record.stage {
+                StoredStage::Search if job.stage.slots().is_empty() => self.begin_report(job, now)?,
+                StoredStage::Search => self.close_generation(job, now)?,
+                StoredStage::Report => self.finish(job, now),
+            }
+        }
+        Ok(())
+    }
+
+    fn close_generation(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
+        let (generation, scores) = (job.strategy.generation(), job.stage.scores());
+        let best_before = job.strategy.best().map(|(_, score)| score);
+        let candidates = match job.strategy.ask() {
+            Ask::Evaluate { candidates, .. } => candidates,
+            Ask::Finished => Vec::new(),
+        };
+        if let Err(error) = job.strategy.tell(generation, &scores) {
+            // The stage was made from what the strategy asked.
+            self.end(job, Ended::Failed(format!("internal error: {error}; please report it")), now);
+            return Ok(());
+        }
+        if let Some(summary) = job.strategy.history().last().cloned() {
+            let best = job.strategy.best().map(|(_, score)| score);
+            let improved = best.is_some_and(|best| best_before.is_none_or(|before| best < before));
+            job.event(&mut self.batch, now, JobEvent::GenerationClosed {
+                generation,
+                evaluated: summary.evaluated,
+                failed: summary.failed,
+                generation_best: summary.generation_best.value(),
+                median: summary.median.value(),
+                best: summary.best.value(),
+                improved,
+                total_evaluated: summary.total_evaluated,
+            });
+            if let Some((rescale, perplexity)) = job.winner().filter(|_| improved) {
+                job.event(&mut self.batch, now, JobEvent::NewBest { generation, perplexity, rescale });
+            }
+            let closed = Some(ClosedGeneration { scores, summary });
+            self.batch.generation(&job.id, generation, &GenerationRecord { candidates, closed });
+        }
+        job.store_generation(&mut self.batch);
+        job.count_time(now);
+        if job.time_is_up() || job.strategy.ask() == Ask::Finished {
+            return self.begin_report(job, now);
+        }
+        self.announce_generation(job, now);
+        self.open_stage(job)
+    }
+
+    fn announce_generation(&mut self, job: &mut ActiveJob, now: Now) {
+        if let Ask::Evaluate { generation, candidates } = job.strategy.ask() {
+            let candidates = candidates.len() as u32;
+            job.event(&mut self.batch, now, JobEvent::GenerationOpened { generation, candidates });
+        }
+    }
+
+    fn begin_report(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
+        if job.winner().is_none() {
+            let said = job.stage.any_failure().unwrap_or("every perplexity was infinite or not a number");
+            let reason = format!("no candidate could be evaluated: {said}");
+            self.end(job, Ended::Failed(reason), now);
+            return Ok(());
+        }
+        let because = if job.time_is_up() { "the time budget is spent".into() } else { job.why_finished() };
+        job.record.stage = StoredStage::Report;
+        self.open_stage(job)?;
+        let (done, all) = job.stage.progress();
+        job.event(&mut self.batch, now, JobEvent::Reporting { because, units: all - done });
+        Ok(())
+    }
+
+    fn finish(&mut self, job: &mut ActiveJob, now: Now) {
+        let file = final_factors(job);
+        let Some((text, file)) = file.and_then(|file| Some((file.to_json().ok()?, file))) else {
+            return self.end(job, Ended::Failed("the factors cannot be written as JSON; please report it".into()), now);
+        };
+        self.batch.factors(&job.id, &text);
+        let objective = file.objective.as_ref();
+        let perplexity = objective.map(|objective| objective.value).filter(|value| value.is_finite());
+        let held_out = objective.and_then(|objective| objective.held_out);
+        job.event(&mut self.batch, now, JobEvent::Done { perplexity, held_out });
+        self.end(job, Ended::Done, now);
+    }
+
+    /// Ends a job; its leases are revoked.
+    pub fn end(&mut self, job: &mut ActiveJob, ended: Ended, now: Now) {
+        match &ended {
+            Ended::Done => {}
+            Ended::Cancelled => job.event(&mut self.batch, now, JobEvent::Cancelled),
+            Ended::Failed(reason) => job.event(&mut self.batch, now, JobEvent::Failed { reason: reason.clone() }),
+        }
+        job.count_time(now);
+        self.scheduler.close(&job.id);
+        job.record.ended = Some(ended);
+        job.record.finished_ms = Some(now.unix_ms);
+        job.record.final_status = Some(job.status(0, now));
+        job.is_dirty = true;
+    }
+}

@@ -1,0 +1,87 @@
+//! Why the engine says no.
+
+use crate::scheduler::UnknownWorker;
+use crate::store::StoreError;
+use ropewalk_shared::job::{InvalidJob, JobId};
+use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::status::JobState;
+
+/// A command that was not carried out; nothing has changed then.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The specification has problems.
+    #[error(transparent)]
+    InvalidJob(#[from] InvalidJob),
+    /// The job names samples that were not uploaded.
+    #[error("{missing} of the job's samples are not stored here, the first is {first}: upload them, then launch again")]
+    MissingSamples {
+        /// How many.
+        missing: usize,
+        /// One of them.
+        first: SampleId,
+    },
+    /// A sample cannot show what the job is about.
+    #[error("sample {sample} has {tokens} tokens, the job needs at least its target length, {target_length}")]
+    ShortSample {
+        /// The sample.
+        sample: SampleId,
+        /// Its length.
+        tokens: usize,
+        /// The length needed.
+        target_length: u32,
+    },
+    /// More work at a time than can be kept track of.
+    #[error(
+        "a generation of {candidates} candidates on {samples} samples is {} units, at most {most} are accepted: search with fewer samples or a smaller population",
+        candidates.saturating_mul(*samples)
+    )]
+    TooManyUnits {
+        /// The largest generation.
+        candidates: u64,
+        /// Samples of the search.
+        samples: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// No job has this id.
+    #[error("no job begins with {0:?}; `ropewalk jobs` lists them")]
+    UnknownJob(String),
+    /// Several have.
+    #[error("{count} jobs begin with {prefix:?}, {first} and {second} among them: give more of the id")]
+    AmbiguousJob {
+        /// What was given.
+        prefix: String,
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: JobId,
+        /// Another.
+        second: JobId,
+    },
+    /// The job is past that.
+    #[error("job {job} is {state} and cannot be {action}")]
+    WrongState {
+        /// The job.
+        job: JobId,
+        /// How it stands.
+        state: JobState,
+        /// What was wanted.
+        action: &'static str,
+    },
+    /// There is nothing to hand over.
+    #[error("job {0} has no candidate with a score yet; `ropewalk watch {0}` shows how far it is")]
+    NoResult(JobId),
+    /// A worker of another run, or one that was silent for long.
+    #[error(transparent)]
+    UnknownWorker(#[from] UnknownWorker),
+    /// As many as can be kept track of.
+    #[error("too many workers are registered: stop some, or wait until silent ones are forgotten")]
+    TooManyWorkers,
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The coordinator is ending.
+    #[error("the coordinator is stopping: try again when it is back")]
+    Stopping,
+}

@@ -1,0 +1,95 @@
+//! The factor file of a job, built from what is stored and nothing else, so that it is the same byte for byte however
+//! often the coordinator was stopped on the way.
+
+use super::job::ActiveJob;
+use super::report_plan::baselines;
+use super::stage::Slot;
+use ropewalk_shared::factor_file::{FactorFile, FactorModel, Measured, Objective, SearchRecord};
+use ropewalk_shared::job::StrategyKind;
+use ropewalk_shared::rope::Rescale;
+use std::collections::BTreeMap;
+
+const CREATED_BY: &str = concat!("ropewalk ", env!("CARGO_PKG_VERSION"));
+
+/// The best factors so far, without a report.
+pub(super) fn factors_so_far(job: &ActiveJob) -> Option<FactorFile> {
+    let (rescale, value) = job.best_so_far()?;
+    Some(factor_file(job, rescale, value))
+}
+
+/// The winner with the full report, for a job whose report stage is complete.
+pub(super) fn final_factors(job: &ActiveJob) -> Option<FactorFile> {
+    let (rescale, value) = job.winner()?;
+    let reported = Reported { job };
+    let held_out = reported.measure(&rescale).held_out;
+    let mut file = factor_file(job, rescale, value);
+    file.baselines = reported.baselines();
+    if let Some(objective) = &mut file.objective {
+        objective.held_out = held_out;
+    }
+    Some(file)
+}
+
+fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
+    let (spec, description) = (&job.spec, &job.description);
+    let evaluations = job.strategy.evaluations();
+    FactorFile {
+        model: Some(FactorModel {
+            name: spec.model.name.clone(),
+            model_type: description.model_type.clone(),
+            fingerprint: spec.model.fingerprint,
+            geometry: description.geometry.into(),
+        }),
+        original_length: Some(description.original_length),
+        target_length: Some(spec.target_length),
+        extension_ratio: Some(spec.extension_ratio(description)),
+        objective: Some(Objective {
+            kind: "perplexity".into(),
+            value,
+            samples: spec.samples.len(),
+            held_out: None,
+        }),
+        search: Some(SearchRecord {
+            strategy: strategy_name(spec.search.strategy).into(),
+            seed: spec.search.seed,
+            generations: (job.strategy.history().len() as u32).saturating_sub(1),
+            evaluations,
+            // What the search is made of, and not what was measured: a candidate given up counts in full.
+            passes: evaluations.saturating_mul(spec.samples.len() as u64),
+            job: job.id.to_string(),
+        }),
+        created_by: Some(CREATED_BY.into()),
+        ..FactorFile::from_rescale(rescale)
+    }
+}
+
+fn strategy_name(kind: StrategyKind) -> &'static str {
+    match kind {
+        StrategyKind::LongRope => "evolution",
+    }
+}
+
+/// A job whose report is complete.
+struct Reported<'a> {
+    job: &'a ActiveJob,
+}
+
+// === impl Reported ===
+
+impl Reported<'_> {
+    fn measure(&self, rescale: &Rescale) -> Measured {
+        let id = rescale.id();
+        let slot = self.job.stage.slots().iter().find(|slot| slot.id == id);
+        let perplexities = |slot: &Slot| slot.perplexities(self.job.spec.samples.len());
+        let (value, held_out) = slot.map_or((f64::NAN, f64::NAN), perplexities);
+        // There is no finite number when a sample failed or when there are no held-out samples.
+        let held_out = Some(held_out).filter(|value| value.is_finite());
+        Measured { value, held_out, attention_factor: rescale.attention_factor }
+    }
+
+    fn baselines(&self) -> BTreeMap<String, Measured> {
+        let winner = self.job.winner().map(|(rescale, _)| rescale);
+        let entries = baselines(&self.job.spec, &self.job.description, winner.as_ref());
+        entries.into_iter().map(|(name, rescale)| (name, self.measure(&rescale))).collect()
+    }
+}

@@ -1,0 +1,267 @@
+//! One job that is not over: its specification, its search, and what it is evaluating.
+
+use super::error::EngineError;
+use super::report_plan::baselines;
+use super::stage::Stage;
+use super::time::{Now, utc};
+use crate::search::{Ask, Evolution, Strategy};
+use crate::store::{Batch, Ended, GenerationRecord, JobRecord, Stage as StoredStage, Store, StoreError};
+use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::grid::Grid;
+use ropewalk_shared::job::{JobId, JobSpec};
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::rope::{Rescale, RescaleId};
+use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::status::{JobState, JobStatus};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// A job under way.
+pub(super) struct ActiveJob {
+    pub id: JobId,
+    pub spec: JobSpec,
+    pub description: ModelDescription,
+    pub record: JobRecord,
+    pub strategy: Box<dyn Strategy>,
+    pub stage: Stage,
+    /// Tokens of every sample of the job.
+    pub sample_tokens: HashMap<SampleId, u32>,
+    /// Units with a result.
+    pub passes: u64,
+    /// What it waits for, and since when.
+    pub waiting: Option<(String, Duration)>,
+    /// Up to when its running time is counted.
+    pub counted_to: Duration,
+    /// Whether its record has to be written.
+    pub is_dirty: bool,
+    /// Second results that were flagged, so that a worker that repeats itself does not fill the store.
+    pub conflicts: std::collections::HashSet<(RescaleId, SampleId)>,
+}
+
+// === impl ActiveJob ===
+
+impl ActiveJob {
+    /// A job that begins.
+    pub fn begin(
+        spec: JobSpec,
+        description: ModelDescription,
+        sample_tokens: HashMap<SampleId, u32>,
+        now: Now,
+    ) -> Result<Self, EngineError> {
+        let strategy = Evolution::of_job(&spec, &description).map_err(|error| {
+            let reason = error.to_string();
+            let problem = ropewalk_shared::job::Problem { field: "search", reason };
+            EngineError::InvalidJob(ropewalk_shared::job::InvalidJob { problems: vec![problem] })
+        })?;
+        Ok(Self {
+            id: spec.id(),
+            stage: Stage::new([], &[]),
+            spec,
+            description,
+            record: JobRecord::new(now.unix_ms),
+            strategy: Box::new(strategy),
+            sample_tokens,
+            passes: 0,
+            waiting: None,
+            counted_to: now.since_start,
+            is_dirty: true,
+            conflicts: Default::default(),
+        })
+    }
+
+    /// A job as it is stored. Its stage is still empty.
+    pub fn restore(store: &Store, id: JobId, record: JobRecord, now: Now) -> Result<Self, StoreError> {
+        let corrupt = |what: &'static str, reason: String| StoreError::Corrupt {
+            path: store.path().to_owned(),
+            what,
+            reason,
+        };
+        let spec = store.spec(&id)?;
+        let description = spec.check().map_err(|error| corrupt("a job specification", error.to_string()))?;
+        let state = store.strategy(&id)?.ok_or_else(|| corrupt("a search state", "it is missing".into()))?;
+        let strategy = state.restore().map_err(|error| corrupt("a search state", error.to_string()))?;
+        let mut sample_tokens = HashMap::new();
+        for sample in spec.samples.iter().chain(&spec.held_out) {
+            let tokens = store.sample_tokens(*sample)?;
+            let tokens = tokens.ok_or_else(|| corrupt("a sample", format!("{sample} is missing")))?;
+            sample_tokens.insert(*sample, tokens as u32);
+        }
+        Ok(Self {
+            stage: Stage::new([], &[]),
+            passes: store.results(&id)?,
+            id,
+            spec,
+            description,
+            record,
+            strategy,
+            sample_tokens,
+            waiting: None,
+            counted_to: now.since_start,
+            is_dirty: false,
+            conflicts: Default::default(),
+        })
+    }
+
+    pub fn grid(&self) -> Grid {
+        self.spec.search.grid
+    }
+
+    /// The attention factor of every candidate.
+    pub fn attention_factor(&self) -> f64 {
+        self.spec.attention_factor(&self.description)
+    }
+
+    /// The samples of the current stage, in order.
+    pub fn stage_samples(&self) -> Vec<SampleId> {
+        match self.record.stage {
+            StoredStage::Search => self.spec.samples.clone(),
+            StoredStage::Report => self.spec.samples.iter().chain(&self.spec.held_out).copied().collect(),
+        }
+    }
+
+    /// One of them.
+    pub fn stage_sample(&self, index: u32) -> Option<SampleId> {
+        let (index, spec) = (index as usize, &self.spec);
+        let held_out = || spec.held_out.get(index.checked_sub(spec.samples.len())?);
+        spec.samples.get(index).or_else(held_out).copied()
+    }
+
+    /// What the current stage evaluates; nothing when the strategy has finished.
+    pub fn stage_rescales(&self) -> Vec<Rescale> {
+        match self.record.stage {
+            StoredStage::Search => match self.strategy.ask() {
+                Ask::Evaluate { candidates, .. } => {
+                    let (grid, factor) = (self.grid(), self.attention_factor());
+                    candidates.iter().map(|candidate| candidate.rescale(grid, factor)).collect()
+                }
+                Ask::Finished => Vec::new(),
+            },
+            StoredStage::Report => {
+                let winner = self.winner().map(|(rescale, _)| rescale);
+                let compared = baselines(&self.spec, &self.description, winner.as_ref());
+                winner.into_iter().chain(compared.into_iter().map(|(_, rescale)| rescale)).collect()
+            }
+        }
+    }
+
+    /// The best candidate of the generations that are closed.
+    pub fn winner(&self) -> Option<(Rescale, f64)> {
+        let (candidate, score) = self.strategy.best()?;
+        Some((candidate.rescale(self.grid(), self.attention_factor()), score.value()?))
+    }
+
+    /// The best candidate, that of the open generation included.
+    pub fn best_so_far(&self) -> Option<(Rescale, f64)> {
+        let winner = self.winner();
+        if self.record.stage == StoredStage::Report {
+            return winner;
+        }
+        let open = self.stage.slots().iter().filter_map(|slot| {
+            let value = slot.settled_score()?.value()?;
+            Some((&slot.rescale, value))
+        });
+        match open.min_by(|a, b| a.1.total_cmp(&b.1)) {
+            Some((rescale, value)) if winner.as_ref().is_none_or(|(_, best)| value < *best) => {
+                Some((rescale.clone(), value))
+            }
+            _ => winner,
+        }
+    }
+
+    /// Notes an event; it becomes visible when the batch is flushed.
+    pub fn event(&mut self, batch: &mut Batch, now: Now, what: JobEvent) {
+        self.record.last_sequence += 1;
+        let event = Event { sequence: self.record.last_sequence, time_ms: now.unix_ms, what };
+        batch.event(&self.id, &event);
+        self.is_dirty = true;
+    }
+
+    /// Writes the open generation, together with the search state that asked it.
+    pub fn store_generation(&self, batch: &mut Batch) {
+        batch.strategy(&self.id, &self.strategy.snapshot());
+        if let Ask::Evaluate { generation, candidates } = self.strategy.ask() {
+            batch.generation(&self.id, generation, &GenerationRecord { candidates, closed: None });
+        }
+    }
+
+    /// Counts the time it has been searching.
+    pub fn count_time(&mut self, now: Now) {
+        let passed_ms = now.since_start.saturating_sub(self.counted_to).as_millis() as u64;
+        // Whole milliseconds only: what is left over is counted the next time.
+        self.counted_to += Duration::from_millis(passed_ms);
+        if self.record.stage == StoredStage::Search && !self.record.paused {
+            self.record.active_ms += passed_ms;
+        }
+    }
+
+    pub fn time_is_up(&self) -> bool {
+        let budget = self.spec.search.time_budget_seconds;
+        budget.is_some_and(|seconds| self.record.active_ms >= seconds.saturating_mul(1000))
+    }
+
+    /// Why the search has ended, for people.
+    pub fn why_finished(&self) -> String {
+        let search = &self.spec.search;
+        let closed = self.strategy.history().len();
+        if closed > search.evolution.generations as usize {
+            "all generations are evaluated".into()
+        } else if search.max_evaluations.is_some_and(|max| self.strategy.evaluations() >= max) {
+            format!("the limit of {} evaluations is reached", self.strategy.evaluations())
+        } else if let Some(patience) = search.patience {
+            format!("{patience} generations brought nothing better")
+        } else {
+            "every candidate of the search space is evaluated".into()
+        }
+    }
+
+    pub fn state(&self) -> JobState {
+        match (&self.record.ended, self.record.paused, self.record.stage) {
+            (Some(Ended::Done), ..) => JobState::Done,
+            (Some(Ended::Cancelled), ..) => JobState::Cancelled,
+            (Some(Ended::Failed(_)), ..) => JobState::Failed,
+            (None, true, _) => JobState::Paused,
+            (None, false, StoredStage::Search) => JobState::Running,
+            (None, false, StoredStage::Report) => JobState::Reporting,
+        }
+    }
+
+    /// How it stands.
+    pub fn status(&self, leased: u32, now: Now) -> JobStatus {
+        let in_search = self.record.stage == StoredStage::Search;
+        let (stage_done, stage_units) = self.stage.progress();
+        let (best, best_perplexity) = self.best_so_far().unzip();
+        let open = if in_search { self.stage.settled() } else { 0 };
+        let waiting = self.waiting.as_ref().filter(|_| self.record.ended.is_none());
+        let closed = self.strategy.history().len() as u32;
+        JobStatus {
+            job_id: self.id.clone(),
+            name: self.spec.name.clone(),
+            model_name: self.spec.model.name.clone(),
+            state: self.state(),
+            reason: match &self.record.ended {
+                Some(Ended::Failed(reason)) => Some(reason.clone()),
+                _ => waiting.map(|(what, since)| format!("{what} (since {})", utc(now.unix_ms_at(*since)))),
+            },
+            generation: if in_search { closed } else { closed.saturating_sub(1) },
+            generations: self.spec.search.evolution.generations,
+            evaluations: self.strategy.evaluations() + open,
+            planned_evaluations: planned_evaluations(&self.spec),
+            passes: self.passes,
+            stage_done,
+            stage_units,
+            leased,
+            best_perplexity,
+            best,
+            original_length: self.description.original_length,
+            target_length: self.spec.target_length,
+            created_ms: self.record.created_ms,
+            finished_ms: self.record.finished_ms,
+        }
+    }
+}
+
+/// How many candidates are evaluated if nothing stops the search early.
+pub(super) fn planned_evaluations(spec: &JobSpec) -> u64 {
+    let all = spec.search.evolution.evaluations();
+    spec.search.max_evaluations.map_or(all, |max| all.min(max))
+}

@@ -1,0 +1,43 @@
+//! What the final report compares: the winner with the model as shipped and the published methods.
+
+use ropewalk_shared::attention_factor::AttentionFactorPolicy;
+use ropewalk_shared::baselines::Baseline;
+use ropewalk_shared::factor_file::WITHOUT_START_TOKENS;
+use ropewalk_shared::job::JobSpec;
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::rope::Rescale;
+
+/// The baselines of a job, by the name under which the factor file lists them.
+///
+/// `none` is the model as it is shipped, run at the target length. The published methods stand there as published:
+/// PI and NTK with attention factor 1, YaRN with its own. Where the job has another attention factor, each appears
+/// a second time with that one (`pi-attention`, …), so that what the factors are worth can be told from what the
+/// attention factor is. A winner that leaves starting tokens alone is listed without them too: no engine can do so.
+pub(super) fn baselines(
+    spec: &JobSpec,
+    description: &ModelDescription,
+    winner: Option<&Rescale>,
+) -> Vec<(String, Rescale)> {
+    let (original, ratio) = (description.original_length, spec.extension_ratio(description));
+    let attention_factor = spec.attention_factor(description);
+    let mut entries = vec![("none".to_owned(), description.shipped_rescale(spec.target_length as usize))];
+    let published = [
+        (Baseline::Pi, AttentionFactorPolicy::None),
+        (Baseline::Ntk, AttentionFactorPolicy::None),
+        (Baseline::Yarn, AttentionFactorPolicy::Yarn),
+    ];
+    for (baseline, own) in published {
+        let factors = baseline.factors(&description.geometry, original, ratio);
+        let with = |attention_factor| Rescale { factors: factors.clone(), start_tokens: 0, attention_factor };
+        let (as_published, as_searched) = (with(own.value(ratio, original)), with(attention_factor));
+        let differs = as_published.id() != as_searched.id();
+        entries.push((baseline.name().to_owned(), as_published));
+        if differs {
+            entries.push((format!("{}-attention", baseline.name()), as_searched));
+        }
+    }
+    if let Some(winner) = winner.filter(|winner| winner.start_tokens > 0) {
+        entries.push((WITHOUT_START_TOKENS.to_owned(), Rescale { start_tokens: 0, ..winner.clone() }));
+    }
+    entries
+}

@@ -1,0 +1,182 @@
+//! What a job evaluates at one time: candidates in slots, each on every sample.
+
+use crate::scheduler::UnitKey;
+use crate::search::Score;
+use ropewalk_shared::outcome::{Loss, perplexity};
+use ropewalk_shared::rope::{Rescale, RescaleId};
+use ropewalk_shared::sample::SampleId;
+use std::collections::HashMap;
+
+/// Candidates under evaluation. Complete when every unit has a result or its candidate has failed.
+#[derive(Debug)]
+pub(super) struct Stage {
+    slots: Vec<Slot>,
+    by_id: HashMap<RescaleId, u32>,
+    samples: HashMap<SampleId, u32>,
+    /// Units without a result whose candidate has not failed.
+    open: u64,
+}
+
+/// One candidate.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub rescale: Rescale,
+    pub id: RescaleId,
+    /// In the order of the samples.
+    losses: Vec<Option<Loss>>,
+    failure: Option<String>,
+    missing: u32,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// A stage whose units are all open. Candidates that are given twice share a slot.
+    pub fn new(rescales: impl IntoIterator<Item = Rescale>, samples: &[SampleId]) -> Self {
+        let mut stage = Self {
+            slots: Vec::new(),
+            by_id: HashMap::new(),
+            samples: samples.iter().zip(0..).map(|(sample, index)| (*sample, index)).collect(),
+            open: 0,
+        };
+        for rescale in rescales {
+            let id = rescale.id();
+            if stage.by_id.contains_key(&id) {
+                continue;
+            }
+            stage.by_id.insert(id, stage.slots.len() as u32);
+            let missing = samples.len() as u32;
+            stage.slots.push(Slot { rescale, id, losses: vec![None; samples.len()], failure: None, missing });
+            stage.open += u64::from(missing);
+        }
+        stage
+    }
+
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub fn slot(&self, index: u32) -> Option<&Slot> {
+        self.slots.get(index as usize)
+    }
+
+    /// The unit of a candidate on a sample, if this stage has it.
+    pub fn unit(&self, rescale: RescaleId, sample: SampleId) -> Option<UnitKey> {
+        Some(UnitKey { slot: *self.by_id.get(&rescale)?, sample: *self.samples.get(&sample)? })
+    }
+
+    /// Units that wait for a result, candidate by candidate.
+    pub fn open_units(&self) -> impl Iterator<Item = UnitKey> + '_ {
+        self.slots.iter().zip(0..).filter(|(slot, _)| slot.failure.is_none()).flat_map(|(slot, index)| {
+            let open = slot.losses.iter().zip(0..).filter(|(loss, _)| loss.is_none());
+            open.map(move |(_, sample)| UnitKey { slot: index, sample })
+        })
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Units that are settled, and all.
+    pub fn progress(&self) -> (u64, u64) {
+        let all = (self.slots.len() * self.samples.len()) as u64;
+        (all - self.open, all)
+    }
+
+    /// Candidates that are settled.
+    pub fn settled(&self) -> u64 {
+        self.slots.iter().filter(|slot| slot.is_settled()).count() as u64
+    }
+
+    /// Takes in a result; false when the unit is settled already.
+    pub fn complete(&mut self, unit: UnitKey, loss: Loss) -> bool {
+        let Some(slot) = self.slots.get_mut(unit.slot as usize) else { return false };
+        let Some(place) = slot.losses.get_mut(unit.sample as usize) else { return false };
+        if slot.failure.is_some() || place.is_some() {
+            return false;
+        }
+        *place = Some(loss);
+        slot.missing -= 1;
+        self.open -= 1;
+        true
+    }
+
+    /// Gives a candidate up; false when it is settled already.
+    pub fn fail(&mut self, slot: u32, reason: String) -> bool {
+        let Some(slot) = self.slots.get_mut(slot as usize).filter(|slot| !slot.is_settled()) else { return false };
+        self.open -= u64::from(slot.missing);
+        slot.failure = Some(reason);
+        true
+    }
+
+    /// The scores of all candidates, in slot order.
+    pub fn scores(&self) -> Vec<Score> {
+        self.slots.iter().map(Slot::score).collect()
+    }
+
+    /// A reason for which a candidate failed, where one did.
+    pub fn any_failure(&self) -> Option<&str> {
+        self.slots.iter().rev().find_map(|slot| slot.failure.as_deref())
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn is_settled(&self) -> bool {
+        self.missing == 0 || self.failure.is_some()
+    }
+
+    /// The perplexity over all samples of the stage, once all are there.
+    fn score(&self) -> Score {
+        let losses: Option<Vec<Loss>> = self.losses.iter().copied().collect();
+        match losses {
+            Some(losses) if self.failure.is_none() => Score::new(perplexity(&losses)),
+            _ => Score::FAILED,
+        }
+    }
+
+    /// The score of a candidate whose evaluation is over.
+    pub fn settled_score(&self) -> Option<Score> {
+        self.is_settled().then(|| self.score())
+    }
+
+    /// The perplexity over the first `count` samples of the stage, or those after them; NaN where one is missing.
+    pub fn perplexities(&self, count: usize) -> (f64, f64) {
+        let (search, held_out) = self.losses.split_at(count.min(self.losses.len()));
+        (perplexity_of(search), perplexity_of(held_out))
+    }
+}
+
+fn perplexity_of(losses: &[Option<Loss>]) -> f64 {
+    let losses: Option<Vec<Loss>> = losses.iter().copied().collect();
+    losses.map_or(f64::NAN, |losses| perplexity(&losses))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage() -> Stage {
+        let rescale = |factor| Rescale::with_factors(vec![factor]);
+        Stage::new([1.0, 2.0, 1.0].map(rescale), &[SampleId::from([1; 32]), SampleId::from([2; 32])])
+    }
+
+    #[test]
+    fn a_stage_ends_when_every_unit_is_settled() {
+        let mut stage = stage();
+        assert_eq!(stage.slots().len(), 2, "a candidate given twice is evaluated once");
+        let units: Vec<UnitKey> = stage.open_units().collect();
+        assert_eq!(units.len(), 4);
+        let loss = Loss { nll_sum: 2.0, tokens: 2 };
+        assert!(stage.complete(units[0], loss));
+        assert!(!stage.complete(units[0], loss));
+        assert!(stage.fail(1, "no".into()));
+        assert!(!stage.complete(units[3], loss), "a failed candidate takes no results");
+        assert_eq!(stage.progress(), (3, 4));
+        assert!(stage.complete(units[1], loss));
+        assert!(stage.is_complete());
+        assert_eq!(stage.scores(), [Score::new(1f64.exp()), Score::FAILED]);
+        assert!(!stage.fail(0, "late".into()));
+    }
+}

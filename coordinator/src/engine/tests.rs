@@ -1,0 +1,5 @@
+//! The promises of the engine: the same factors whatever happens on the way.
+
+mod disturbances;
+mod life;
+mod rig;

@@ -1,0 +1,90 @@
+//! The same factor file, byte for byte, whoever dies on the way.
+
+use super::rig::{Rig, evaluated, failed, job};
+use rand::RngExt as _;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use ropewalk_shared::outcome::FailureKind;
+use ropewalk_shared::work::{Unit, WorkerId};
+use std::time::Duration;
+
+struct FakeWorker {
+    id: WorkerId,
+    held: Vec<Unit>,
+}
+
+/// Works through a job with workers that lease, report, repeat themselves, fail and die at random, while the
+/// coordinator is killed at random.
+fn disturbed(workers: usize, kills: f64, seed: u64) -> (String, u64, u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (mut rig, spec) = (Rig::new(), job(3));
+    rig.launch(&spec);
+    let mut crew: Vec<FakeWorker> =
+        (0..workers).map(|_| FakeWorker { id: rig.register(u64::MAX), held: Vec::new() }).collect();
+    let mut last_report = Vec::new();
+    while rig.factors(&spec).is_none() {
+        rig.pass(Duration::from_millis(rng.random_range(0..800)));
+        if rng.random_bool(kills) {
+            rig.kill();
+            for worker in &mut crew {
+                // They go on with what they hold, under a new name.
+                worker.id = rig.register(u64::MAX);
+            }
+        }
+        let worker = &mut crew[rng.random_range(0..workers)];
+        match rng.random_range(0..20) {
+            // It dies, and another takes its place.
+            0 => *worker = FakeWorker { id: rig.register(u64::MAX), held: Vec::new() },
+            1..8 => worker.held.extend(rig.lease(&worker.id, rng.random_range(1..5))),
+            // The answer was lost: it reports again.
+            8 => drop(rig.report(&worker.id, std::mem::take(&mut last_report))),
+            9 if !worker.held.is_empty() => {
+                let unit = worker.held.swap_remove(rng.random_range(0..worker.held.len()));
+                let kind = [FailureKind::HandedBack, FailureKind::SampleUnavailable][rng.random_range(0..2)];
+                rig.report(&worker.id, vec![failed(&unit, kind)]);
+            }
+            _ if !worker.held.is_empty() => {
+                let unit = worker.held.swap_remove(rng.random_range(0..worker.held.len()));
+                last_report = vec![evaluated(&unit)];
+                rig.report(&worker.id, last_report.clone());
+            }
+            _ => {}
+        }
+    }
+    let status = rig.status(&spec);
+    (rig.factors(&spec).unwrap(), status.evaluations, status.passes)
+}
+
+#[test]
+fn the_factors_do_not_depend_on_what_happens_on_the_way() {
+    let (mut rig, spec) = (Rig::new(), job(3));
+    rig.launch(&spec);
+    let expected = rig.work_to_the_end(&spec);
+    let status = rig.status(&spec);
+    let expected = (expected, status.evaluations, status.passes);
+    for (workers, kills, seed) in [(1, 0.0, 1), (3, 0.0, 2), (8, 0.0, 3), (1, 0.1, 4), (3, 0.1, 5), (8, 0.1, 6)] {
+        assert_eq!(disturbed(workers, kills, seed), expected, "{workers} workers, {kills} kills, seed {seed}");
+    }
+}
+
+#[test]
+fn a_coordinator_killed_after_every_step_loses_and_repeats_nothing() {
+    let (mut rig, spec) = (Rig::new(), job(9));
+    rig.launch(&spec);
+    let expected = rig.work_to_the_end(&spec);
+    let passes = rig.status(&spec).passes;
+
+    let mut rig = Rig::new();
+    rig.launch(&spec);
+    let mut reports = 0;
+    while rig.factors(&spec).is_none() {
+        rig.kill();
+        let worker = rig.register(u64::MAX);
+        let Some(unit) = rig.lease(&worker, 1).pop() else { break };
+        rig.report(&worker, vec![evaluated(&unit)]);
+        reports += 1;
+    }
+    rig.kill();
+    assert_eq!(rig.factors(&spec).unwrap(), expected);
+    assert_eq!(reports, passes, "every unit was evaluated once");
+}

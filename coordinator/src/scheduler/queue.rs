@@ -1,0 +1,260 @@
+//! The units of one job's current stage that have no result yet.
+
+use super::SchedulerOptions;
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::work::LeaseId;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+/// One candidate on one sample, by their places in the job's current stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnitKey {
+    /// Which candidate.
+    pub slot: u32,
+    /// Which sample.
+    pub sample: u32,
+}
+
+/// A job's units, and its share of the workers.
+#[derive(Debug)]
+pub struct JobQueue {
+    pub(super) model: Fingerprint,
+    pub(super) paused: bool,
+    /// Tokens leased so far, those of expired leases left out.
+    pub(super) served: u64,
+    sample_tokens: Vec<u32>,
+    /// The next unit first. Entries of units that are settled meanwhile are skipped when they come up.
+    ready: VecDeque<UnitKey>,
+    delayed: BTreeSet<(Duration, UnitKey)>,
+    units: HashMap<UnitKey, UnitRecord>,
+    leased: HashMap<LeaseId, UnitKey>,
+}
+
+/// What is known of a unit without a result.
+#[derive(Debug)]
+pub(super) struct UnitRecord {
+    pub place: Place,
+    pub last_failure: Option<String>,
+    /// Leases on which the evaluation failed.
+    pub failed_leases: Vec<LeaseId>,
+    attempts: u32,
+    expiries: u32,
+    delays: u32,
+}
+
+/// Where a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Ready,
+    Delayed(Duration),
+    Leased(LeaseId),
+}
+
+/// A unit that was taken to be leased.
+pub(super) struct Taken {
+    pub unit: UnitKey,
+    pub tokens: u32,
+    pub attempt: u32,
+}
+
+/// A unit that has its result.
+pub(super) struct Settled {
+    pub place: Place,
+    pub tokens: u32,
+}
+
+// === impl JobQueue ===
+
+impl JobQueue {
+    pub(super) fn new(
+        model: Fingerprint,
+        sample_tokens: Vec<u32>,
+        units: impl IntoIterator<Item = UnitKey>,
+    ) -> Self {
+        let ready: VecDeque<UnitKey> = units.into_iter().collect();
+        let units = ready.iter().map(|unit| (*unit, UnitRecord::new())).collect();
+        Self {
+            model,
+            paused: false,
+            served: 0,
+            sample_tokens,
+            ready,
+            delayed: BTreeSet::new(),
+            units,
+            leased: HashMap::new(),
+        }
+    }
+
+    pub(super) fn tokens(&self, unit: UnitKey) -> u32 {
+        self.sample_tokens.get(unit.sample as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn leased(&self) -> impl Iterator<Item = LeaseId> + '_ {
+        self.leased.keys().copied()
+    }
+
+    pub(super) fn is_leased(&self, unit: UnitKey, lease: LeaseId) -> bool {
+        self.leased.get(&lease) == Some(&unit)
+    }
+
+    pub(super) fn get_mut(&mut self, unit: UnitKey) -> Option<&mut UnitRecord> {
+        self.units.get_mut(&unit)
+    }
+
+    /// The largest sample, in tokens.
+    pub(super) fn largest(&self) -> u32 {
+        self.sample_tokens.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The smallest unit that waits, in tokens.
+    pub(super) fn smallest_ready(&self) -> Option<u32> {
+        self.live().map(|(_, unit)| self.tokens(unit)).min()
+    }
+
+    /// What the next delayed unit was delayed for, when nothing but delayed units is left.
+    pub(super) fn only_delayed(&self) -> Option<(usize, &str)> {
+        let (_, unit) = self.delayed.first()?;
+        let idle = self.leased.is_empty() && self.live().next().is_none();
+        let reason = self.units.get(unit)?.last_failure.as_deref().unwrap_or("no reason given");
+        idle.then_some((self.delayed.len(), reason))
+    }
+
+    /// Where the first waiting unit stands that a worker with this limit can take.
+    pub(super) fn position(&self, max_tokens: u64) -> Option<usize> {
+        self.live().find(|(_, unit)| u64::from(self.tokens(*unit)) <= max_tokens).map(|(position, _)| position)
+    }
+
+    /// Takes the unit at a position to lease it.
+    pub(super) fn take(&mut self, position: usize, lease: LeaseId) -> Option<Taken> {
+        let unit = self.ready.remove(position)?;
+        // Nothing but settled units can stand before the first one: they go for good.
+        while self.ready.front().is_some_and(|unit| !is_ready(&self.units, unit)) {
+            self.ready.pop_front();
+        }
+        let record = self.units.get_mut(&unit)?;
+        record.place = Place::Leased(lease);
+        record.attempts += 1;
+        let attempt = record.attempts;
+        self.leased.insert(lease, unit);
+        Some(Taken { unit, tokens: self.tokens(unit), attempt })
+    }
+
+    /// Removes a unit that has its result.
+    pub(super) fn settle(&mut self, unit: UnitKey) -> Option<Settled> {
+        let record = self.units.remove(&unit)?;
+        self.unplace(unit, record.place);
+        Some(Settled { place: record.place, tokens: self.tokens(unit) })
+    }
+
+    /// Removes all units of a candidate; returns their leases.
+    pub(super) fn withdraw(&mut self, slot: u32) -> Vec<LeaseId> {
+        let mut leases = Vec::new();
+        for sample in 0..self.sample_tokens.len() as u32 {
+            if let Some(Settled { place: Place::Leased(lease), .. }) = self.settle(UnitKey { slot, sample }) {
+                leases.push(lease);
+            }
+        }
+        leases
+    }
+
+    /// Lets a unit wait again, before all others or after them.
+    pub(super) fn put_back(&mut self, unit: UnitKey, in_front: bool) {
+        if !self.move_to(unit, Place::Ready) {
+            return;
+        }
+        if in_front {
+            self.ready.push_front(unit);
+        } else {
+            self.ready.push_back(unit);
+        }
+    }
+
+    /// Notes that the evaluation failed on this lease; returns on how many it has.
+    pub(super) fn evaluation_failed(&mut self, unit: UnitKey, lease: LeaseId) -> usize {
+        self.units.get_mut(&unit).map_or(0, |record| {
+            record.failed_leases.push(lease);
+            record.failed_leases.len()
+        })
+    }
+
+    /// Lets a unit wait again whose worker fell silent; returns how often it was leased, and how often this happened.
+    pub(super) fn lease_expired(&mut self, unit: UnitKey) -> (u32, u32) {
+        self.put_back(unit, true);
+        self.units.get_mut(&unit).map_or((0, 0), |record| {
+            record.expiries += 1;
+            (record.attempts, record.expiries)
+        })
+    }
+
+    /// Lets a unit wait for some time, which doubles every time.
+    pub(super) fn delay(&mut self, unit: UnitKey, now: Duration, options: &SchedulerOptions) {
+        let (first, longest) = options.retry;
+        let Some(record) = self.units.get_mut(&unit) else { return };
+        let wait = first.saturating_mul(1 << record.delays.min(16)).min(longest);
+        record.delays += 1;
+        let until = now + wait;
+        if self.move_to(unit, Place::Delayed(until)) {
+            self.delayed.insert((until, unit));
+        }
+    }
+
+    /// Lets delayed units wait like others once their time is over; whether there were any.
+    pub(super) fn wake(&mut self, now: Duration) -> bool {
+        let mut woken = false;
+        while let Some(&(until, unit)) = self.delayed.first().filter(|(until, _)| *until <= now) {
+            self.delayed.remove(&(until, unit));
+            self.put_back(unit, true);
+            woken = true;
+        }
+        woken
+    }
+
+    /// Waiting units with their positions.
+    fn live(&self) -> impl Iterator<Item = (usize, UnitKey)> + '_ {
+        let ready = self.ready.iter().enumerate();
+        ready.filter(|(_, unit)| is_ready(&self.units, unit)).map(|(position, unit)| (position, *unit))
+    }
+
+    /// Changes the place of a unit; its tokens are given back when it had been leased.
+    fn move_to(&mut self, unit: UnitKey, place: Place) -> bool {
+        let Some(record) = self.units.get_mut(&unit) else { return false };
+        let former = std::mem::replace(&mut record.place, place);
+        if let Place::Leased(_) = former {
+            self.served = self.served.saturating_sub(u64::from(self.tokens(unit)));
+        }
+        self.unplace(unit, former);
+        true
+    }
+
+    fn unplace(&mut self, unit: UnitKey, place: Place) {
+        match place {
+            // It is skipped when it comes up.
+            Place::Ready => {}
+            Place::Delayed(until) => {
+                self.delayed.remove(&(until, unit));
+            }
+            Place::Leased(lease) => {
+                self.leased.remove(&lease);
+            }
+        }
+    }
+}
+
+fn is_ready(units: &HashMap<UnitKey, UnitRecord>, unit: &UnitKey) -> bool {
+    units.get(unit).is_some_and(|record| record.place == Place::Ready)
+}
+
+// === impl UnitRecord ===
+
+impl UnitRecord {
+    fn new() -> Self {
+        Self {
+            place: Place::Ready,
+            last_failure: None,
+            failed_leases: Vec::new(),
+            attempts: 0,
+            expiries: 0,
+            delays: 0,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Why nothing happens to a job.
+
+use super::queue::JobQueue;
+use super::workers::Worker;
+use std::fmt;
+
+/// What a job waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// For any worker.
+    NoWorker,
+    /// For a worker that can take its units.
+    NoneAble {
+        /// Workers that are connected.
+        connected: usize,
+        /// How many of them do not have the model.
+        without_model: usize,
+        /// Tokens that the others can hold at most.
+        largest: Option<u64>,
+        /// Tokens that it takes.
+        needed: u32,
+    },
+    /// For a sample that workers could not fetch.
+    Retry {
+        /// Units that wait.
+        units: usize,
+        /// What the last worker said.
+        reason: String,
+    },
+}
+
+/// What a job waits for; `None` while something of it is leased or can be.
+pub(super) fn reason<'a>(queue: &JobQueue, workers: impl Iterator<Item = &'a Worker>) -> Option<Waiting> {
+    if queue.paused || queue.leased().next().is_some() {
+        return None;
+    }
+    if let Some((units, reason)) = queue.only_delayed() {
+        return Some(Waiting::Retry { units, reason: reason.to_owned() });
+    }
+    let needed = queue.smallest_ready()?;
+    let (mut connected, mut without_model, mut largest) = (0, 0, None);
+    for worker in workers {
+        connected += 1;
+        match worker.max_tokens(&queue.model) {
+            0 => without_model += 1,
+            holds if holds >= u64::from(needed) => return None,
+            holds => largest = largest.max(Some(holds)),
+        }
+    }
+    if connected == 0 {
+        return Some(Waiting::NoWorker);
+    }
+    Some(Waiting::NoneAble { connected, without_model, largest, needed })
+}
+
+// === impl Waiting ===
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoWorker => {
+                f.write_str("waiting for a worker: none is connected; start ropewalk-worker --coordinator URL")
+            }
+            Self::NoneAble { connected, without_model, largest, needed } => {
+                write!(f, "waiting for a worker that can take it: of {connected} connected")?;
+                if *without_model > 0 {
+                    write!(f, ", {without_model} without the job's model (--model-root)")?;
+                }
+                if let Some(largest) = largest {
+                    write!(f, ", the others hold at most {largest} of {needed} tokens")?;
+                }
+                Ok(())
+            }
+            Self::Retry { units, reason } => {
+                write!(f, "{units} units wait to be tried again, their sample could not be fetched: {reason}")
+            }
+        }
+    }
+}

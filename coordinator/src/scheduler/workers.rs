@@ -1,0 +1,183 @@
+//! The workers: what they can do, what they did, when they were last heard from.
+
+use super::{Grant, SchedulerOptions, UnknownWorker};
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::work::{LeaseRequest, WorkerId, WorkerProfile};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+/// Most workers known at a time.
+const MAX_WORKERS: usize = 10_000;
+/// Most units in the hands of one worker.
+pub(super) const MAX_LEASED: u32 = 4096;
+/// A silent worker is forgotten after this long.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
+/// Weight of the newest result in a worker's speed.
+const SPEED_WEIGHT: f64 = 0.2;
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its identity.
+    pub id: WorkerId,
+    /// What it says of itself.
+    pub profile: WorkerProfile,
+    /// When it was last heard from.
+    pub last_seen: Duration,
+    /// Units it holds.
+    pub leased: u32,
+    /// Results it brought.
+    pub results: u64,
+    /// Failures it reported.
+    pub failures: u64,
+    /// Tokens per second over its recent results; 0 before the first.
+    pub tokens_per_second: f64,
+    /// Models it says it does not have.
+    missing: HashSet<Fingerprint>,
+    /// What it turned out to hold of a model, in tokens; 0 when it cannot evaluate it at all.
+    limits: HashMap<Fingerprint, u64>,
+    last_request: Option<(u64, Vec<Grant>)>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Workers {
+    epoch: u32,
+    registered: u64,
+    by_id: HashMap<WorkerId, Worker>,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// The longest sequence of a model that this worker can evaluate; 0 when it does not have the model.
+    pub fn max_tokens(&self, model: &Fingerprint) -> u64 {
+        if self.missing.contains(model) {
+            return 0;
+        }
+        self.limits.get(model).copied().unwrap_or(u64::MAX).min(self.profile.max_tokens)
+    }
+
+    pub(super) fn note_models(&mut self, request: &LeaseRequest) {
+        self.missing.clear();
+        self.missing.extend(&request.missing);
+    }
+
+    /// What was leased for a request that came before; nothing for one that is older still.
+    pub(super) fn answered(&self, request: u64) -> Option<&[Grant]> {
+        match &self.last_request {
+            Some((last, grants)) if *last == request => Some(grants),
+            Some((last, _)) if *last > request => Some(&[]),
+            _ => None,
+        }
+    }
+
+    /// Remembers what was leased. A request that got nothing may be asked again and get something.
+    pub(super) fn remember(&mut self, request: u64, grants: &[Grant]) {
+        if !grants.is_empty() {
+            self.last_request = Some((request, grants.to_vec()));
+        }
+    }
+}
+
+// === impl Workers ===
+
+impl Workers {
+    pub(super) fn new(epoch: u32) -> Self {
+        Self { epoch, registered: 0, by_id: HashMap::new() }
+    }
+
+    /// All that are known.
+    pub fn iter(&self) -> impl Iterator<Item = &Worker> {
+        self.by_id.values()
+    }
+
+    /// Those heard from within the time that leases last.
+    pub fn connected(&self, now: Duration, lease: Duration) -> impl Iterator<Item = &Worker> {
+        self.iter().filter(move |worker| now.saturating_sub(worker.last_seen) <= lease)
+    }
+
+    /// One of them.
+    pub fn get(&self, id: &WorkerId) -> Option<&Worker> {
+        self.by_id.get(id)
+    }
+
+    pub(super) fn register(
+        &mut self,
+        now: Duration,
+        profile: WorkerProfile,
+        options: &SchedulerOptions,
+    ) -> Option<WorkerId> {
+        if self.by_id.len() >= MAX_WORKERS {
+            self.by_id.retain(|_, worker| worker.leased > 0 || now.saturating_sub(worker.last_seen) <= options.lease);
+        }
+        if self.by_id.len() >= MAX_WORKERS {
+            return None;
+        }
+        self.registered += 1;
+        let id = WorkerId::numbered(self.epoch, self.registered);
+        let worker = Worker {
+            id: id.clone(),
+            profile,
+            last_seen: now,
+            leased: 0,
+            results: 0,
+            failures: 0,
+            tokens_per_second: 0.0,
+            missing: HashSet::new(),
+            limits: HashMap::new(),
+            last_request: None,
+        };
+        self.by_id.insert(id.clone(), worker);
+        Some(id)
+    }
+
+    /// Notes that a worker was heard from.
+    pub(super) fn touch(&mut self, now: Duration, id: &WorkerId) -> Result<&mut Worker, UnknownWorker> {
+        let worker = self.by_id.get_mut(id).ok_or_else(|| UnknownWorker(id.clone()))?;
+        worker.last_seen = worker.last_seen.max(now);
+        Ok(worker)
+    }
+
+    pub(super) fn leased(&mut self, id: &WorkerId, units: u32) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.leased += units;
+        }
+    }
+
+    pub(super) fn unleased(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.leased = worker.leased.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn result(&mut self, now: Duration, id: &WorkerId, tokens: u32, seconds: f64) {
+        let Ok(worker) = self.touch(now, id) else { return };
+        worker.results += 1;
+        if seconds > 0.0 {
+            let speed = f64::from(tokens) / seconds;
+            let former = worker.tokens_per_second;
+            worker.tokens_per_second =
+                if former == 0.0 { speed } else { former + SPEED_WEIGHT * (speed - former) };
+        }
+    }
+
+    pub(super) fn failure(&mut self, now: Duration, id: &WorkerId) {
+        if let Ok(worker) = self.touch(now, id) {
+            worker.failures += 1;
+        }
+    }
+
+    /// Notes that a worker holds at most this many tokens of a model; whether that is news.
+    pub(super) fn limit(&mut self, id: &WorkerId, model: Fingerprint, tokens: u64) -> bool {
+        let Some(worker) = self.by_id.get_mut(id) else { return false };
+        let limit = worker.limits.entry(model).or_insert(u64::MAX);
+        let is_news = tokens < *limit;
+        *limit = tokens.min(*limit);
+        is_news
+    }
+
+    pub(super) fn forget(&mut self, now: Duration) {
+        self.by_id.retain(|_, worker| worker.leased > 0 || now.saturating_sub(worker.last_seen) <= FORGET_AFTER);
+    }
+}

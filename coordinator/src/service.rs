@@ -1,0 +1,201 @@
+//! The gRPC services of the coordinator, and the server that carries them.
+//!
+//! [`serve`] is the whole coordinator: `ropewalk serve` runs it on a machine's address, and `ropewalk search` on a
+//! free port of the loopback interface.
+
+mod access;
+mod clients;
+mod error;
+mod samples;
+mod watch;
+mod workers;
+
+pub use error::ServeError;
+
+use crate::engine::{Engine, EngineThreads, Stopped};
+use crate::scheduler::SchedulerOptions;
+use crate::store::Store;
+use access::admit;
+use clients::Clients;
+use ropewalk_shared::wire::DESCRIPTORS;
+use ropewalk_shared::wire::pb::ropewalk_server::RopewalkServer;
+use ropewalk_shared::wire::pb::work_server::WorkServer;
+use samples::Transfers;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch as channel;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+use workers::Workers;
+
+/// Largest message that is accepted. A specification with a large config.json and a full batch of reports fit.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+/// How long open connections may take to end once the coordinator is stopping.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A peer that does not answer to pings for this long is cut off.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// How a coordinator serves.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// How long a lease lasts after it was given or renewed: what a worker that dies costs.
+    pub lease: Duration,
+}
+
+/// A running coordinator. It runs until the shutdown it was given completes, even when this is dropped.
+#[derive(Debug)]
+pub struct Serving {
+    address: SocketAddr,
+    ended: tokio::task::JoinHandle<Result<(), ServeError>>,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(60) }
+    }
+}
+
+/// Opens the store, binds the address and serves until `shutdown` completes.
+///
+/// Returns once calls are accepted; `127.0.0.1:0` binds a free port, which [`Serving::address`] tells.
+///
+/// # Errors
+/// [`ServeError`] when the store cannot be opened or the address cannot be bound.
+pub async fn serve(
+    listen: &str,
+    store: &Path,
+    options: ServeOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Serving, ServeError> {
+    let listener = bind(listen).await?;
+    let address = listener.local_addr().map_err(|error| bind_error(listen, &error))?;
+    let scheduler = SchedulerOptions { lease: options.lease, ..SchedulerOptions::default() };
+    let (engine, threads) = start_engine(store.to_owned(), scheduler).await?;
+    let ended = tokio::spawn(run(listener, engine, threads, shutdown));
+    Ok(Serving { address, ended })
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// The bound address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address as clients and workers on this machine write it.
+    pub fn url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            // Bound to every address of the machine, which is none to connect to.
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{address}")
+    }
+
+    /// Waits until the coordinator has stopped, everything is flushed and the store is free.
+    ///
+    /// # Errors
+    /// [`ServeError`] when it stopped for another reason than the shutdown.
+    pub async fn finished(self) -> Result<(), ServeError> {
+        self.ended.await.unwrap_or_else(|error| Err(ServeError::Server(error.to_string())))
+    }
+}
+
+async fn bind(listen: &str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(listen).await.map_err(|error| bind_error(listen, &error))
+}
+
+fn bind_error(listen: &str, error: &std::io::Error) -> ServeError {
+    let address = listen.to_owned();
+    match error.kind() {
+        ErrorKind::AddrInUse => ServeError::PortInUse { address },
+        _ => ServeError::Bind { address, reason: error.to_string() },
+    }
+}
+
+/// Opening a store reads it through, which is no work for a thread that serves.
+async fn start_engine(path: PathBuf, options: SchedulerOptions) -> Result<(Engine, EngineThreads), ServeError> {
+    let started = tokio::task::spawn_blocking(move || {
+        let store = Store::open(&path)?;
+        Engine::start(Arc::new(store), options)
+    });
+    Ok(started.await.map_err(|error| ServeError::Server(error.to_string()))??)
+}
+
+async fn run(
+    listener: TcpListener,
+    engine: Engine,
+    threads: EngineThreads,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let (close, closing) = channel::channel(false);
+    let router = router(&engine, &closing).await?;
+    let stopped = engine.clone();
+    let signal = async move {
+        tokio::select! {
+            () = shutdown => tracing::info!("stopping"),
+            reason = stopped.stopped() => tracing::error!(?reason, "the engine has stopped"),
+        }
+        // Streams and waiting requests end now; other calls are answered.
+        close.send_replace(true);
+    };
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = {
+        let server = router.serve_with_incoming_shutdown(incoming, signal);
+        let mut closing = closing;
+        let deadline = async move {
+            raised(&mut closing).await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            served = server => served,
+            () = deadline => Ok(()),
+        }
+    };
+    engine.stop().await;
+    threads.join().await;
+    match engine.stopped().await {
+        Stopped::Store(error) => Err(error.into()),
+        Stopped::Panicked(message) => Err(ServeError::Server(message)),
+        Stopped::Asked => served.map_err(|error| ServeError::Server(error.to_string())),
+    }
+}
+
+/// Completes when the coordinator is stopping.
+async fn raised(closing: &mut channel::Receiver<bool>) {
+    // Whoever raises the flag lives until everything has ended; if not, this is the end as well.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+async fn router(engine: &Engine, closing: &channel::Receiver<bool>) -> Result<Router, ServeError> {
+    let transfers = Transfers::new(engine.store().clone());
+    let (engine, closing) = (engine.clone(), closing.clone());
+    let clients = Clients { engine: engine.clone(), transfers: transfers.clone(), closing: closing.clone() };
+    let workers = Workers { engine, transfers, closing };
+    let clients = RopewalkServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let workers = WorkServer::new(workers).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<RopewalkServer<Clients>>().await;
+    health.set_serving::<WorkServer<Workers>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| ServeError::Server(error.to_string()))?;
+    Ok(Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(InterceptedService::new(clients, admit))
+        .add_service(InterceptedService::new(workers, admit)))
+}

@@ -1,0 +1,76 @@
+//! What keeps a coordinator from serving, and what its errors are in gRPC.
+
+use crate::engine::EngineError;
+use crate::store::StoreError;
+use ropewalk_shared::wire::{InvalidField, InvalidTransfer};
+use tonic::{Code, Status};
+
+/// A coordinator that could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Something listens there already.
+    #[error("the address {address} is in use: stop what runs there, or choose another one with --listen")]
+    PortInUse {
+        /// The address.
+        address: String,
+    },
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {reason}; give an address of this machine with --listen, for example 127.0.0.1:7311")]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The store cannot be opened, or has failed since.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server broke.
+    #[error("the server has stopped: {0}; start the coordinator again, everything acknowledged is kept")]
+    Server(String),
+}
+
+// === conversions to Status ===
+
+/// For `map_err`: the one map from the engine's errors to gRPC.
+pub(super) fn refused(error: EngineError) -> Status {
+    let code = match &error {
+        EngineError::InvalidJob(_) | EngineError::ShortSample { .. } | EngineError::TooManyUnits { .. } => {
+            Code::InvalidArgument
+        }
+        EngineError::UnknownJob(_) | EngineError::UnknownWorker(_) => Code::NotFound,
+        EngineError::MissingSamples { .. }
+        | EngineError::AmbiguousJob { .. }
+        | EngineError::WrongState { .. }
+        | EngineError::NoResult(_) => Code::FailedPrecondition,
+        EngineError::TooManyWorkers => Code::ResourceExhausted,
+        EngineError::Store(error) => store_code(error),
+        EngineError::Stopping => Code::Unavailable,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// For `map_err`: a failure of the store outside of the engine.
+pub(super) fn store_failed(error: StoreError) -> Status {
+    Status::new(store_code(&error), error.to_string())
+}
+
+fn store_code(error: &StoreError) -> Code {
+    match error {
+        // Whoever asks again later may find it repaired.
+        StoreError::Full { .. } | StoreError::Io { .. } | StoreError::Locked { .. } => Code::Unavailable,
+        StoreError::Version { .. } | StoreError::NotAStore { .. } => Code::FailedPrecondition,
+        StoreError::Corrupt { .. } => Code::DataLoss,
+    }
+}
+
+/// For `map_err`: a message that cannot be accepted.
+pub(super) fn invalid(error: InvalidField) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// For `map_err`: a sample that did not arrive as announced.
+pub(super) fn invalid_transfer(error: InvalidTransfer) -> Status {
+    Status::invalid_argument(error.to_string())
+}

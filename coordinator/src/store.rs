@@ -1,0 +1,242 @@
+//! Everything the coordinator must not forget. The only place that knows sled.
+//!
+//! One writer, the engine, puts everything that belongs to one step into one [`Batch`], which is found again whole or
+//! not at all. [`Store::flush`] makes what was applied survive a power loss; nothing is acknowledged before.
+//!
+//! Values above 16 KiB are cut: sled keeps small values well, while large ones become files of their own that it
+//! does not synchronise.
+
+mod batch;
+mod error;
+mod keys;
+mod open;
+mod records;
+mod samples;
+mod value;
+
+pub use batch::Batch;
+pub use error::StoreError;
+pub use open::SCHEMA;
+pub use records::{ClosedGeneration, Ended, GenerationRecord, JobRecord, Stage};
+
+use crate::search::StrategyState;
+use keys::Space;
+use ropewalk_shared::event::Event;
+use ropewalk_shared::job::{JobId, JobSpec};
+use ropewalk_shared::outcome::Loss;
+use ropewalk_shared::rope::RescaleId;
+use ropewalk_shared::sample::SampleId;
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// An open store. Its folder is locked against other processes while it is open.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    /// Jobs, results, generations, events.
+    state: sled::Tree,
+    /// Token ids.
+    samples: sled::Tree,
+    db: sled::Db,
+    /// sled's own file, once more: see [`Store::flush`].
+    file: File,
+    epoch: u32,
+    /// The first failure to write. What came after it would stand on nothing, so no more is written.
+    failure: OnceLock<StoreError>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How often this store was opened: no two runs of a coordinator share one number.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Writes a batch, whole or not at all. It is durable after the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// [`StoreError`]; from then on every write fails.
+    pub fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        self.write("writing", || self.state.apply_batch(batch.into_sled()))
+    }
+
+    /// Makes everything applied so far survive the loss of power.
+    ///
+    /// # Errors
+    /// [`StoreError`]; from then on every write fails.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.write("flushing", || {
+            self.db.flush()?;
+            // sled writes the pages out, but neither the file's length nor the disk's own cache.
+            self.file.sync_data()?;
+            Ok(())
+        })
+    }
+
+    /// The failure after which nothing is written any more.
+    pub fn failure(&self) -> Option<&StoreError> {
+        self.failure.get()
+    }
+
+    /// Every job, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn jobs(&self) -> Result<Vec<(JobId, JobRecord)>, StoreError> {
+        let mut jobs = Vec::new();
+        for key in self.keys(&[Space::JobRecord as u8])? {
+            let Some(id) = keys::job_of(&key) else {
+                return Err(self.corrupt("a job record", "its key is no job id"));
+            };
+            let record = self.require("a job record", &key)?;
+            jobs.push((id, record));
+        }
+        Ok(jobs)
+    }
+
+    /// The specification a job was launched with.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn spec(&self, job: &JobId) -> Result<JobSpec, StoreError> {
+        let spec: JobSpec = self.require("a job specification", &keys::spec(job))?;
+        if spec.id() == *job { Ok(spec) } else { Err(self.corrupt("a job specification", "it is another job's")) }
+    }
+
+    /// The state of a job's search; absent before its first generation.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn strategy(&self, job: &JobId) -> Result<Option<StrategyState>, StoreError> {
+        self.record("a search state", &keys::strategy(job))
+    }
+
+    /// One generation of a job.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn generation(&self, job: &JobId, number: u32) -> Result<Option<GenerationRecord>, StoreError> {
+        self.record("a generation", &keys::generation(job, number))
+    }
+
+    /// The result of one unit.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn result(&self, job: &JobId, rescale: RescaleId, sample: SampleId) -> Result<Option<Loss>, StoreError> {
+        let bytes = self.read(|| self.state.get(keys::result(job, rescale, sample)))?;
+        let decode = |bytes: sled::IVec| value::decode_loss(&bytes).ok_or_else(|| self.corrupt("a result", "its form"));
+        bytes.map(decode).transpose()
+    }
+
+    /// How many results a job has.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn results(&self, job: &JobId) -> Result<u64, StoreError> {
+        Ok(self.keys(&keys::of_job(Space::Result, job))?.len() as u64)
+    }
+
+    /// Why a candidate failed, if it did.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn candidate_failure(&self, job: &JobId, rescale: RescaleId) -> Result<Option<String>, StoreError> {
+        self.record("a failed candidate", &keys::candidate_failure(job, rescale))
+    }
+
+    /// Events of a job from a sequence number on, up to another one, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn events(&self, job: &JobId, from: u64, to: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
+        let numbers = from..=to.min(from.saturating_add(limit as u64).saturating_sub(1));
+        numbers.map(|number| self.require("an event", &keys::event(job, number))).collect()
+    }
+
+    /// The factor file of a finished job.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn factors(&self, job: &JobId) -> Result<Option<String>, StoreError> {
+        self.record("a factor file", &keys::factors(job))
+    }
+
+    // --- access to sled ---
+
+    fn keys(&self, prefix: &[u8]) -> Result<Vec<sled::IVec>, StoreError> {
+        self.read(|| self.state.scan_prefix(prefix).keys().collect())
+    }
+
+    fn record<T: DeserializeOwned>(&self, what: &'static str, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let Some(bytes) = self.value(&self.state, what, key)? else { return Ok(None) };
+        value::decode(&bytes).map(Some).map_err(|reason| self.corrupt(what, reason))
+    }
+
+    fn require<T: DeserializeOwned>(&self, what: &'static str, key: &[u8]) -> Result<T, StoreError> {
+        self.record(what, key)?.ok_or_else(|| self.corrupt(what, "it is missing"))
+    }
+
+    /// A value, put together where it was cut.
+    fn value(&self, tree: &sled::Tree, what: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(head) = self.read(|| tree.get(key))? else { return Ok(None) };
+        let head = value::Head::parse(&head).ok_or_else(|| self.corrupt(what, "its form"))?;
+        let length = match head {
+            value::Head::Whole(bytes) => return Ok(Some(bytes.to_vec())),
+            value::Head::Cut { length } => length,
+        };
+        let mut bytes = Vec::new();
+        for index in 0..value::parts(length) {
+            let part = self.read(|| tree.get(keys::part(key, index)))?;
+            bytes.extend_from_slice(&part.ok_or_else(|| self.corrupt(what, "a part of it is missing"))?);
+        }
+        if bytes.len() == length { Ok(Some(bytes)) } else { Err(self.corrupt(what, "a part of it has another length")) }
+    }
+
+    fn corrupt(&self, what: &'static str, reason: impl ToString) -> StoreError {
+        StoreError::Corrupt { path: self.path.clone(), what, reason: reason.to_string() }
+    }
+
+    fn read<T>(&self, action: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+        guarded(&self.path, "reading", action)
+    }
+
+    fn write<T>(&self, doing: &'static str, action: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        guarded(&self.path, doing, action).inspect_err(|error| {
+            // Another thread may have failed first; then its failure is the one that is kept.
+            let _ = self.failure.set(error.clone());
+        })
+    }
+}
+
+/// Runs something of sled's, whose panics are errors like others: it asserts what a damaged file can break.
+fn guarded<T>(
+    path: &Path,
+    doing: &'static str,
+    action: impl FnOnce() -> sled::Result<T>,
+) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(action)) {
+        Ok(result) => result.map_err(|error| StoreError::of_sled(path, doing, error)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let reason = text.unwrap_or_else(|| "sled gave up".into());
+            Err(StoreError::Corrupt { path: path.to_owned(), what: "the database", reason })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! What is stored of a job, where it differs from the domain's own types.
+
+use crate::search::{GenerationSummary, Score};
+use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::status::JobStatus;
+use serde::{Deserialize, Serialize};
+
+/// Where a job stands, beside its specification and its search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// What is being evaluated.
+    pub stage: Stage,
+    /// Whether units are held back.
+    pub paused: bool,
+    /// Why nothing more happens, if so.
+    pub ended: Option<Ended>,
+    /// When it was launched, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it ended.
+    pub finished_ms: Option<u64>,
+    /// How long it has been running, pauses and stops of the coordinator left out.
+    pub active_ms: u64,
+    /// Number of its last event.
+    pub last_sequence: u64,
+    /// How it stood when it ended, so that ended jobs need not be brought to life to be listed.
+    pub final_status: Option<JobStatus>,
+}
+
+/// What is being evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Generations, until the strategy or the time budget ends them.
+    Search,
+    /// The winner and the baselines.
+    Report,
+}
+
+/// Why nothing more happens to a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// The report is complete.
+    Done,
+    /// Ended by its owner.
+    Cancelled,
+    /// For this reason.
+    Failed(String),
+}
+
+/// One generation: what was asked and, once it is closed, what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationRecord {
+    /// In the order in which they were asked.
+    pub candidates: Vec<Candidate>,
+    /// Absent while it is open.
+    pub closed: Option<ClosedGeneration>,
+}
+
+/// What came of a generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedGeneration {
+    /// In the order of the candidates.
+    pub scores: Vec<Score>,
+    /// Counts and ranks.
+    pub summary: GenerationSummary,
+}
+
+// === impl JobRecord ===
+
+impl JobRecord {
+    /// The record of a job that begins.
+    pub fn new(created_ms: u64) -> Self {
+        Self {
+            stage: Stage::Search,
+            paused: false,
+            ended: None,
+            created_ms,
+            finished_ms: None,
+            active_ms: 0,
+            last_sequence: 0,
+            final_status: None,
+        }
+    }
+}

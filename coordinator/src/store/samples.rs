@@ -1,0 +1,61 @@
+//! Samples: token ids under their content address, cut into parts, checked whenever they are read.
+
+use super::{Store, StoreError, keys, value};
+use ropewalk_shared::sample::{Sample, SampleId};
+use value::{Head, PART_BYTES};
+
+/// Parts written in one go.
+const PARTS_PER_BATCH: usize = 64;
+
+impl Store {
+    /// Stores a sample durably; storing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn put_sample(&self, id: SampleId, sample: &Sample) -> Result<(), StoreError> {
+        if self.sample_tokens(id)?.is_some() {
+            return Ok(());
+        }
+        let key = id.as_bytes();
+        for (batch_index, tokens) in sample.tokens().chunks(PARTS_PER_BATCH * PART_BYTES / 4).enumerate() {
+            let mut batch = sled::Batch::default();
+            for (index, part) in tokens.chunks(PART_BYTES / 4).enumerate() {
+                let index = (batch_index * PARTS_PER_BATCH + index) as u32;
+                let bytes: Vec<u8> = part.iter().flat_map(|token| token.to_le_bytes()).collect();
+                batch.insert(keys::part(key, index), bytes);
+            }
+            self.write("writing", || self.samples.apply_batch(batch))?;
+        }
+        // The head comes last: a sample without it was never completed, and its parts are written again.
+        let head = Head::Cut { length: sample.tokens().len() * 4 };
+        self.write("writing", || self.samples.insert(key, head.to_bytes()))?;
+        self.flush()
+    }
+
+    /// The length of a sample, if it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn sample_tokens(&self, id: SampleId) -> Result<Option<usize>, StoreError> {
+        match self.read(|| self.samples.get(id.as_bytes()))?.as_deref().map(Head::parse) {
+            None => Ok(None),
+            Some(Some(Head::Cut { length })) => Ok(Some(length / 4)),
+            Some(Some(Head::Whole(_)) | None) => Err(self.corrupt("a sample", "its form")),
+        }
+    }
+
+    /// A sample, if it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the tokens are not those that the address names.
+    pub fn sample(&self, id: SampleId) -> Result<Option<Sample>, StoreError> {
+        let Some(bytes) = self.value(&self.samples, "a sample", id.as_bytes())? else { return Ok(None) };
+        let tokens = bytes.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
+        let sample = Sample::new(tokens).map_err(|error| self.corrupt("a sample", error))?;
+        if sample.id() == id {
+            Ok(Some(sample))
+        } else {
+            Err(self.corrupt("a sample", format!("the tokens stored for {id} have another address; upload it again to a new store")))
+        }
+    }
+}

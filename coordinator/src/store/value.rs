@@ -1,0 +1,79 @@
+//! How values are written: a mark, then the bytes or how many of them lie in parts.
+//!
+//! Records are JSON behind a version byte; results are numbers of fixed size.
+
+use ropewalk_shared::outcome::Loss;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Longest value that is kept in one piece, and length of the parts of others.
+pub(super) const PART_BYTES: usize = 16 << 10;
+/// Longest value there is: a sample of the greatest length.
+const MAX_BYTES: usize = 128 << 20;
+const WHOLE: u8 = 1;
+const CUT: u8 = 2;
+/// Version of the records. A new one is added beside it, with the conversion from this one.
+const RECORD: u8 = 1;
+
+/// What stands under a value's own key.
+pub(super) enum Head<'a> {
+    Whole(&'a [u8]),
+    Cut { length: usize },
+}
+
+// === impl Head ===
+
+impl<'a> Head<'a> {
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        match bytes {
+            [WHOLE, rest @ ..] => Some(Self::Whole(rest)),
+            [CUT, rest @ ..] => {
+                let length = u32::from_le_bytes(rest.try_into().ok()?) as usize;
+                (length <= MAX_BYTES).then_some(Self::Cut { length })
+            }
+            _ => None,
+        }
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Whole(bytes) => [&[WHOLE], *bytes].concat(),
+            Self::Cut { length } => [&[CUT], (*length as u32).to_le_bytes().as_slice()].concat(),
+        }
+    }
+}
+
+/// Number of parts of a value that was cut.
+pub(super) fn parts(length: usize) -> u32 {
+    length.div_ceil(PART_BYTES) as u32
+}
+
+pub(super) fn encode(record: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![RECORD];
+    // Records have text keys and write into memory: JSON cannot fail. A reader would find the record damaged.
+    let _ = serde_json::to_writer(&mut bytes, record);
+    bytes
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bytes {
+        [RECORD, json @ ..] => serde_json::from_slice(json).map_err(|error| error.to_string()),
+        [version, ..] => Err(format!("it has version {version}, this program reads version {RECORD}")),
+        [] => Err("it is empty".into()),
+    }
+}
+
+pub(super) fn encode_loss(loss: Loss) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&loss.nll_sum.to_le_bytes());
+    bytes[8..].copy_from_slice(&loss.tokens.to_le_bytes());
+    bytes
+}
+
+pub(super) fn decode_loss(bytes: &[u8]) -> Option<Loss> {
+    let (sum, tokens) = bytes.split_at_checked(8)?;
+    Some(Loss {
+        nll_sum: f64::from_le_bytes(sum.try_into().ok()?),
+        tokens: u64::from_le_bytes(tokens.try_into().ok()?),
+    })
+}
