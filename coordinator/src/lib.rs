@@ -1,1 +1,22 @@
-//! Searches rescale factors.
+//! Searches RoPE rescale factors: strategies, scheduler, store and gRPC services of the coordinator, and the
+//! `ropewalk` command over them.
+//!
+//! ```text
+//! cli -> client -> service -> engine -> search (what to evaluate)
+//!                                    -> scheduler (who evaluates it)
+//!                                    -> store (what is known)
+//! ```
+//!
+//! [`documents`] turns texts into samples before a job is launched; [`export`] and [`report`] turn its result into what
+//! engines load and people read.
+
+pub mod cli;
+pub mod client;
+pub mod documents;
+pub mod engine;
+pub mod export;
+pub mod report;
+pub mod scheduler;
+pub mod search;
+pub mod service;
+pub mod store;

@@ -1,0 +1,127 @@
+//! The command line: one file a command, and what commands share.
+//!
+//! Data goes to standard output; progress, hints and errors to standard error. Exit status: 0 done, 1 the work
+//! failed, 2 wrong usage or input.
+
+pub mod failure;
+pub mod output;
+
+mod compare;
+mod control;
+#[cfg(feature = "local")]
+mod eval;
+mod export;
+mod factors;
+mod jobs;
+mod launch;
+#[cfg(feature = "local")]
+mod local;
+mod logging;
+mod options;
+mod prepare;
+mod progress;
+#[cfg(feature = "local")]
+mod quickstart;
+#[cfg(feature = "local")]
+mod results;
+#[cfg(feature = "local")]
+mod search;
+mod serve;
+mod status;
+mod watch;
+mod workers;
+
+use clap::{Parser, Subcommand};
+use failure::{Failure, Outcome};
+
+/// Stretch the context window of a language model: search the RoPE rescale factors that keep its perplexity low.
+#[derive(Debug, Parser)]
+#[command(name = "ropewalk", version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "New here? `ropewalk quickstart` searches factors for a bundled model in a few minutes.")]
+pub struct Cli {
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub logging: logging::LoggingArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Search factors for the bundled model: 256 to 2,048 tokens in a few minutes
+    #[cfg(feature = "local")]
+    Quickstart(quickstart::QuickstartArgs),
+    /// Search factors for a model on this machine, in one process
+    #[cfg(feature = "local")]
+    Search(search::SearchCommand),
+    /// Run a coordinator for workers on other machines
+    Serve(serve::ServeArgs),
+    /// Start a search on a coordinator
+    Launch(launch::LaunchArgs),
+    /// List the jobs of a coordinator
+    Jobs(jobs::JobsArgs),
+    /// Show how a job stands, and what it waits for
+    Status(status::StatusArgs),
+    /// Follow a job until it ends
+    Watch(watch::WatchArgs),
+    /// Lease no more work of a job until it is resumed
+    Pause(control::PauseArgs),
+    /// Go on with a paused job
+    Resume(control::ResumeArgs),
+    /// End a job; what was evaluated stays stored
+    Cancel(control::CancelArgs),
+    /// List the workers of a coordinator
+    Workers(workers::WorkersArgs),
+    /// Write the factors of a job or factor file in the form an engine loads
+    Export(export::ExportArgs),
+    /// Measure a model's perplexity under given factors
+    #[cfg(feature = "local")]
+    Eval(eval::EvalArgs),
+}
+
+/// Runs a parsed command to its end.
+///
+/// # Errors
+/// The failure that the user is to be told, with its exit status.
+pub fn run(cli: Cli) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::work(anyhow::Error::new(e).context("cannot start the runtime")))?;
+    let outcome = runtime.block_on(dispatch(cli.command));
+    // An evaluation in progress must not keep a finished command alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    outcome
+}
+
+async fn dispatch(command: Command) -> Outcome {
+    match command {
+        #[cfg(feature = "local")]
+        Command::Quickstart(args) => quickstart::run(args).await,
+        #[cfg(feature = "local")]
+        Command::Search(args) => search::run(args).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Launch(args) => launch::run(args).await,
+        Command::Jobs(args) => jobs::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Pause(args) => control::pause(args).await,
+        Command::Resume(args) => control::resume(args).await,
+        Command::Cancel(args) => control::cancel(args).await,
+        Command::Workers(args) => workers::run(args).await,
+        Command::Export(args) => export::run(args).await,
+        #[cfg(feature = "local")]
+        Command::Eval(args) => eval::run(args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

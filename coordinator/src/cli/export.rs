@@ -1,0 +1,183 @@
+//! `ropewalk export`: factors in the form an engine loads.
+
+use super::factors::read_file;
+use super::failure::{Failure, OrFail as _, Outcome};
+use super::options::{CoordinatorArgs, tokens};
+use super::output::{self, note};
+use super::prepare::ModelFolder;
+use crate::client::Client;
+use crate::export::{DroppedStartTokens, Export, Format, HfOptions, ShortSet, csv, hf, json, read_factors};
+use anyhow::Context as _;
+use clap::Args;
+use ropewalk_shared::factor_file::{FactorFile, WITHOUT_START_TOKENS};
+use ropewalk_shared::model_description::ModelDescription;
+use std::path::{Path, PathBuf};
+
+/// Write the factors of a job or factor file in the form an engine loads.
+///
+/// Formats: json is the factor file; hf a patch of config.json for transformers, vLLM and SGLang; csv one factor a line, as
+/// the LongRoPE authors' code reads them. How to use the result is printed to standard error.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// A job's id (or a beginning of it), or a factor file
+    #[arg(value_name = "JOB|FILE")]
+    what: String,
+
+    /// Form of the export: json, hf or csv
+    #[arg(long, default_value = "json")]
+    format: Format,
+
+    /// File to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Folder of the model, for format hf from a factor file: its config.json is what is patched
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// Write the whole patched config.json instead of the patch (format hf)
+    #[arg(long)]
+    whole: bool,
+
+    /// Factors for windows up to the original length (format hf): same as the long ones, ones, or a factor file
+    #[arg(long, value_name = "same|ones|FILE")]
+    short: Option<String>,
+
+    /// Export without the starting tokens of the search, which no engine can leave alone
+    #[arg(long)]
+    drop_start_tokens: bool,
+
+    /// The window, where the factor file does not say it
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    target_length: Option<u32>,
+
+    /// Allow a form that only transformers 5 reads, where there is no common one
+    #[arg(long)]
+    hf5_only: bool,
+
+    #[command(flatten)]
+    coordinator: CoordinatorArgs,
+}
+
+/// Factors, and the config.json they are for where that is known.
+struct Subject {
+    file: FactorFile,
+    /// The text of the factor file, which is passed on as it is.
+    text: Option<String>,
+    config_json: Option<String>,
+}
+
+pub(super) async fn run(args: ExportArgs) -> Outcome {
+    let subject = args.subject().await?;
+    let export = args.export(subject)?;
+    for hint in &export.notes {
+        note(hint);
+    }
+    match &args.out {
+        None => output::line(export.content.trim_end()),
+        Some(path) => write(path, &export.content),
+    }
+}
+
+/// Writes a file whole or not at all: beside its place first, then moved there.
+pub(super) fn write(path: &Path, content: &str) -> Outcome {
+    let result = || -> std::io::Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        let part = folder.join(name);
+        std::fs::write(&part, content)?;
+        std::fs::rename(&part, path).inspect_err(|_| drop(std::fs::remove_file(&part)))
+    };
+    result().with_context(|| format!("cannot write {}", path.display())).or_work()
+}
+
+// === impl ExportArgs ===
+
+impl ExportArgs {
+    async fn subject(&self) -> Result<Subject, Failure> {
+        let model = self.model.as_deref().map(ModelFolder::open).transpose()?;
+        let path = Path::new(&self.what);
+        if path.is_file() {
+            let pairs = model.as_ref().map(|model| model.description.geometry.pairs());
+            let read = read_factors(path, pairs).or_input()?;
+            read.notices.iter().for_each(|notice| note(format!("{}: {notice}", self.what)));
+            return Ok(Subject { file: read.file, text: None, config_json: model.map(|model| model.config_json) });
+        }
+        if self.what.contains(['/', '\\']) || self.what.ends_with(".json") || self.what.ends_with(".csv") {
+            return Err(Failure::input_message(format!("{}: no such factor file", self.what)));
+        }
+        let client = Client::connect(&self.coordinator.coordinator).await.or_work()?;
+        let result = client.result(&self.what).await.or_work()?;
+        if !result.complete {
+            note("the job is not done: these are the best factors so far");
+        }
+        let config_json = model.map_or(result.config_json, |model| model.config_json);
+        Ok(Subject { file: result.factors, text: Some(result.factors_json), config_json: Some(config_json) })
+    }
+
+    fn export(&self, subject: Subject) -> Result<Export, Failure> {
+        let Subject { file, text, config_json } = subject;
+        let dropped = if self.drop_start_tokens { Some(dropped(&file)?) } else { None };
+        let dropped = dropped.filter(|dropped| dropped.start_tokens > 0);
+        match self.format {
+            Format::Csv => csv::export(&file, dropped.as_ref()).or_input(),
+            Format::Json => match (text, dropped) {
+                (Some(content), None) => Ok(Export { content, notes: Vec::new() }),
+                (_, dropped) => json::export(&file, dropped.as_ref()).or_input(),
+            },
+            Format::Hf => {
+                let config_json = config_json.ok_or_else(|| {
+                    Failure::input_message("format hf patches a config.json: name the model's folder with --model DIR")
+                })?;
+                let options = HfOptions {
+                    short: self.short_set(&config_json)?,
+                    target_length: self.target_length,
+                    dropped,
+                    hf5_only: self.hf5_only,
+                };
+                let mut export = hf::export(&file, &config_json, &options).or_input()?;
+                if self.whole {
+                    export.content = hf::apply(&config_json, &export.content).or_input()?;
+                }
+                Ok(export)
+            }
+        }
+    }
+
+    fn short_set(&self, config_json: &str) -> Result<Option<ShortSet>, Failure> {
+        match self.short.as_deref() {
+            None => Ok(None),
+            Some("same") => Ok(Some(ShortSet::Same)),
+            Some("ones") => Ok(Some(ShortSet::Ones)),
+            Some(path) => {
+                let description = ModelDescription::from_config_json(config_json).or_input()?;
+                Ok(Some(ShortSet::Given(read_file(Path::new(path), &description)?.factors)))
+            }
+        }
+    }
+}
+
+/// What the starting tokens are worth, as the job measured it at its end.
+fn dropped(file: &FactorFile) -> Result<DroppedStartTokens, Failure> {
+    let start_tokens = file.start_tokens;
+    if start_tokens == 0 {
+        return Ok(DroppedStartTokens { start_tokens, with: f64::NAN, without: f64::NAN });
+    }
+    let with = file.objective.as_ref().and_then(|objective| objective.held_out);
+    let without = file.baselines.get(WITHOUT_START_TOKENS).and_then(|measured| measured.held_out);
+    match (with, without) {
+        (Some(with), Some(without)) => Ok(DroppedStartTokens { start_tokens, with, without }),
+        _ => Err(Failure::input_message(
+            "--drop-start-tokens: the file does not say what the factors are worth without starting tokens; export a \
+             finished job that had held-out samples, or search with --start-tokens 0",
+        )),
+    }
+}
+
+/// The patch for transformers as `quickstart` and `search` write it: starting tokens dropped where there are any.
+pub(super) fn patch(file: &FactorFile, config_json: &str) -> Result<Export, Failure> {
+    let dropped = if file.start_tokens > 0 { Some(dropped(file)?) } else { None };
+    hf::export(file, config_json, &HfOptions { dropped, ..HfOptions::default() }).or_input()
+}

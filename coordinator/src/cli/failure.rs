@@ -1,0 +1,93 @@
+//! How a command fails: with a status and a message that says what to do next.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command ended without doing its work.
+#[derive(Debug)]
+pub struct Failure {
+    status: u8,
+    error: anyhow::Error,
+}
+
+/// What commands return.
+pub type Outcome = Result<(), Failure>;
+
+impl Failure {
+    /// The request itself was wrong: usage or input (exit status 2).
+    pub fn input(error: impl Into<anyhow::Error>) -> Self {
+        Self { status: 2, error: error.into() }
+    }
+
+    /// The request was right and the work failed (exit status 1).
+    pub fn work(error: impl Into<anyhow::Error>) -> Self {
+        Self { status: 1, error: error.into() }
+    }
+
+    /// The request was wrong, in words.
+    pub fn input_message(message: impl fmt::Display) -> Self {
+        Self::input(anyhow::Error::msg(message.to_string()))
+    }
+
+    /// The work failed, in words.
+    pub fn work_message(message: impl fmt::Display) -> Self {
+        Self::work(anyhow::Error::msg(message.to_string()))
+    }
+
+    /// Adds what was being done when it happened.
+    pub fn context(self, context: impl fmt::Display + Send + Sync + 'static) -> Self {
+        Self { error: self.error.context(context), ..self }
+    }
+
+    /// The status for the shell.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.status)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Causes that a wrapping error already quotes are not said twice.
+        let mut said = String::new();
+        for cause in self.error.chain() {
+            let text = cause.to_string();
+            if said.contains(&text) {
+                continue;
+            }
+            if !said.is_empty() {
+                said.push_str(": ");
+            }
+            said.push_str(&text);
+        }
+        f.write_str(&said)
+    }
+}
+
+/// Sorts library errors into wrong input and failed work where a command meets them.
+pub trait OrFail<T> {
+    /// An error here means that the input was wrong.
+    fn or_input(self) -> Result<T, Failure>;
+    /// An error here means that the work failed.
+    fn or_work(self) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrFail<T> for Result<T, E> {
+    fn or_input(self) -> Result<T, Failure> {
+        self.map_err(Failure::input)
+    }
+
+    fn or_work(self) -> Result<T, Failure> {
+        self.map_err(Failure::work)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("launching");
+        assert_eq!(Failure::work(error).to_string(), "launching: cannot read x: no such file");
+    }
+}

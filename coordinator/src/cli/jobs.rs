@@ -1,0 +1,44 @@
+//! `ropewalk jobs`: the jobs of a coordinator.
+
+use super::failure::{OrFail as _, Outcome};
+use super::options::{CoordinatorArgs, JsonArgs};
+use super::output;
+use crate::client::Client;
+use clap::Args;
+use ropewalk_shared::status::JobStatus;
+
+/// List the jobs of a coordinator, the newest first.
+#[derive(Args, Debug)]
+pub struct JobsArgs {
+    #[command(flatten)]
+    coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+pub(super) async fn run(args: JobsArgs) -> Outcome {
+    let jobs = Client::connect(&args.coordinator.coordinator).await.or_work()?.jobs().await.or_work()?;
+    if args.output.json {
+        return jobs.iter().try_for_each(output::json);
+    }
+    if jobs.is_empty() {
+        output::note("no jobs yet; `ropewalk launch` starts one");
+        return Ok(());
+    }
+    output::line(table(&jobs))
+}
+
+fn table(jobs: &[JobStatus]) -> String {
+    let header = ["job", "state", "window", "generation", "evaluations", "best perplexity"];
+    let row = |job: &JobStatus| {
+        vec![
+            job.job_id.to_string(),
+            job.state.to_string(),
+            format!("{} -> {}", job.original_length, job.target_length),
+            format!("{}/{}", job.generation, job.generations),
+            format!("{}/{}", job.evaluations, job.planned_evaluations),
+            job.best_perplexity.map_or_else(|| "-".to_owned(), |ppl| format!("{ppl:.4}")),
+        ]
+    };
+    output::columns(&header, &jobs.iter().map(row).collect::<Vec<_>>())
+}

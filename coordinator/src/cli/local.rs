@@ -1,0 +1,150 @@
+//! Coordinator and workers in this process, over the same gRPC code on loopback.
+
+use super::failure::{Failure, OrFail as _};
+use super::options::JsonArgs;
+use super::output::note;
+use super::prepare::{ModelFolder, PreparedJob};
+use super::search::MachineArgs;
+use super::serve::stop_signal;
+use super::watch::{ended_well, follow};
+use crate::client::{Client, JobResult};
+use crate::service::{ServeOptions, serve};
+use anyhow::Context as _;
+use ropewalk_shared::status::JobStatus;
+use ropewalk_worker::device::{DeviceChoice, Dtype};
+use ropewalk_worker::work_loop::{self, WorkerConfig};
+use std::path::{Path, PathBuf};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Models with weight files up to this size are loaded once per core: one candidate a core is faster than one
+/// candidate on all cores.
+const SMALL_WEIGHTS_BYTES: u64 = 256 << 20;
+
+/// The workers to run in this process.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    device: DeviceChoice,
+    dtype: Dtype,
+    workers: usize,
+    threads: usize,
+}
+
+/// A search in this process.
+pub struct LocalSearch<'a> {
+    /// The model.
+    pub folder: &'a ModelFolder,
+    /// What to search.
+    pub job: PreparedJob,
+    /// Folder of the results; the store lies in it.
+    pub out: &'a Path,
+    /// What evaluates.
+    pub machine: Machine,
+    /// Whether events are printed as JSON.
+    pub json: JsonArgs,
+}
+
+// === impl Machine ===
+
+impl Machine {
+    /// Decides how many workers with how many threads each.
+    pub fn new(args: MachineArgs, model: &Path) -> Result<Self, Failure> {
+        // Opened here for its error: a device that is not there is wrong input, not a job that waits.
+        args.device.open().or_input()?;
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let dtype = if args.device == DeviceChoice::Cpu { Dtype::F32 } else { Dtype::Bf16 };
+        let small = weight_bytes(model) <= SMALL_WEIGHTS_BYTES;
+        let fitting = if args.device == DeviceChoice::Cpu && small { cores } else { 1 };
+        let workers = args.workers.unwrap_or(fitting);
+        if !(1..=1024).contains(&workers) {
+            return Err(Failure::input_message(format!("--workers {workers} must be from 1 to 1024")));
+        }
+        Ok(Self { device: args.device, dtype, workers, threads: (cores / workers).max(1) })
+    }
+
+    fn config(&self, coordinator: &str, number: usize, model: &Path) -> WorkerConfig {
+        WorkerConfig {
+            name: format!("local-{number}"),
+            device: self.device,
+            dtype: self.dtype,
+            threads: self.threads,
+            ..WorkerConfig::new(coordinator, model)
+        }
+    }
+}
+
+fn weight_bytes(model: &Path) -> u64 {
+    let entries = std::fs::read_dir(model).into_iter().flatten().flatten();
+    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors"));
+    weights.filter_map(|entry| entry.path().metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+// === impl LocalSearch ===
+
+impl LocalSearch<'_> {
+    /// Runs the job to its end, going on where an earlier run in the same folder stopped.
+    pub async fn run(self) -> Result<JobResult, Failure> {
+        let store = self.store()?;
+        let (stop, stopped) = watch::channel(false);
+        let serving = serve("127.0.0.1:0", &store, ServeOptions::default(), flagged(stopped.clone())).await.or_work()?;
+        let url = serving.url();
+        let mut workers = JoinSet::new();
+        for number in 0..self.machine.workers {
+            let config = self.machine.config(&url, number, &self.folder.path);
+            workers.spawn(work_loop::run(config, flagged(stopped.clone())));
+        }
+        let outcome = tokio::select! {
+            outcome = self.follow(&url) => outcome,
+            failed = first_failure(&mut workers) => Err(failed),
+            () = stop_signal() => Err(Failure::work_message(format!(
+                "interrupted; the same command goes on where it stopped (its state is in {})", store.display()
+            ))),
+        };
+        // Everyone has left when the last receiver is gone; that is no failure.
+        let _ = stop.send(true);
+        while workers.join_next().await.is_some() {}
+        serving.finished().await.or_work()?;
+        outcome
+    }
+
+    fn store(&self) -> Result<PathBuf, Failure> {
+        let store = self.out.join("store");
+        std::fs::create_dir_all(&store).with_context(|| format!("cannot create {}", store.display())).or_work()?;
+        Ok(store)
+    }
+
+    async fn follow(&self, url: &str) -> Result<JobResult, Failure> {
+        let client = Client::connect(url).await.or_work()?;
+        client.put_samples(&self.job.samples, |_, _| ()).await.or_work()?;
+        let (id, created) = client.launch(&self.job.spec).await.or_input()?;
+        let id = id.as_str();
+        let before: JobStatus = client.job(id).await.or_work()?;
+        if before.state.is_final() {
+            note(format!("this search was done before; delete {} to search again", self.out.display()));
+        } else if !created {
+            note(format!("going on after {} of {} candidates", before.evaluations, before.planned_evaluations));
+        }
+        let status = follow(&client, id, 1, self.json).await?;
+        ended_well(&status)?;
+        client.result(id).await.or_work()
+    }
+}
+
+/// Completes when the flag is raised, or nobody is left to raise it.
+async fn flagged(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|raised| *raised).await;
+}
+
+/// Completes when a worker ends with an error. While others go on, they can do its work; but here all are alike.
+async fn first_failure<E: Into<anyhow::Error> + 'static>(
+    workers: &mut JoinSet<Result<work_loop::WorkerSummary, E>>,
+) -> Failure {
+    while let Some(ended) = workers.join_next().await {
+        match ended {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Failure::work(error).context("a worker stopped"),
+            Err(panic) => return Failure::work_message(format!("a worker stopped: {panic}")),
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,217 @@
+//! Options that several commands share: what was typed, checked later where it is used.
+
+use clap::{Args, ValueEnum};
+use ropewalk_shared::attention_factor::AttentionFactorPolicy;
+use ropewalk_shared::grid::Grid;
+use ropewalk_shared::job::{EvolutionOptions, SearchOptions, StrategyKind};
+use ropewalk_shared::space::PAPER_START_TOKENS;
+use std::path::PathBuf;
+
+/// Where coordinators listen and clients look for them unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7311";
+/// [`DEFAULT_LISTEN`] as a URL.
+pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7311";
+
+/// The coordinator that a command talks to.
+#[derive(Args, Clone, Debug)]
+pub struct CoordinatorArgs {
+    /// URL of the coordinator
+    #[arg(long, env = "ROPEWALK_COORDINATOR", default_value = DEFAULT_COORDINATOR, value_name = "URL")]
+    pub coordinator: String,
+}
+
+/// The form of what a command prints.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct JsonArgs {
+    /// Print JSON for programs, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where long documents come from.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub struct SourceArgs {
+    /// Text to read: .txt, .md, .jsonl with "text", .parquet with a text column, or folders of these
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+
+    /// Token ids to read: JSON Lines with "input_ids", used as they are (no tokenizer needed)
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub tokens: Vec<PathBuf>,
+}
+
+/// How many documents are searched on and held out.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct SamplingArgs {
+    /// Documents the search sees
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub samples: usize,
+
+    /// Documents it never sees, for the final comparison
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub held_out: usize,
+}
+
+/// Search algorithms on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum StrategyArg {
+    /// The paper's algorithm 1: mutations and crossovers of the best candidates
+    #[value(name = "longrope")]
+    LongRope,
+}
+
+/// How to search; the defaults are the paper's.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Search options")]
+pub struct SearchArgs {
+    /// Search algorithm
+    #[arg(long, value_enum, default_value_t = StrategyArg::LongRope)]
+    pub strategy: StrategyArg,
+
+    /// Size of the first population
+    #[arg(long, default_value_t = EvolutionOptions::default().population, value_name = "N")]
+    pub population: u32,
+
+    /// Mutations in each later generation
+    #[arg(long, default_value_t = EvolutionOptions::default().mutations, value_name = "N")]
+    pub mutations: u32,
+
+    /// Crossovers in each later generation
+    #[arg(long, default_value_t = EvolutionOptions::default().crossovers, value_name = "N")]
+    pub crossovers: u32,
+
+    /// Generations after the first population
+    #[arg(long, default_value_t = EvolutionOptions::default().generations, value_name = "N")]
+    pub generations: u32,
+
+    /// The best candidates from which the next are made
+    #[arg(long, default_value_t = EvolutionOptions::default().parents, value_name = "N")]
+    pub parents: u32,
+
+    /// Probability with which each dimension of a candidate mutates
+    #[arg(long, default_value_t = EvolutionOptions::default().mutation_probability, value_name = "P")]
+    pub mutation_probability: f64,
+
+    /// Seed of every random choice; the same seed gives the same factors
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Numbers of starting tokens to choose from, ascending
+    #[arg(long, value_delimiter = ',', default_values_t = PAPER_START_TOKENS, value_name = "LIST", hide_default_value = true)]
+    pub start_tokens: Vec<u32>,
+
+    /// Largest rescale factor [default: 1.25 times the extension ratio]
+    #[arg(long, value_name = "FACTOR")]
+    pub max_factor: Option<f64>,
+
+    /// Distance of neighbouring rescale factors: 1/n for a whole n
+    #[arg(long, default_value_t = 0.01)]
+    pub step: f64,
+
+    /// Attention factor of every candidate: none, longrope, yarn or a number
+    #[arg(long, default_value_t = AttentionFactorPolicy::default(), value_name = "POLICY")]
+    pub attention_factor: AttentionFactorPolicy,
+
+    /// Factor files (JSON or CSV) to start from, besides PI, NTK and YaRN
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub init: Vec<PathBuf>,
+
+    /// Stop after this many generations without a better candidate
+    #[arg(long, value_name = "N")]
+    pub patience: Option<u32>,
+
+    /// Open no new generation after this many seconds of searching (s, m, h may be added: 90m)
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub time_budget: Option<u64>,
+
+    /// Never evaluate more candidates than this
+    #[arg(long, value_name = "N")]
+    pub max_evaluations: Option<u64>,
+
+    /// What is minimised
+    #[arg(long, value_enum, default_value_t = ObjectiveArg::Perplexity)]
+    pub objective: ObjectiveArg,
+}
+
+/// What a search minimises.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ObjectiveArg {
+    /// Perplexity of long documents
+    Perplexity,
+}
+
+impl SearchArgs {
+    /// The options as the job states them, but for `--init`, whose files are read elsewhere.
+    ///
+    /// # Errors
+    /// When the step is not of the form 1/n; everything else is checked with the whole job.
+    pub fn options(&self) -> Result<SearchOptions, ropewalk_shared::grid::InvalidStep> {
+        let strategy = match self.strategy {
+            StrategyArg::LongRope => StrategyKind::LongRope,
+        };
+        let ObjectiveArg::Perplexity = self.objective;
+        Ok(SearchOptions {
+            strategy,
+            seed: self.seed,
+            evolution: EvolutionOptions {
+                population: self.population,
+                mutations: self.mutations,
+                crossovers: self.crossovers,
+                generations: self.generations,
+                parents: self.parents,
+                mutation_probability: self.mutation_probability,
+            },
+            grid: Grid::with_step(self.step)?,
+            max_factor: self.max_factor,
+            start_tokens: self.start_tokens.clone(),
+            attention_factor: self.attention_factor,
+            init: Vec::new(),
+            patience: self.patience,
+            max_evaluations: self.max_evaluations,
+            time_budget_seconds: self.time_budget,
+        })
+    }
+}
+
+/// A length in tokens: a number, `k` for 1,024 of them (`8k`) and `m` for 1,048,576.
+pub fn tokens(text: &str) -> Result<u32, String> {
+    scaled(text, &[('k', 1 << 10), ('m', 1 << 20)])
+        .and_then(|n| u32::try_from(n).ok())
+        .filter(|&n| n > 0)
+        .ok_or_else(|| format!("{text:?} is no length: give tokens, for example 8192, 8k or 2m"))
+}
+
+/// A time: a number of seconds, or with s, m or h behind it.
+fn seconds(text: &str) -> Result<u64, String> {
+    scaled(text, &[('s', 1), ('m', 60), ('h', 3600)])
+        .ok_or_else(|| format!("{text:?} is no time: give seconds, or for example 90m or 12h"))
+}
+
+fn scaled(text: &str, units: &[(char, u64)]) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let unit = units.iter().find(|(letter, _)| lower.ends_with(*letter));
+    let (digits, scale) = match unit {
+        Some((letter, scale)) => (lower.strip_suffix(*letter)?, *scale),
+        None => (lower.as_str(), 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_and_times_take_units() {
+        assert_eq!(tokens("2048"), Ok(2048));
+        assert_eq!(tokens("8k"), Ok(8192));
+        assert_eq!(tokens("2M"), Ok(2_097_152));
+        for bad in ["", "k", "-1", "8kk", "0", "99999999999", "18446744073709551615k"] {
+            assert!(tokens(bad).is_err(), "{bad}");
+        }
+        assert_eq!(seconds("90m"), Ok(5400));
+        assert_eq!(seconds("30"), Ok(30));
+        assert!(seconds("soon").is_err());
+    }
+}

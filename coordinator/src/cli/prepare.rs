@@ -1,0 +1,160 @@
+//! From a model folder and documents to a job: what `search` and `launch` do before anything is evaluated.
+
+use super::failure::{Failure, OrFail as _};
+use super::options::{SamplingArgs, SourceArgs};
+use super::output::note;
+use crate::documents::{DocumentTokenizer, Documents, NamedSample, SamplePlan, SampleSets};
+use anyhow::Context as _;
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::sample::Sample;
+use std::path::{Path, PathBuf};
+
+/// Largest config.json read, in bytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// A model's folder and what its config.json says.
+#[derive(Debug)]
+pub struct ModelFolder {
+    /// The folder, absolute.
+    pub path: PathBuf,
+    /// Its last component, by which workers find it.
+    pub name: String,
+    /// The text of config.json.
+    pub config_json: String,
+    /// What that says of window and RoPE.
+    pub description: ModelDescription,
+}
+
+/// Documents of a command, with the tokenizer where one is needed.
+pub struct Source<'a> {
+    paths: &'a [PathBuf],
+    tokenizer: Option<DocumentTokenizer>,
+    vocab_size: usize,
+}
+
+/// A job ready to be launched, and the samples it names.
+pub struct PreparedJob {
+    /// The job.
+    pub spec: JobSpec,
+    /// Its samples, the search's first.
+    pub samples: Vec<Sample>,
+}
+
+// === impl ModelFolder ===
+
+impl ModelFolder {
+    /// Reads the config.json of a folder.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let config = path.join("config.json");
+        let read = || -> anyhow::Result<String> {
+            let size = std::fs::metadata(&config)?.len();
+            anyhow::ensure!(size <= MAX_CONFIG_BYTES, "it has {size} bytes, which is no config.json");
+            Ok(std::fs::read_to_string(&config)?)
+        };
+        let config_json = read().with_context(|| {
+            format!("--model {}: cannot read {}; name the folder of a Hugging Face checkpoint", path.display(), config.display())
+        });
+        let config_json = config_json.or_input()?;
+        let description = ModelDescription::from_config_json(&config_json)
+            .with_context(|| config.display().to_string())
+            .or_input()?;
+        let path = path.canonicalize().with_context(|| path.display().to_string()).or_input()?;
+        let name = path.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+        Ok(Self { path, name, config_json, description })
+    }
+
+    /// Makes ready to read documents for this model.
+    pub fn source<'a>(&self, args: &'a SourceArgs) -> Result<Source<'a>, Failure> {
+        let text = !args.data.is_empty();
+        let tokenizer = text.then(|| DocumentTokenizer::open(&self.path, &self.description)).transpose().or_input()?;
+        let paths = if text { &args.data } else { &args.tokens };
+        Ok(Source { paths, tokenizer, vocab_size: self.description.vocab_size })
+    }
+}
+
+// === impl Source ===
+
+impl Source<'_> {
+    fn documents(&self) -> Documents<'_> {
+        match &self.tokenizer {
+            Some(tokenizer) => Documents::Text { paths: self.paths, tokenizer },
+            None => Documents::Tokens { paths: self.paths, vocab_size: self.vocab_size },
+        }
+    }
+
+    /// The first `limit` documents that are long enough, cut to `length` tokens.
+    pub fn first(&self, length: u32, limit: usize) -> Result<Vec<Sample>, Failure> {
+        let (named, tally) = self.documents().in_order(length as usize, limit).or_input()?;
+        if tally.too_short() > 0 {
+            note(format!("{tally}"));
+        }
+        // A document of token ids may be longer than asked for.
+        let cut = |named: NamedSample| Sample::new(named.sample.tokens()[..length as usize].to_vec());
+        named.into_iter().map(cut).collect::<Result<_, _>>().or_input()
+    }
+
+    /// Draws the samples of a search.
+    fn draw(&self, plan: &SamplePlan) -> Result<SampleSets, Failure> {
+        self.documents().draw(plan).or_input()
+    }
+}
+
+/// Reads, tokenises and draws the samples, and states the job; everything is checked before anything is launched.
+pub fn prepare(
+    folder: &ModelFolder,
+    fingerprint: Fingerprint,
+    name: Option<&str>,
+    target_length: u32,
+    (source, sampling, options): (&SourceArgs, SamplingArgs, SearchOptions),
+) -> Result<PreparedJob, Failure> {
+    let original = folder.description.original_length;
+    if target_length <= original {
+        return Err(Failure::input_message(format!(
+            "--target-length {target_length} is not above the model's original length of {original} tokens: nothing to extend"
+        )));
+    }
+    let plan = SamplePlan {
+        length: target_length as usize,
+        search: sampling.samples,
+        held_out: sampling.held_out,
+        seed: options.seed,
+    };
+    let sets = folder.source(source)?.draw(&plan)?;
+    note(format!("{}", sets.tally));
+    let ids = |samples: &[NamedSample]| samples.iter().map(|named| named.sample.id()).collect();
+    let spec = JobSpec {
+        name: name.map_or_else(|| default_name(&folder.name, target_length), str::to_owned),
+        model: ModelIdentity { name: folder.name.clone(), fingerprint, config_json: folder.config_json.clone() },
+        target_length,
+        search: options,
+        samples: ids(&sets.search),
+        held_out: ids(&sets.held_out),
+    };
+    spec.check().or_input()?;
+    let samples = sets.search.into_iter().chain(sets.held_out).map(|named| named.sample).collect();
+    Ok(PreparedJob { spec, samples })
+}
+
+/// `<model>-<length>`, with lengths that are whole multiples of 1,024 in k.
+fn default_name(model: &str, target_length: u32) -> String {
+    let plain: String = model.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(40).collect();
+    let plain = plain.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let length = match target_length {
+        n if n.is_multiple_of(1024) => format!("{}k", n / 1024),
+        n => n.to_string(),
+    };
+    if plain.is_empty() { format!("job-{length}") } else { format!("{plain}-{length}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_jobs_are_plain() {
+        assert_eq!(default_name("Llama-2-7b-hf", 131_072), "Llama-2-7b-hf-128k");
+        assert_eq!(default_name("-ä/..", 1000), "job-1000");
+    }
+}

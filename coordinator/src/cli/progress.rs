@@ -1,0 +1,128 @@
+//! Progress on standard error: a bar on a terminal, a line a generation elsewhere; events as JSON on request.
+
+use super::failure::Outcome;
+use super::output;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::status::JobStatus;
+use std::io::IsTerminal as _;
+use std::time::Instant;
+
+/// Where progress goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressStyleChoice {
+    /// A bar, or lines where there is no terminal.
+    People,
+    /// Every event as one JSON object a line on standard output.
+    Json,
+}
+
+/// Shows a job as it goes on.
+pub struct JobProgress {
+    style: ProgressStyleChoice,
+    bar: ProgressBar,
+    started: Instant,
+    /// Document passes when this began: the rest of the work is predicted from what was done since.
+    passes_before: Option<u64>,
+}
+
+// === impl JobProgress ===
+
+impl JobProgress {
+    /// Begins to show a job.
+    pub fn new(style: ProgressStyleChoice) -> Self {
+        let bar = match style {
+            ProgressStyleChoice::People => bar(0, "{prefix} {bar:28} {pos}/{len} candidates  {msg}"),
+            ProgressStyleChoice::Json => ProgressBar::hidden(),
+        };
+        Self { style, bar, started: Instant::now(), passes_before: None }
+    }
+
+    /// Shows what happened, and how the job stands after it.
+    pub fn update(&mut self, events: &[Event], status: &JobStatus) -> Outcome {
+        for event in events {
+            match self.style {
+                ProgressStyleChoice::Json => output::json(event)?,
+                ProgressStyleChoice::People => self.tell(event),
+            }
+        }
+        self.draw(status);
+        Ok(())
+    }
+
+    /// Tells people something about the connection.
+    pub fn hint(&self, text: &str) {
+        self.bar.suspend(|| output::note(text));
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn draw(&mut self, status: &JobStatus) {
+        self.bar.set_length(status.planned_evaluations);
+        self.bar.set_position(status.evaluations);
+        self.bar.set_prefix(status.state.to_string());
+        let best = status.best_perplexity.map(|ppl| format!("best {ppl:.3}  "));
+        let stage = format!("generation {}, {}/{} passes", status.generation, status.stage_done, status.stage_units);
+        let left = self.seconds_left(status).map(|s| format!(", {} left", output::duration(s)));
+        let waits = status.reason.as_ref().map(|reason| format!("  {reason}"));
+        let parts = [best, Some(stage), left, waits];
+        self.bar.set_message(parts.into_iter().flatten().collect::<String>());
+    }
+
+    /// From the document passes since this began; nothing before the first.
+    fn seconds_left(&mut self, status: &JobStatus) -> Option<f64> {
+        let before = *self.passes_before.get_or_insert(status.passes);
+        let done = status.passes.saturating_sub(before);
+        if done == 0 || status.evaluations == 0 || status.planned_evaluations == 0 {
+            return None;
+        }
+        let per_evaluation = status.passes as f64 / status.evaluations as f64;
+        let left = (status.planned_evaluations.saturating_sub(status.evaluations)) as f64 * per_evaluation;
+        Some(left * self.started.elapsed().as_secs_f64() / done as f64)
+    }
+
+    /// What people are told in a line that stays.
+    fn tell(&self, event: &Event) {
+        let text = match &event.what {
+            JobEvent::GenerationClosed { generation, evaluated, best, total_evaluated, .. } if !on_terminal() => {
+                let best = best.map_or_else(|| "none".to_owned(), |ppl| format!("{ppl:.4}"));
+                format!("generation {generation}: {evaluated} candidates, {total_evaluated} so far, best perplexity {best}")
+            }
+            JobEvent::CandidateFailed { reason, .. } => format!("a candidate failed and ranks last: {reason}"),
+            JobEvent::ResultConflict { sample, worker, .. } => {
+                let worker = worker.as_deref().unwrap_or("a worker");
+                format!("{worker} disagrees with an earlier result on sample {sample}; the first stands")
+            }
+            JobEvent::LeaseExpired { worker, .. } => format!("worker {worker} fell silent; its unit goes to another"),
+            JobEvent::WorkerUnable { worker, reason, .. } => format!("worker {worker} cannot take part: {reason}"),
+            JobEvent::Reporting { because, units } => {
+                format!("search ended: {because}; measuring the result on {units} more passes")
+            }
+            JobEvent::Paused => "paused".to_owned(),
+            JobEvent::Resumed => "resumed".to_owned(),
+            JobEvent::Restarted => "launched again; going on from where it stood".to_owned(),
+            JobEvent::Failed { reason } => format!("failed: {reason}"),
+            _ => return,
+        };
+        self.bar.suspend(|| output::note(text));
+    }
+}
+
+/// Whether a person is looking at standard error.
+pub fn on_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// A bar on a terminal; hidden elsewhere.
+pub fn bar(length: u64, template: &str) -> ProgressBar {
+    let target = if on_terminal() { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    // Templates are literals of this crate; the default style stands in should one not parse.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    bar
+}

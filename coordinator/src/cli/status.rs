@@ -1,0 +1,57 @@
+//! `ropewalk status`: how a job stands, and what it waits for.
+
+use super::failure::{OrFail as _, Outcome};
+use super::options::{CoordinatorArgs, JsonArgs};
+use super::output;
+use crate::client::Client;
+use clap::Args;
+use ropewalk_shared::status::JobStatus;
+
+/// Show how a job stands.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The job's id, or a beginning of it that fits one job only
+    job: String,
+    #[command(flatten)]
+    coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+pub(super) async fn run(args: StatusArgs) -> Outcome {
+    let status = Client::connect(&args.coordinator.coordinator).await.or_work()?.job(&args.job).await.or_work()?;
+    print(&status, args.output)
+}
+
+/// Prints a status; commands that change a job end with it too.
+pub(super) fn print(status: &JobStatus, json: JsonArgs) -> Outcome {
+    if json.json { output::json(status) } else { output::line(describe(status)) }
+}
+
+fn describe(status: &JobStatus) -> String {
+    let mut lines = vec![
+        format!("job          {}", status.job_id),
+        format!("model        {}, {} to {} tokens", status.model_name, status.original_length, status.target_length),
+        format!("state        {}", status.state),
+    ];
+    if let Some(reason) = &status.reason {
+        lines.push(format!("             {reason}"));
+    }
+    lines.push(format!("generation   {} of {}", status.generation, status.generations));
+    lines.push(format!(
+        "evaluations  {} of {} ({} document passes)",
+        status.evaluations, status.planned_evaluations, status.passes
+    ));
+    if !status.state.is_final() {
+        lines.push(format!(
+            "this stage   {} of {} units done, {} leased",
+            status.stage_done, status.stage_units, status.leased
+        ));
+    }
+    if let (Some(perplexity), Some(best)) = (status.best_perplexity, &status.best) {
+        lines.push(format!("best         perplexity {perplexity:.4}, {} starting tokens", best.start_tokens));
+        let factors: Vec<String> = best.factors.iter().map(f64::to_string).collect();
+        lines.push(format!("             {}", factors.join(" ")));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,71 @@
+//! `ropewalk watch`: follows a job until it ends.
+
+use super::failure::{Failure, OrFail as _, Outcome};
+use super::options::{CoordinatorArgs, JsonArgs};
+use super::output::{self, note};
+use super::progress::{JobProgress, ProgressStyleChoice};
+use super::{compare, status};
+use crate::client::{Client, Watched};
+use clap::Args;
+use ropewalk_shared::status::{JobState, JobStatus};
+
+/// Follow a job until it ends, then print its comparison.
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    /// The job's id, or a beginning of it that fits one job only
+    job: String,
+    #[command(flatten)]
+    coordinator: CoordinatorArgs,
+    /// First event to show; without it, people see the job from now on and --json begins at the first
+    #[arg(long, value_name = "SEQUENCE")]
+    from: Option<u64>,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+pub(super) async fn run(args: WatchArgs) -> Outcome {
+    let client = Client::connect(&args.coordinator.coordinator).await.or_work()?;
+    let status = client.job(&args.job).await.or_work()?;
+    let last = follow(&client, status.job_id.as_str(), args.from.unwrap_or(1), args.output).await?;
+    if args.output.json {
+        output::json(&last)?;
+    } else if last.state == JobState::Done {
+        let result = client.result(last.job_id.as_str()).await.or_work()?;
+        compare::print(&result.factors)?;
+        note(format!("`ropewalk export {} --format hf` writes what an engine loads", last.job_id));
+    } else {
+        status::print(&last, args.output)?;
+    }
+    ended_well(&last)
+}
+
+/// Shows a job until it ends, and returns how it stands then.
+pub(super) async fn follow(client: &Client, job: &str, from: u64, json: JsonArgs) -> Result<JobStatus, Failure> {
+    let style = if json.json { ProgressStyleChoice::Json } else { ProgressStyleChoice::People };
+    let mut progress = JobProgress::new(style);
+    let mut watch = client.watch(job, from);
+    let mut last = None;
+    while let Some(step) = watch.next().await.or_work()? {
+        match step {
+            Watched::Progress { events, status } => {
+                progress.update(&events, &status)?;
+                last = Some(*status);
+            }
+            Watched::Reconnecting { reason, retry_in } => {
+                progress.hint(&format!("{reason}; trying again in {:.1} s", retry_in.as_secs_f64()));
+            }
+        }
+    }
+    progress.finish();
+    last.ok_or_else(|| Failure::work_message("the coordinator told nothing of the job; try again"))
+}
+
+/// A job that was cancelled or failed is work that failed.
+pub(super) fn ended_well(status: &JobStatus) -> Outcome {
+    let reason = status.reason.as_deref().unwrap_or("no reason is known");
+    match status.state {
+        JobState::Failed => Err(Failure::work_message(format!("the job failed: {reason}"))),
+        JobState::Cancelled => Err(Failure::work_message("the job was cancelled; launching it again goes on from there")),
+        _ => Ok(()),
+    }
+}
