@@ -1,0 +1,217 @@
+//! Coordinators and workers as processes: started, killed with -9, started again.
+
+use super::{binaries, command};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A process that takes longer to start hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Seconds after which work goes to another worker; short, so that a killed worker costs a test little.
+const LEASE_SECONDS: &str = "2";
+
+/// A running process; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// A coordinator with its store.
+#[derive(Debug)]
+pub struct Coordinator {
+    process: Process,
+    stdout: Option<BufReader<ChildStdout>>,
+    /// Where it listens.
+    pub url: String,
+    store: PathBuf,
+    folder: PathBuf,
+}
+
+/// A worker and how it was started.
+#[derive(Debug)]
+pub struct Worker {
+    process: Process,
+    arguments: Vec<String>,
+    folder: PathBuf,
+}
+
+// === impl Process ===
+
+impl Process {
+    fn start<A: AsRef<OsStr>>(
+        program: &Path,
+        arguments: impl IntoIterator<Item = A>,
+        folder: &Path,
+    ) -> Result<(Self, BufReader<ChildStdout>)> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        let log = folder.join(format!("{name}-{}.log", STARTED.fetch_add(1, Ordering::Relaxed)));
+        let mut child = command::prepared(program)
+            .args(arguments)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log)?)
+            .spawn()?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        Ok((Self { child, log }, BufReader::new(stdout)))
+    }
+
+    /// Kills it as the kernel would: no farewell, nothing flushed.
+    ///
+    /// # Errors
+    /// When it cannot be killed or had ended by itself.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("it had ended by itself with {status}: {}", self.log());
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to stop, and returns its exit status.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn interrupt(&mut self) -> Result<Option<i32>> {
+        let id = self.child.id().to_string();
+        ensure!(std::process::Command::new("kill").args(["-INT", &id]).status()?.success(), "cannot signal {id}");
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            ensure!(start.elapsed() < LIMIT, "it does not stop: {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What it wrote to standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed, and need not be.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// === impl Coordinator ===
+
+impl Coordinator {
+    /// Starts a coordinator on a free port with a store in `folder`.
+    ///
+    /// # Errors
+    /// When it does not say where it listens.
+    pub fn start(folder: &Path) -> Result<Self> {
+        Self::start_at(folder, &folder.join("store"), "127.0.0.1:0")
+    }
+
+    fn start_at(folder: &Path, store: &Path, listen: &str) -> Result<Self> {
+        let store_text = store.to_string_lossy();
+        let arguments = ["serve", "--listen", listen, "--store", &store_text, "--lease", LEASE_SECONDS, "--log", "info"];
+        let (process, stdout) = Process::start(&binaries::ropewalk()?, arguments, folder)?;
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let (mut stdout, mut line) = (stdout, String::new());
+            let read = stdout.read_line(&mut line).map(|_| (line, stdout));
+            // Nobody waits any more when it took too long.
+            let _ = sender.send(read);
+        });
+        let (line, stdout) =
+            receiver.recv_timeout(LIMIT).with_context(|| format!("it does not say where it listens: {}", process.log()))??;
+        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        let url = url.with_context(|| format!("its first line is {line:?}: {}", process.log()))?;
+        Ok(Self { process, stdout: Some(stdout), url, store: store.to_owned(), folder: folder.to_owned() })
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again after a kill, on the same port and store.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stdout = None;
+        let address = self.url.trim_start_matches("http://").to_owned();
+        *self = Self::start_at(&self.folder, &self.store, &address)?;
+        Ok(())
+    }
+
+    /// Asks it to stop, and returns its exit status.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn interrupt(&mut self) -> Result<Option<i32>> {
+        self.process.interrupt()
+    }
+
+    /// What it wrote to standard error since its last start.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Starts a worker for a coordinator, with the models below `model_root` and one thread.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(folder: &Path, url: &str, name: &str, model_root: &Path) -> Result<Self> {
+        let root = model_root.to_string_lossy();
+        let arguments = ["--coordinator", url, "--name", name, "--model-root", &root, "--threads", "1"];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        let process = Process::start(&binaries::worker()?, &arguments, folder)?.0;
+        Ok(Self { process, arguments, folder: folder.to_owned() })
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again after a kill.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = Process::start(&binaries::worker()?, &self.arguments, &self.folder)?.0;
+        Ok(())
+    }
+
+    /// Asks it to stop, and returns its exit status.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn interrupt(&mut self) -> Result<Option<i32>> {
+        self.process.interrupt()
+    }
+
+    /// What it wrote to standard error since its last start.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}
