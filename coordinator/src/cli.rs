@@ -18,6 +18,8 @@ mod launch;
 mod local;
 mod logging;
 mod options;
+#[cfg(feature = "local")]
+mod plan;
 mod prepare;
 mod progress;
 #[cfg(feature = "local")]
@@ -77,6 +79,9 @@ enum Command {
     /// Measure a model's perplexity under given factors
     #[cfg(feature = "local")]
     Eval(eval::EvalArgs),
+    /// Predict memory and time of a search before anything is spent
+    #[cfg(feature = "local")]
+    Plan(plan::PlanArgs),
 }
 
 /// Runs a parsed command to its end.
@@ -112,6 +117,8 @@ async fn dispatch(command: Command) -> Outcome {
         Command::Export(args) => export::run(args).await,
         #[cfg(feature = "local")]
         Command::Eval(args) => eval::run(args).await,
+        #[cfg(feature = "local")]
+        Command::Plan(args) => plan::run(args).await,
     }
 }
 

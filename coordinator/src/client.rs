@@ -150,7 +150,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn workers(&self) -> Result<Vec<WorkerStatus>, ClientError> {
-        let response = self.service.clone().list_workers(pb::ListWorkersRequest {}).await.map_err(refused(&self.url))?;
+        let response =
+            self.service.clone().list_workers(pb::ListWorkersRequest {}).await.map_err(refused(&self.url))?;
         response.into_inner().workers.into_iter().map(|worker| worker.try_into().map_err(answer)).collect()
     }
 

@@ -12,6 +12,7 @@ mod desk;
 mod error;
 mod factors;
 mod job;
+mod jobs;
 mod report_plan;
 mod reports;
 mod stage;

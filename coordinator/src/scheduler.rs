@@ -205,13 +205,16 @@ impl Scheduler {
             // What follows in this request does well to stay with the same model.
             loaded.push(queue.model);
         }
-        self.leases.insert(lease, Lease {
-            job: job.clone(),
-            unit: taken.unit,
-            worker: id.clone(),
-            deadline: now + self.options.lease,
-            limit: now + self.options.lease_limit,
-        });
+        self.leases.insert(
+            lease,
+            Lease {
+                job: job.clone(),
+                unit: taken.unit,
+                worker: id.clone(),
+                deadline: now + self.options.lease,
+                limit: now + self.options.lease_limit,
+            },
+        );
         self.workers.leased(id, 1);
         Some(Grant { lease, job, unit: taken.unit, attempt: taken.attempt })
     }

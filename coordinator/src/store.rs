@@ -12,6 +12,7 @@ mod keys;
 mod open;
 mod records;
 mod samples;
+mod space;
 mod value;
 
 pub use batch::Batch;
@@ -66,6 +67,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; from then on every write fails.
     pub fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        // The caller is ahead of the store by this batch: without it, nothing may follow.
+        space::require(&self.path, "writing", space::TO_WRITE).map_err(|error| self.fail(error))?;
         self.write("writing", || self.state.apply_batch(batch.into_sled()))
     }
 
@@ -85,6 +88,11 @@ impl Store {
     /// The failure after which nothing is written any more.
     pub fn failure(&self) -> Option<&StoreError> {
         self.failure.get()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fail_from_now_on(&self, error: StoreError) {
+        self.fail(error);
     }
 
     /// Every job, in the order of their ids.
@@ -214,19 +222,17 @@ impl Store {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
-        guarded(&self.path, doing, action).inspect_err(|error| {
-            // Another thread may have failed first; then its failure is the one that is kept.
-            let _ = self.failure.set(error.clone());
-        })
+        guarded(&self.path, doing, action).map_err(|error| self.fail(error))
+    }
+
+    /// Notes a failure, unless another thread failed first: then that one is kept.
+    fn fail(&self, error: StoreError) -> StoreError {
+        self.failure.get_or_init(|| error).clone()
     }
 }
 
 /// Runs something of sled's, whose panics are errors like others: it asserts what a damaged file can break.
-fn guarded<T>(
-    path: &Path,
-    doing: &'static str,
-    action: impl FnOnce() -> sled::Result<T>,
-) -> Result<T, StoreError> {
+fn guarded<T>(path: &Path, doing: &'static str, action: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(action)) {
         Ok(result) => result.map_err(|error| StoreError::of_sled(path, doing, error)),
         Err(panic) => {

@@ -1,5 +1,7 @@
 //! Documents: forms, bounds, and messages that name the place.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use ropewalk_coordinator::documents::{DocumentTokenizer, Documents, DocumentsError, SamplePlan};
 use ropewalk_shared::model_description::ModelDescription;
 use serde_json::{Value, json};

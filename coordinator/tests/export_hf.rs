@@ -1,5 +1,7 @@
 //! The Hugging Face patch: the rules that make every engine run what was searched.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use ropewalk_coordinator::export::{DroppedStartTokens, ExportError, HfOptions, ShortSet, csv, hf, json};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::factor_file::{FactorFile, FactorModel};

@@ -1,5 +1,7 @@
 //! The evolutionary search against the promises of its interface.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use proptest::prelude::*;
 use ropewalk_coordinator::search::rng::{Purpose, stream};
 use ropewalk_coordinator::search::{
@@ -110,7 +112,7 @@ fn the_first_generation_holds_the_seeds() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn everything_asked_is_new_and_in_the_space(pairs in 1usize..48, seed: u64, noise: u64) {
@@ -269,6 +271,13 @@ fn a_damaged_state_is_an_error() {
     let strategy = search(small(4, 0));
     let mut value = serde_json::to_value(strategy.snapshot()).unwrap();
     value["evolution-v1"]["pending"][3]["factors"][0] = 9_999.into();
+    let state: StrategyState = serde_json::from_value(value).unwrap();
+    assert!(state.restore().err().unwrap().to_string().contains("damaged"));
+
+    let mut strategy = search(small(4, 0));
+    strategy.tell(0, &[Score::new(1.0); 12]).unwrap();
+    let mut value = serde_json::to_value(strategy.snapshot()).unwrap();
+    value["evolution-v1"]["archive"]["top"] = serde_json::json!([]);
     let state: StrategyState = serde_json::from_value(value).unwrap();
     assert!(state.restore().err().unwrap().to_string().contains("damaged"));
     assert!(serde_json::from_str::<StrategyState>(r#"{"evolution-v9": {}}"#).is_err());

@@ -1,4 +1,5 @@
 //! The whole coordinator over gRPC on loopback, with workers that compute a formula.
+#![allow(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 #[path = "service_loopback/bad_input.rs"]
 mod bad_input;

@@ -121,7 +121,8 @@ impl Coordinator {
 
     fn start_at(folder: &Path, store: &Path, listen: &str) -> Result<Self> {
         let store_text = store.to_string_lossy();
-        let arguments = ["serve", "--listen", listen, "--store", &store_text, "--lease", LEASE_SECONDS, "--log", "info"];
+        let arguments =
+            ["serve", "--listen", listen, "--store", &store_text, "--lease", LEASE_SECONDS, "--log", "info"];
         let (process, stdout) = Process::start(&binaries::ropewalk()?, arguments, folder)?;
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
@@ -130,8 +131,9 @@ impl Coordinator {
             // Nobody waits any more when it took too long.
             let _ = sender.send(read);
         });
-        let (line, stdout) =
-            receiver.recv_timeout(LIMIT).with_context(|| format!("it does not say where it listens: {}", process.log()))??;
+        let (line, stdout) = receiver
+            .recv_timeout(LIMIT)
+            .with_context(|| format!("it does not say where it listens: {}", process.log()))??;
         let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
         let url = url.with_context(|| format!("its first line is {line:?}: {}", process.log()))?;
         Ok(Self { process, stdout: Some(stdout), url, store: store.to_owned(), folder: folder.to_owned() })

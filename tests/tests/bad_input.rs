@@ -4,10 +4,10 @@
 
 use anyhow::{Context as _, Result};
 use ropewalk_tests::command::{Ended, ropewalk, worker};
+use ropewalk_tests::documents;
 use ropewalk_tests::models::{self, TINY_VOCABULARY};
 use ropewalk_tests::process::{Coordinator, Worker};
 use ropewalk_tests::search::{Search, status, wait_done, wait_until};
-use ropewalk_tests::documents;
 use std::net::TcpListener;
 use std::path::Path;
 use tempfile::TempDir;
@@ -212,7 +212,8 @@ fn a_store_of_another_version() -> Result<()> {
     assert_eq!(coordinator.interrupt()?, Some(0), "{}", coordinator.log());
     let store = folder.path().join("store");
     {
-        let state = sled::open(&store)?.open_tree("state")?;
+        // As the store opens it; sled insists on the size of its segments.
+        let state = sled::Config::new().path(&store).segment_size(2 << 20).open()?.open_tree("state")?;
         let schema = state.iter().keys().flatten().find(|key| key.ends_with(b"schema")).context("no schema")?;
         state.insert(schema, "9")?;
         state.flush()?;

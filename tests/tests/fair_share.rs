@@ -11,7 +11,8 @@ fn two_jobs_get_on_at_the_same_time() -> Result<()> {
     let folder = TempDir::new()?;
     let coordinator = Coordinator::start(folder.path())?;
     let _worker = Worker::start(folder.path(), &coordinator.url, "only", &models::root())?;
-    let large = Search { name: "large".into(), population: 48, generations: 20, ..Search::sized(folder.path(), 512, 3)? };
+    let large =
+        Search { name: "large".into(), population: 48, generations: 20, ..Search::sized(folder.path(), 512, 3)? };
     let small = Search { name: "small".into(), ..Search::sized(folder.path(), 512, 2)? };
     let first = large.launch(&coordinator.url)?;
     wait_until(&coordinator.url, &first, |status| status["passes"].as_u64() > Some(0))?;
@@ -34,7 +35,8 @@ fn a_paused_job_lets_others_pass() -> Result<()> {
     let coordinator = Coordinator::start(folder.path())?;
     let paused = Search { name: "paused".into(), ..Search::small(folder.path())? };
     let first = paused.launch(&coordinator.url)?;
-    let command = |command: &str| ropewalk_tests::command::ropewalk([command, &first, "--coordinator", &coordinator.url]);
+    let command =
+        |command: &str| ropewalk_tests::command::ropewalk([command, &first, "--coordinator", &coordinator.url]);
     command("pause")?.done()?;
     let _worker = Worker::start(folder.path(), &coordinator.url, "only", &models::root())?;
     let other = Search { name: "other".into(), ..Search::small(folder.path())? };
@@ -52,7 +54,8 @@ fn a_cancelled_job_frees_the_workers() -> Result<()> {
     let folder = TempDir::new()?;
     let coordinator = Coordinator::start(folder.path())?;
     let _worker = Worker::start(folder.path(), &coordinator.url, "only", &models::root())?;
-    let endless = Search { name: "endless".into(), population: 60, generations: 1000, ..Search::sized(folder.path(), 512, 3)? };
+    let endless =
+        Search { name: "endless".into(), population: 60, generations: 1000, ..Search::sized(folder.path(), 512, 3)? };
     let first = endless.launch(&coordinator.url)?;
     wait_until(&coordinator.url, &first, |status| status["passes"].as_u64() > Some(0))?;
     ropewalk_tests::command::ropewalk(["cancel", &first, "--coordinator", &coordinator.url])?.done()?;

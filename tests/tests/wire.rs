@@ -295,7 +295,8 @@ async fn messages_beyond_every_bound_are_turned_away() -> Result<()> {
 async fn what_is_not_grpc_at_all_does_no_harm() -> Result<()> {
     let raw = Raw::start().await?;
     let address = raw.coordinator.url.trim_start_matches("http://");
-    for bytes in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnot a frame"] {
+    for bytes in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnot a frame"]
+    {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.write_all(bytes)?;

@@ -1,10 +1,10 @@
 //! An evaluator: a model, threads of its own, and a bound on what it holds.
 
 use crate::cancel::CancelFlag;
+use crate::cost;
 use crate::memory;
 use crate::model::Model;
 use crate::perplexity::{self, EvalError, Loss};
-use crate::rope_table;
 use ropewalk_shared::rope::Rescale;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Evaluator {
         let chunk_tokens = options.chunk_tokens.clamp(1, 1 << 20);
         let max_tokens = options.max_tokens.unwrap_or_else(|| match memory::available_bytes() {
             Some(bytes) if model.device().is_cpu() => {
-                max_tokens_for(&model, chunk_tokens, (bytes as f64 * USABLE_SHARE) as u64)
+                cost::max_tokens(model.spec(), model.dtype(), chunk_tokens, (bytes as f64 * USABLE_SHARE) as u64)
             }
             _ => usize::MAX,
         });
@@ -102,33 +102,4 @@ impl Evaluator {
         self.pool
             .install(|| perplexity::evaluate(&self.model, rescale, tokens, self.chunk_tokens, cancel, &mut progress))
     }
-}
-
-/// Bytes that an evaluation of `tokens` tokens takes beside the weights: hidden states, one layer's keys and values,
-/// the rotation, and the buffers of a chunk.
-pub fn evaluation_bytes(model: &Model, chunk_tokens: usize, tokens: usize) -> u64 {
-    let (spec, number) = (model.spec(), model.dtype().bytes());
-    let chunk = chunk_tokens.min(tokens);
-    let per_token = (spec.hidden + 2 * spec.key_width()) * number + size_of::<u32>();
-    // Generous for the CPU, whose buffers are f32 and reused; elsewhere there are a few of each.
-    let wide = 2 * spec.hidden + 2 * (spec.query_width() + 2 * spec.key_width()) + 4 * spec.intermediate;
-    let buffers = chunk * (wide + 2 * spec.vocab.min(4096)) * size_of::<f32>();
-    let table = rope_table::bytes(spec.rotary_dim / 2, tokens, chunk);
-    (tokens * per_token + buffers + table) as u64
-}
-
-/// The longest document whose evaluation takes no more than `bytes` beside the weights.
-pub fn max_tokens_for(model: &Model, chunk_tokens: usize, bytes: u64) -> usize {
-    // The need grows with the length but for one step down where tables are no longer kept, so doubling and halving
-    // finds a length that fits; a few percent less than the largest is good enough.
-    let fits = |tokens: usize| evaluation_bytes(model, chunk_tokens, tokens) <= bytes;
-    let mut low = 0;
-    let mut step = 1 << 32;
-    while step > 0 {
-        if fits(low + step) {
-            low += step;
-        }
-        step /= 2;
-    }
-    low
 }

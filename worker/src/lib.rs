@@ -19,6 +19,7 @@
 
 pub mod attention;
 pub mod cancel;
+pub mod cost;
 pub mod device;
 pub mod evaluator;
 pub mod memory;

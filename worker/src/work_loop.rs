@@ -46,6 +46,8 @@ pub struct WorkerConfig {
     pub threads: usize,
     /// Longest sequence it takes, in tokens; absent for whatever fits when it comes.
     pub max_tokens: Option<u64>,
+    /// Whether it goes on when a job's model is not here or cannot be loaded: others may have it, and it may still come.
+    pub wait_for_models: bool,
     /// How long to wait for a coordinator that is not there at the start; absent for ever.
     pub connect_timeout: Option<Duration>,
     /// How long the running evaluation may go on once the worker is to stop.
@@ -91,6 +93,9 @@ pub enum WorkerError {
     /// The evaluation thread is gone.
     #[error("the evaluation thread ended unexpectedly; the log says why")]
     EvaluationEnded,
+    /// A model is not here or cannot be loaded, and was not to be waited for.
+    #[error("{0}")]
+    Model(String),
     /// Nobody answered in time.
     #[error(
         "no coordinator answered at {url} within {waited:?} ({reason}); start one with `ropewalk serve`, or check the address"
@@ -118,7 +123,8 @@ pub enum WorkerError {
 /// Dropping the returned future stops the evaluation between two chunks and reports nothing.
 ///
 /// # Errors
-/// [`WorkerError`] when it cannot start; once it has registered, only when its evaluation thread is gone.
+/// [`WorkerError`] when it cannot start; once it has registered, only when its evaluation thread is gone, or a model is
+/// missing that was not to be waited for.
 pub async fn run(
     config: WorkerConfig,
     shutdown: impl Future<Output = ()> + Send,
@@ -148,6 +154,7 @@ impl WorkerConfig {
             model_root: model_root.into(),
             threads: 0,
             max_tokens: None,
+            wait_for_models: true,
             connect_timeout: None,
             grace: Duration::from_secs(10),
             sample_cache_bytes: 256 << 20,
@@ -170,7 +177,11 @@ impl WorkerError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Address { .. } | Self::ModelRoot(_) | Self::Device(_) => true,
-            Self::Thread(_) | Self::EvaluationEnded | Self::NotThere { .. } | Self::Refused { .. } => false,
+            Self::Thread(_)
+            | Self::EvaluationEnded
+            | Self::Model(_)
+            | Self::NotThere { .. }
+            | Self::Refused { .. } => false,
         }
     }
 }

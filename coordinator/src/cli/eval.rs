@@ -172,11 +172,16 @@ fn measure(
 const STEPS: f32 = 100.0;
 
 fn progress_bar(documents: usize, quiet: bool) -> ProgressBar {
-    if quiet { ProgressBar::hidden() } else { super::progress::bar((documents as f32 * STEPS) as u64, "{msg} {bar} {percent}%") }
+    if quiet {
+        ProgressBar::hidden()
+    } else {
+        super::progress::bar((documents as f32 * STEPS) as u64, "{msg} {bar} {percent}%")
+    }
 }
 
 fn table(report: &Report) -> String {
-    let header = ["factors", "length", "documents", "attention factor", "loss (nats)", "perplexity", "tokens/s", "peak MiB"];
+    let header =
+        ["factors", "length", "documents", "attention factor", "loss (nats)", "perplexity", "tokens/s", "peak MiB"];
     let rows = report.results.iter().map(|result| {
         vec![
             result.factors.clone(),

@@ -83,10 +83,12 @@ pub(super) async fn run(args: LaunchArgs) -> Outcome {
 
 #[cfg(feature = "local")]
 fn fingerprint_of(folder: &ModelFolder) -> Result<Fingerprint, Failure> {
-    ropewalk_worker::model::fingerprint_dir(&folder.path).or_input()
+    super::search::checked_fingerprint(folder)
 }
 
 #[cfg(not(feature = "local"))]
 fn fingerprint_of(_: &ModelFolder) -> Result<Fingerprint, Failure> {
-    Err(Failure::input_message("this build reads no weights: give the model's --fingerprint, which a worker's log shows"))
+    Err(Failure::input_message(
+        "this build reads no weights: give the model's --fingerprint, which a worker's log shows",
+    ))
 }

@@ -68,6 +68,8 @@ impl Machine {
             device: self.device,
             dtype: self.dtype,
             threads: self.threads,
+            // Nobody else is there who might have the model.
+            wait_for_models: false,
             ..WorkerConfig::new(coordinator, model)
         }
     }
@@ -86,7 +88,8 @@ impl LocalSearch<'_> {
     pub async fn run(self) -> Result<JobResult, Failure> {
         let store = self.store()?;
         let (stop, stopped) = watch::channel(false);
-        let serving = serve("127.0.0.1:0", &store, ServeOptions::default(), flagged(stopped.clone())).await.or_work()?;
+        let serving =
+            serve("127.0.0.1:0", &store, ServeOptions::default(), flagged(stopped.clone())).await.or_work()?;
         let url = serving.url();
         let mut workers = JoinSet::new();
         for number in 0..self.machine.workers {

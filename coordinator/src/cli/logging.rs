@@ -28,7 +28,10 @@ impl LoggingArgs {
     /// Starts logging for the whole process.
     pub fn start(&self) {
         let filter = self.log.as_deref().unwrap_or("warn,sled=error");
-        let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_ansi(stderr().is_terminal()).with_writer(stderr);
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(filter))
+            .with_ansi(stderr().is_terminal())
+            .with_writer(stderr);
         // A second start, in tests, keeps the first.
         let _ = match self.log_format {
             LogFormat::Text => builder.with_target(false).try_init(),

@@ -54,7 +54,11 @@ impl ModelFolder {
             Ok(std::fs::read_to_string(&config)?)
         };
         let config_json = read().with_context(|| {
-            format!("--model {}: cannot read {}; name the folder of a Hugging Face checkpoint", path.display(), config.display())
+            format!(
+                "--model {}: cannot read {}; name the folder of a Hugging Face checkpoint",
+                path.display(),
+                config.display()
+            )
         });
         let config_json = config_json.or_input()?;
         let description = ModelDescription::from_config_json(&config_json)

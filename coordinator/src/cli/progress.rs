@@ -89,7 +89,9 @@ impl JobProgress {
         let text = match &event.what {
             JobEvent::GenerationClosed { generation, evaluated, best, total_evaluated, .. } if !on_terminal() => {
                 let best = best.map_or_else(|| "none".to_owned(), |ppl| format!("{ppl:.4}"));
-                format!("generation {generation}: {evaluated} candidates, {total_evaluated} so far, best perplexity {best}")
+                format!(
+                    "generation {generation}: {evaluated} candidates, {total_evaluated} so far, best perplexity {best}"
+                )
             }
             JobEvent::CandidateFailed { reason, .. } => format!("a candidate failed and ranks last: {reason}"),
             JobEvent::ResultConflict { sample, worker, .. } => {

@@ -1,15 +1,18 @@
 //! `ropewalk search`: a whole search on this machine, in one process.
 
 use super::factors::read_init;
-use super::failure::{OrFail as _, Outcome};
+use super::failure::{Failure, OrFail as _, Outcome};
 use super::local::{LocalSearch, Machine};
 use super::options::{JsonArgs, SamplingArgs, SearchArgs, SourceArgs, tokens};
 use super::output::note;
 use super::prepare::{ModelFolder, prepare};
 use super::results::Results;
 use clap::Args;
+use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_worker::device::DeviceChoice;
+use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::model::fingerprint_dir;
+use ropewalk_worker::model::weights::WeightFiles;
 use std::path::PathBuf;
 
 /// Search factors for a model on this machine, in one process.
@@ -61,9 +64,17 @@ pub struct MachineArgs {
     pub device: DeviceChoice,
 }
 
+/// The fingerprint of a model that can be loaded, as far as its configuration and the headers of its weights tell: what
+/// is wrong with them should be said now, and not by every worker.
+pub(super) fn checked_fingerprint(folder: &ModelFolder) -> Result<Fingerprint, Failure> {
+    DecoderSpec::from_config_json(&folder.config_json).or_input()?;
+    WeightFiles::open(&folder.path).or_input()?;
+    fingerprint_dir(&folder.path).or_input()
+}
+
 pub(super) async fn run(args: SearchCommand) -> Outcome {
     let folder = ModelFolder::open(&args.model)?;
-    let fingerprint = fingerprint_dir(&folder.path).or_input()?;
+    let fingerprint = checked_fingerprint(&folder)?;
     let mut options = args.search.options().or_input()?;
     options.init = read_init(&args.search.init, &folder.description)?;
     let inputs = (&args.source, args.sampling, options);

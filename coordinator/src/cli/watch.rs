@@ -65,7 +65,9 @@ pub(super) fn ended_well(status: &JobStatus) -> Outcome {
     let reason = status.reason.as_deref().unwrap_or("no reason is known");
     match status.state {
         JobState::Failed => Err(Failure::work_message(format!("the job failed: {reason}"))),
-        JobState::Cancelled => Err(Failure::work_message("the job was cancelled; launching it again goes on from there")),
+        JobState::Cancelled => {
+            Err(Failure::work_message("the job was cancelled; launching it again goes on from there"))
+        }
         _ => Ok(()),
     }
 }

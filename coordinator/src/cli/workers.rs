@@ -30,7 +30,8 @@ pub(super) async fn run(args: WorkersArgs) -> Outcome {
 }
 
 fn table(workers: &[WorkerStatus]) -> String {
-    let header = ["worker", "name", "device", "dtype", "longest", "connected", "leased", "results", "failures", "tokens/s"];
+    let header =
+        ["worker", "name", "device", "dtype", "longest", "connected", "leased", "results", "failures", "tokens/s"];
     let row = |worker: &WorkerStatus| {
         vec![
             worker.worker_id.clone(),

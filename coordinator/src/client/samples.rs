@@ -35,11 +35,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]; what was stored until then stays stored, so that calling again goes on.
-    pub async fn put_samples(
-        &self,
-        samples: &[Sample],
-        mut progress: impl FnMut(u64, u64),
-    ) -> Result<(), ClientError> {
+    pub async fn put_samples(&self, samples: &[Sample], mut progress: impl FnMut(u64, u64)) -> Result<(), ClientError> {
         let ids: Vec<SampleId> = samples.iter().map(Sample::id).collect();
         let mut missing = self.missing_samples(&ids).await?;
         // A sample that is given twice is sent once.

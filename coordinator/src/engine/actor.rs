@@ -81,9 +81,11 @@ impl Engine {
         let committing = store.clone();
         let stop_committer = stop.clone();
         let threads = vec![
-            spawn(&store, "engine", stop, move || loops.run())?,
+            spawn(&store, "engine", stop, move || loops.run().map(|()| Some(Stopped::Asked)))?,
             // It ends when the engine drops its side of the channel, and then everything is flushed.
-            spawn(&store, "committer", stop_committer, move || commit_rounds(&committing, &to_commit, &committed))?,
+            spawn(&store, "committer", stop_committer, move || {
+                commit_rounds(&committing, &to_commit, &committed).map(|()| None)
+            })?,
         ];
         let engine = Self { commands, store, offers, commits, stopped };
         let ticker = tokio::spawn(engine.clone().tick());
@@ -269,11 +271,13 @@ fn spawn(
     store: &Store,
     name: &'static str,
     stop: watch::Sender<Option<Stopped>>,
-    run: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+    run: impl FnOnce() -> Result<Option<Stopped>, StoreError> + Send + 'static,
 ) -> Result<JoinHandle<()>, StoreError> {
     let thread = Builder::new().name(name.into()).spawn(move || {
         let stopped = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(())) => Stopped::Asked,
+            // Ended because the other thread has, which tells why.
+            Ok(Ok(None)) => return,
+            Ok(Ok(Some(stopped))) => stopped,
             Ok(Err(error)) => Stopped::Store(error),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);

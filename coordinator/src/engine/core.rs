@@ -7,6 +7,7 @@ use super::desk::Desk;
 use super::error::EngineError;
 use super::factors::factors_so_far;
 use super::job::{ActiveJob, planned_evaluations};
+use super::jobs::{EndedJob, Job, unreadable};
 use super::time::Now;
 use crate::scheduler::{Scheduler, SchedulerOptions};
 use crate::store::{Batch, Ended, JobRecord, Store, StoreError};
@@ -26,18 +27,6 @@ pub struct Core {
     pub(super) desk: Desk,
     /// The store failed in the middle of a step: memory is ahead of it, and nothing more may be written.
     broken: Option<StoreError>,
-}
-
-/// A job, under way or over.
-pub(super) enum Job {
-    Active(Box<ActiveJob>),
-    Ended(Box<EndedJob>),
-}
-
-/// A job that is over: it is listed, and brought back only when somebody launches it again or wants its result.
-pub(super) struct EndedJob {
-    record: JobRecord,
-    status: JobStatus,
 }
 
 /// What became of a launch.
@@ -254,9 +243,7 @@ impl Core {
 
     fn status_of(&self, job: &Job, now: Now) -> (JobStatus, u64) {
         match job {
-            Job::Active(job) => {
-                (job.status(self.desk.scheduler.leased(&job.id), now), job.record.last_sequence)
-            }
+            Job::Active(job) => (job.status(self.desk.scheduler.leased(&job.id), now), job.record.last_sequence),
             Job::Ended(job) => (job.status.clone(), job.record.last_sequence),
         }
     }
@@ -390,33 +377,6 @@ fn active<'a>(
     }
 }
 
-// === impl Job ===
-
-impl Job {
-    fn of(job: ActiveJob) -> Self {
-        Self::Active(Box::new(job))
-    }
-
-    fn ended(job: &ActiveJob) -> Self {
-        let status = job.record.final_status.clone();
-        let status = status.unwrap_or_else(|| unreadable(&job.id, &job.record, "it ended without a status".into()));
-        Self::Ended(Box::new(EndedJob { record: job.record.clone(), status }))
-    }
-
-    pub fn state(&self) -> JobState {
-        match self {
-            Self::Active(job) => job.state(),
-            Self::Ended(job) => job.status.state,
-        }
-    }
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.state().name())
-    }
-}
-
 fn unknown(prefix: &str) -> EngineError {
     EngineError::UnknownJob(prefix.chars().take(80).collect())
 }
@@ -430,30 +390,4 @@ fn check_size(spec: &JobSpec) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::TooManyUnits { candidates, samples, most: MAX_UNITS })
-}
-
-/// The status of a job of which only the record could be read.
-fn unreadable(id: &JobId, record: &JobRecord, reason: String) -> JobStatus {
-    let name = id.as_str().rsplit_once('-').map_or(id.as_str(), |(name, _)| name);
-    JobStatus {
-        job_id: id.clone(),
-        name: name.to_owned(),
-        model_name: String::new(),
-        state: JobState::Failed,
-        reason: Some(reason),
-        generation: 0,
-        generations: 0,
-        evaluations: 0,
-        planned_evaluations: 0,
-        passes: 0,
-        stage_done: 0,
-        stage_units: 0,
-        leased: 0,
-        best_perplexity: None,
-        best: None,
-        original_length: 0,
-        target_length: 0,
-        created_ms: record.created_ms,
-        finished_ms: record.finished_ms,
-    }
 }

@@ -6,9 +6,7 @@ use super::stage::Stage;
 use super::time::Now;
 use crate::scheduler::{Scheduler, UnitKey};
 use crate::search::Ask;
-use crate::store::{
-    Batch, ClosedGeneration, Ended, GenerationRecord, Stage as StoredStage, Store, StoreError,
-};
+use crate::store::{Batch, ClosedGeneration, Ended, GenerationRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::outcome::Loss;
@@ -52,12 +50,7 @@ impl Desk {
     // --- results ---
 
     /// The result of a unit, whatever stage it belonged to.
-    pub fn known_result(
-        &self,
-        job: &JobId,
-        rescale: RescaleId,
-        sample: SampleId,
-    ) -> Result<Option<Loss>, StoreError> {
+    pub fn known_result(&self, job: &JobId, rescale: RescaleId, sample: SampleId) -> Result<Option<Loss>, StoreError> {
         match self.fresh_results.get(&(job.clone(), rescale, sample)) {
             Some(loss) => Ok(Some(*loss)),
             None => self.store.result(job, rescale, sample),
@@ -98,11 +91,15 @@ impl Desk {
     pub fn launch(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
         self.batch.spec(&job.id, &job.spec);
         job.store_generation(&mut self.batch);
-        job.event(&mut self.batch, now, JobEvent::Launched {
-            planned_evaluations: planned_evaluations(&job.spec),
-            samples: job.spec.samples.len() as u64,
-            held_out: job.spec.held_out.len() as u64,
-        });
+        job.event(
+            &mut self.batch,
+            now,
+            JobEvent::Launched {
+                planned_evaluations: planned_evaluations(&job.spec),
+                samples: job.spec.samples.len() as u64,
+                held_out: job.spec.held_out.len() as u64,
+            },
+        );
         self.announce_generation(job, now);
         self.open_stage(job)?;
         self.advance(job, now)
@@ -159,16 +156,20 @@ impl Desk {
         if let Some(summary) = job.strategy.history().last().cloned() {
             let best = job.strategy.best().map(|(_, score)| score);
             let improved = best.is_some_and(|best| best_before.is_none_or(|before| best < before));
-            job.event(&mut self.batch, now, JobEvent::GenerationClosed {
-                generation,
-                evaluated: summary.evaluated,
-                failed: summary.failed,
-                generation_best: summary.generation_best.value(),
-                median: summary.median.value(),
-                best: summary.best.value(),
-                improved,
-                total_evaluated: summary.total_evaluated,
-            });
+            job.event(
+                &mut self.batch,
+                now,
+                JobEvent::GenerationClosed {
+                    generation,
+                    evaluated: summary.evaluated,
+                    failed: summary.failed,
+                    generation_best: summary.generation_best.value(),
+                    median: summary.median.value(),
+                    best: summary.best.value(),
+                    improved,
+                    total_evaluated: summary.total_evaluated,
+                },
+            );
             if let Some((rescale, perplexity)) = job.winner().filter(|_| improved) {
                 job.event(&mut self.batch, now, JobEvent::NewBest { generation, perplexity, rescale });
             }

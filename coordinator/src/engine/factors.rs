@@ -43,12 +43,7 @@ fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
         original_length: Some(description.original_length),
         target_length: Some(spec.target_length),
         extension_ratio: Some(spec.extension_ratio(description)),
-        objective: Some(Objective {
-            kind: "perplexity".into(),
-            value,
-            samples: spec.samples.len(),
-            held_out: None,
-        }),
+        objective: Some(Objective { kind: "perplexity".into(), value, samples: spec.samples.len(), held_out: None }),
         search: Some(SearchRecord {
             strategy: strategy_name(spec.search.strategy).into(),
             seed: spec.search.seed,

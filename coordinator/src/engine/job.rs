@@ -71,11 +71,8 @@ impl ActiveJob {
 
     /// A job as it is stored. Its stage is still empty.
     pub fn restore(store: &Store, id: JobId, record: JobRecord, now: Now) -> Result<Self, StoreError> {
-        let corrupt = |what: &'static str, reason: String| StoreError::Corrupt {
-            path: store.path().to_owned(),
-            what,
-            reason,
-        };
+        let corrupt =
+            |what: &'static str, reason: String| StoreError::Corrupt { path: store.path().to_owned(), what, reason };
         let spec = store.spec(&id)?;
         let description = spec.check().map_err(|error| corrupt("a job specification", error.to_string()))?;
         let state = store.strategy(&id)?.ok_or_else(|| corrupt("a search state", "it is missing".into()))?;

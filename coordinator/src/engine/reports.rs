@@ -1,7 +1,8 @@
 //! Commands of workers.
 
-use super::core::{Core, Job};
+use super::core::Core;
 use super::error::EngineError;
+use super::jobs::Job;
 use super::time::Now;
 use crate::scheduler::AfterFailure;
 use ropewalk_shared::event::JobEvent;
@@ -158,8 +159,7 @@ impl Core {
     fn take_failure(&mut self, worker: &WorkerId, report: &UnitReport, failure: &UnitFailure, now: Now) -> Verdict {
         let Some(Job::Active(job)) = self.jobs.get_mut(&report.job) else { return Verdict::NotWanted };
         let Some(unit) = job.stage.unit(report.rescale.id(), report.sample) else { return Verdict::NotWanted };
-        let after =
-            self.desk.scheduler.fail(now.since_start, worker, report.lease, &report.job, unit, failure);
+        let after = self.desk.scheduler.fail(now.since_start, worker, report.lease, &report.job, unit, failure);
         match after {
             AfterFailure::Requeued => Verdict::Accepted,
             AfterFailure::WorkerUnable => {

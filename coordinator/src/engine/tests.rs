@@ -3,3 +3,4 @@
 mod disturbances;
 mod life;
 mod rig;
+mod threads;

@@ -41,9 +41,11 @@ impl Comparison {
     /// The comparison a factor file records; `None` for one without an objective.
     pub fn of_factor_file(file: &FactorFile) -> Option<Self> {
         let objective = file.objective.as_ref()?;
-        let names = std::iter::once("none").chain(Baseline::ALL.iter().map(|baseline| baseline.name()));
-        let known = names.clone().filter_map(|name| file.baselines.get_key_value(name));
-        let others = file.baselines.iter().filter(|(name, _)| !names.clone().any(|known| known == name.as_str()));
+        // Each method as published, then with the attention factor of the search.
+        let baselines = Baseline::ALL.iter().flat_map(|b| [b.name().to_owned(), format!("{}-attention", b.name())]);
+        let names: Vec<String> = std::iter::once("none".to_owned()).chain(baselines).collect();
+        let known = names.iter().filter_map(|name| file.baselines.get_key_value(name));
+        let others = file.baselines.iter().filter(|(name, _)| !names.contains(name));
         let mut rows: Vec<Row> = known.chain(others).map(|(name, measured)| Row::baseline(name, measured)).collect();
         rows.push(Row {
             factors: SEARCHED.to_owned(),

@@ -66,11 +66,7 @@ pub(super) struct Settled {
 // === impl JobQueue ===
 
 impl JobQueue {
-    pub(super) fn new(
-        model: Fingerprint,
-        sample_tokens: Vec<u32>,
-        units: impl IntoIterator<Item = UnitKey>,
-    ) -> Self {
+    pub(super) fn new(model: Fingerprint, sample_tokens: Vec<u32>, units: impl IntoIterator<Item = UnitKey>) -> Self {
         let ready: VecDeque<UnitKey> = units.into_iter().collect();
         let units = ready.iter().map(|unit| (*unit, UnitRecord::new())).collect();
         Self {
@@ -248,13 +244,6 @@ fn is_ready(units: &HashMap<UnitKey, UnitRecord>, unit: &UnitKey) -> bool {
 
 impl UnitRecord {
     fn new() -> Self {
-        Self {
-            place: Place::Ready,
-            last_failure: None,
-            failed_leases: Vec::new(),
-            attempts: 0,
-            expiries: 0,
-            delays: 0,
-        }
+        Self { place: Place::Ready, last_failure: None, failed_leases: Vec::new(), attempts: 0, expiries: 0, delays: 0 }
     }
 }

@@ -157,8 +157,7 @@ impl Workers {
         if seconds > 0.0 {
             let speed = f64::from(tokens) / seconds;
             let former = worker.tokens_per_second;
-            worker.tokens_per_second =
-                if former == 0.0 { speed } else { former + SPEED_WEIGHT * (speed - former) };
+            worker.tokens_per_second = if former == 0.0 { speed } else { former + SPEED_WEIGHT * (speed - former) };
         }
     }
 

@@ -86,10 +86,7 @@ impl Ropewalk for Clients {
         self.status(move |core, now| core.status(&job, now).map(|(status, _)| status)).await
     }
 
-    async fn watch_job(
-        &self,
-        request: Request<pb::WatchJobRequest>,
-    ) -> Result<Response<Self::WatchJobStream>, Status> {
+    async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let pb::WatchJobRequest { job_id, from_sequence } = request.into_inner();
         let named = self.engine.durable(move |core, now| core.status(&job_id, now)).await;
         let (status, _) = named.map_err(refused)?;

@@ -16,7 +16,9 @@ pub enum ServeError {
         address: String,
     },
     /// The address cannot be bound.
-    #[error("cannot listen on {address}: {reason}; give an address of this machine with --listen, for example 127.0.0.1:7311")]
+    #[error(
+        "cannot listen on {address}: {reason}; give an address of this machine with --listen, for example 127.0.0.1:7311"
+    )]
     Bind {
         /// The address.
         address: String,

@@ -58,10 +58,7 @@ impl Workers {
 impl Work for Workers {
     type GetSampleStream = ReceiverStream<Result<pb::SampleChunk, Status>>;
 
-    async fn register(
-        &self,
-        request: Request<pb::RegisterRequest>,
-    ) -> Result<Response<pb::RegisterResponse>, Status> {
+    async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
         let profile = WorkerProfile::try_from(request.into_inner()).map_err(invalid)?;
         let (name, device) = (profile.name.clone(), profile.device.clone());
         let registered = self.engine.volatile(move |core, now| core.register(profile, now)).await;

@@ -66,6 +66,11 @@ impl Batch {
         self.record(&keys::factors(job), &text);
     }
 
+    #[cfg(test)]
+    pub(super) fn strategy_text(&mut self, job: &JobId, text: &str) {
+        self.record(&keys::strategy(job), &text);
+    }
+
     pub(super) fn record(&mut self, key: &[u8], record: &impl Serialize) {
         self.value(key, &value::encode(record));
     }

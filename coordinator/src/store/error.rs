@@ -35,7 +35,7 @@ pub enum StoreError {
     },
     /// No space left.
     #[error(
-        "{doing} the store {} failed, the disk is full: free some space and start the coordinator again; everything acknowledged is kept", .path.display()
+        "{doing} the store {} failed, the disk is full: free 32 MiB or more and start the coordinator again; everything acknowledged is kept", .path.display()
     )]
     Full {
         /// The folder.
@@ -77,7 +77,8 @@ impl StoreError {
         match error {
             sled::Error::Io(error) => Self::of_io(path, doing, &error),
             sled::Error::Corruption { at, .. } => {
-                let reason = at.map_or_else(|| "sled found corruption".into(), |at| format!("sled found corruption at {at}"));
+                let reason =
+                    at.map_or_else(|| "sled found corruption".into(), |at| format!("sled found corruption at {at}"));
                 Self::Corrupt { path, what: "the database", reason }
             }
             sled::Error::CollectionNotFound(_) => {

@@ -1,6 +1,6 @@
 //! Opening a store: lock, version, number of the run.
 
-use super::{Store, StoreError, guarded, keys};
+use super::{Store, StoreError, guarded, keys, space};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -27,6 +27,7 @@ impl Store {
         if is_new && fs::read_dir(&path).map_err(io("opening", &path))?.next().is_some() {
             return Err(StoreError::NotAStore { path });
         }
+        space::require(&path, "opening", space::TO_OPEN)?;
         let config = sled::Config::new()
             .path(&path)
             .cache_capacity(CACHE_BYTES)

@@ -1,6 +1,6 @@
 //! Samples: token ids under their content address, cut into parts, checked whenever they are read.
 
-use super::{Store, StoreError, keys, value};
+use super::{Store, StoreError, keys, space, value};
 use ropewalk_shared::sample::{Sample, SampleId};
 use value::{Head, PART_BYTES};
 
@@ -16,6 +16,9 @@ impl Store {
         if self.sample_tokens(id)?.is_some() {
             return Ok(());
         }
+        // sled writes parts more than once before it has found their place.
+        let needed = 3 * 4 * sample.tokens().len() as u64 + space::TO_WRITE;
+        space::require(self.path(), "writing", needed)?;
         let key = id.as_bytes();
         for (batch_index, tokens) in sample.tokens().chunks(PARTS_PER_BATCH * PART_BYTES / 4).enumerate() {
             let mut batch = sled::Batch::default();
@@ -55,7 +58,10 @@ impl Store {
         if sample.id() == id {
             Ok(Some(sample))
         } else {
-            Err(self.corrupt("a sample", format!("the tokens stored for {id} have another address; upload it again to a new store")))
+            Err(self.corrupt(
+                "a sample",
+                format!("the tokens stored for {id} have another address; upload it again to a new store"),
+            ))
         }
     }
 }

@@ -66,10 +66,8 @@ async fn a_restarted_coordinator_takes_results_of_its_former_life() {
     let coordinator = Coordinator::start(store.path()).await;
     let mut service = WorkClient::connect(coordinator.url()).await.unwrap();
     assert!(is(service.lease(lease_request(&worker, 2, 1, 0)).await, Code::NotFound));
-    let heartbeat = |worker_id: &str| pb::HeartbeatRequest {
-        worker_id: worker_id.into(),
-        lease_ids: vec![unit.lease_id],
-    };
+    let heartbeat =
+        |worker_id: &str| pb::HeartbeatRequest { worker_id: worker_id.into(), lease_ids: vec![unit.lease_id] };
     assert!(is(service.heartbeat(heartbeat(&worker)).await, Code::NotFound));
     let again = register(&mut service, 1000).await.unwrap();
     assert_ne!(again, worker);

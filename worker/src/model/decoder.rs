@@ -2,15 +2,13 @@
 
 use super::Model;
 use super::config::DecoderSpec;
+use crate::cost::VOCABULARY_BLOCK;
 use crate::ops::Kernels;
 use crate::ops::append::append;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::linear::product;
 use crate::ops::rms_norm::rms_norm;
 use candle_core::{DType, Device, Module, Result, Tensor};
-
-/// Logits held at a time, per token of a chunk: part of the vocabulary.
-const VOCABULARY_BLOCK: usize = 4096;
 
 /// A sequence on its way through a model, in chunks of tokens.
 pub(crate) struct Pass<'m> {

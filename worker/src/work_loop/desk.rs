@@ -14,6 +14,7 @@ use super::sample_cache::SampleCache;
 use super::{WorkerConfig, WorkerError, WorkerSummary};
 use calls::Calls;
 use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,10 @@ use std::time::{Duration, Instant};
 const ASSIGNED: usize = 2;
 /// How often models that were not there are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Half the pause after a first failed evaluation; doubles with each that follows.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between attempts of a worker on which every evaluation fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Once no evaluation runs: the time for its report, and for handing back what is on its way here.
 const LAST_REPORT: Duration = Duration::from_secs(5);
 
@@ -40,6 +45,8 @@ pub(super) struct Desk {
     missing: Vec<Fingerprint>,
     looked: Instant,
     started: Instant,
+    /// Evaluations that failed one after the other.
+    failures: u32,
     /// Since when the worker is to stop.
     stopping: Option<Instant>,
     summary: WorkerSummary,
@@ -62,6 +69,7 @@ impl Desk {
             missing: Vec::new(),
             looked: Instant::now(),
             started: Instant::now(),
+            failures: 0,
             stopping: None,
             summary: WorkerSummary::default(),
             config,
@@ -82,7 +90,7 @@ impl Desk {
                 biased;
                 () = &mut shutdown, if self.stopping.is_none() => self.stop(),
                 returned = self.calls.next() => self.answered(returned)?,
-                notice = self.evaluation.next() => self.noticed(notice.ok_or(WorkerError::EvaluationEnded)?),
+                notice = self.evaluation.next() => self.noticed(notice.ok_or(WorkerError::EvaluationEnded)?)?,
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -124,7 +132,7 @@ impl Desk {
         }
     }
 
-    fn noticed(&mut self, notice: Notice) {
+    fn noticed(&mut self, notice: Notice) -> Result<(), WorkerError> {
         match notice {
             Notice::Started { number } => self.held.started(number, Instant::now()),
             Notice::Models { loaded, missing } => {
@@ -136,16 +144,37 @@ impl Desk {
                 match &outcome {
                     Outcome::Loss(_) => {
                         self.summary.results += 1;
+                        self.failures = 0;
                         self.pace.record(took);
+                    }
+                    Outcome::Failure(UnitFailure { kind, reason })
+                        if !self.config.wait_for_models
+                            && matches!(kind, FailureKind::ModelMissing | FailureKind::FingerprintMismatch) =>
+                    {
+                        return Err(WorkerError::Model(reason.clone()));
                     }
                     Outcome::Failure(failure) => {
                         self.summary.failures += 1;
                         tracing::warn!(kind = ?failure.kind, "cannot evaluate a unit: {}", failure.reason);
+                        if failure.kind.counts_against_candidate() {
+                            self.slow_down();
+                        }
                     }
                     Outcome::Cancelled => {}
                 }
                 self.held.finished(number, outcome, took);
             }
+        }
+        Ok(())
+    }
+
+    /// Takes fewer units after failures: a broken device must not fail every candidate before others get to it.
+    fn slow_down(&mut self) {
+        self.failures += 1;
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.calls.lease_at = Some(Instant::now() + pause);
+        if self.failures > 1 {
+            self.held.hand_back(usize::MAX, "evaluations fail on this worker");
         }
     }
 

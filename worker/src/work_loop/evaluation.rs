@@ -16,13 +16,16 @@ use ropewalk_shared::outcome::{FailureKind, Loss, UnitFailure};
 use ropewalk_shared::sample::Sample;
 use ropewalk_shared::work::Unit;
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// How long a model that could not be loaded is left alone: reading it takes time, and the cause seldom goes away.
+const LOAD_AGAIN: Duration = Duration::from_secs(600);
 
 /// What the thread is asked to do.
 pub(super) enum Task {
@@ -76,7 +79,10 @@ struct Bench {
     options: EvaluatorOptions,
     registry: Registry,
     loaded: Option<(Fingerprint, Evaluator)>,
-    missing: BTreeSet<ModelName>,
+    /// Models that are not here, each with the reason that was given.
+    missing: BTreeMap<ModelName, String>,
+    /// Models that are here and could not be loaded, each with the time of the attempt.
+    unloadable: BTreeMap<ModelName, Instant>,
     notices: UnboundedSender<Notice>,
 }
 
@@ -97,7 +103,8 @@ impl Evaluation {
             },
             registry: Registry::new(config.model_root.clone()),
             loaded: None,
-            missing: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            unloadable: BTreeMap::new(),
             notices: outbox,
         };
         let thread = thread::Builder::new().name("evaluation".to_owned()).spawn(move || bench.run(&inbox));
@@ -183,42 +190,57 @@ impl Bench {
         // Before the next is loaded: two may not fit.
         self.unload();
         tracing::info!(model = wanted.name, folder = %folder.display(), "loading a model");
-        let model = Model::load(&folder, &self.device, self.dtype)
-            .map_err(|error| failure(FailureKind::Evaluation, format!("cannot load {}: {error}", folder.display())))?;
-        let evaluator = Evaluator::new(Arc::new(model), self.options.clone())
-            .map_err(|error| failure(FailureKind::Evaluation, error.to_string()))?;
-        tracing::info!(
-            model = wanted.name,
-            fingerprint = wanted.fingerprint.short(),
-            max_tokens = evaluator.max_tokens(),
-            threads = evaluator.threads(),
-            "model loaded"
-        );
-        self.loaded = Some((wanted.fingerprint, evaluator));
-        self.tell_models();
-        Ok(())
+        match self.evaluator(&folder) {
+            Ok(evaluator) => {
+                tracing::info!(
+                    model = wanted.name,
+                    fingerprint = wanted.fingerprint.short(),
+                    max_tokens = evaluator.max_tokens(),
+                    threads = evaluator.threads(),
+                    "model loaded"
+                );
+                self.unloadable.remove(wanted);
+                self.loaded = Some((wanted.fingerprint, evaluator));
+                self.tell_models();
+                Ok(())
+            }
+            Err(error) => {
+                self.unloadable.insert(wanted.clone(), Instant::now());
+                self.tell_models();
+                // Not the candidates' fault: as good as not there, and another worker may be able to.
+                let reason = format!("cannot load the model in {}: {error}", folder.display());
+                Err(failure(FailureKind::ModelMissing, reason))
+            }
+        }
+    }
+
+    fn evaluator(&self, folder: &Path) -> Result<Evaluator, Box<dyn std::error::Error>> {
+        let model = Model::load(folder, &self.device, self.dtype)?;
+        Ok(Evaluator::new(Arc::new(model), self.options.clone())?)
     }
 
     fn find(&mut self, wanted: &ModelName) -> Result<PathBuf, UnitFailure> {
         let found = self.registry.find(wanted);
-        if found.is_ok() {
-            self.missing.remove(wanted);
-        } else {
-            self.missing.insert(wanted.clone());
+        match &found {
+            Ok(_) => _ = self.missing.remove(wanted),
+            Err(failure) => _ = self.missing.insert(wanted.clone(), failure.reason.clone()),
         }
         found
     }
 
     fn look_again(&mut self) {
-        let before = self.missing.len();
-        for wanted in std::mem::take(&mut self.missing) {
-            match caught(|| self.find(&wanted)) {
+        let (missing, unloadable) = (self.missing.clone(), self.unloadable.len());
+        self.unloadable.retain(|_, tried| tried.elapsed() < LOAD_AGAIN);
+        for (wanted, before) in &missing {
+            match caught(|| self.find(wanted)) {
                 Ok(Ok(folder)) => tracing::info!(model = wanted.name, folder = %folder.display(), "model appeared"),
-                Ok(Err(_)) => {}
-                Err(_) => _ = self.missing.insert(wanted),
+                Ok(Err(failure)) if failure.reason != *before => {
+                    tracing::warn!(kind = ?failure.kind, "still without a model: {}", failure.reason);
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
         }
-        if self.missing.len() != before {
+        if self.missing.len() != missing.len() || self.unloadable.len() != unloadable {
             self.tell_models();
         }
     }
@@ -232,7 +254,7 @@ impl Bench {
     fn tell_models(&self) {
         self.tell(Notice::Models {
             loaded: self.loaded.as_ref().map(|(fingerprint, _)| *fingerprint),
-            missing: self.missing.iter().map(|model| model.fingerprint).collect(),
+            missing: self.missing.keys().chain(self.unloadable.keys()).map(|model| model.fingerprint).collect(),
         });
     }
 

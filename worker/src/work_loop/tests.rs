@@ -180,6 +180,37 @@ async fn a_model_that_is_not_there_is_said_once_and_not_leased_again() {
 }
 
 #[tokio::test]
+async fn a_worker_that_does_not_wait_for_models_ends_without_one() {
+    let (fake, sample) = fake(100, 0);
+    fake.state().units.push_back(pb::Unit { model_name: "big".into(), model_fingerprint: vec![7; 32], ..unit(1, &sample) });
+    let served = fake.serve("127.0.0.1:0").await;
+    let error = start(&served, |config| config.wait_for_models = false).worker.await.unwrap().unwrap_err();
+    assert!(matches!(&error, WorkerError::Model(reason) if reason.contains("\"big\"")), "{error}");
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_is_no_candidates_fault() {
+    let root = tempfile::TempDir::new().unwrap();
+    let folder = root.path().join("torn");
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(PathBuf::from(MODELS).join(MODEL).join(file), folder.join(file)).unwrap();
+    }
+    let weights = std::fs::File::options().write(true).open(folder.join("model.safetensors")).unwrap();
+    weights.set_len(10_000).unwrap();
+    let torn = fingerprint_dir(&folder).unwrap();
+    let (fake, sample) = fake(100, 0);
+    let unit = |lease| pb::Unit { model_name: "torn".into(), model_fingerprint: torn.as_bytes().to_vec(), ..unit(lease, &sample) };
+    fake.state().units.extend([unit(1), unit(2)]);
+    let served = fake.serve("127.0.0.1:0").await;
+    let worker = start(&served, |config| config.model_root = root.path().to_owned());
+    fake.until("a refusal", |state| state.lease_requests.last().is_some_and(|last| !last.missing_models.is_empty())).await;
+    worker.stop().await;
+    let failures = failures(&fake);
+    assert!(failures.iter().all(|(kind, reason)| *kind == Kind::ModelMissing && reason.contains("truncated")), "{failures:?}");
+}
+
+#[tokio::test]
 async fn samples_that_cannot_be_had_fail_their_units_only() {
     let (fake, good) = fake(100, 0);
     let (absent, broken) = (sample(50), sample(60));

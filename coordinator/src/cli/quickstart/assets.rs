@@ -35,7 +35,7 @@ const TEXT: [(&str, &[u8]); 16] = [
 
 /// Writes both below `out` and returns their folders.
 pub fn write(out: &Path) -> Result<(PathBuf, PathBuf), Failure> {
-    let (model, text) = (out.join("model"), out.join("text"));
+    let (model, text) = (out.join("lab-model"), out.join("text"));
     for (folder, files) in [(&model, &MODEL[..]), (&text, &TEXT[..])] {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display())).or_work()?;
         for (name, content) in files {

@@ -88,3 +88,26 @@ fn a_coordinator_killed_after_every_step_loses_and_repeats_nothing() {
     assert_eq!(rig.factors(&spec).unwrap(), expected);
     assert_eq!(reports, passes, "every unit was evaluated once");
 }
+
+#[test]
+fn a_kill_between_writing_and_flushing_loses_nothing_that_was_acknowledged() {
+    let (mut rig, spec) = (Rig::new(), job(9));
+    rig.launch(&spec);
+    let expected = rig.work_to_the_end(&spec);
+
+    let mut rig = Rig::new();
+    rig.launch(&spec);
+    for step in 0.. {
+        let worker = rig.register(u64::MAX);
+        let Some(unit) = rig.lease(&worker, 1).pop() else { break };
+        if step % 3 == 0 {
+            // Carried out and perhaps written, but never acknowledged: the worker reports again.
+            rig.core.report(&worker, vec![evaluated(&unit)], rig.now()).unwrap();
+            let batch = rig.core.take_batch();
+            rig.core.store().apply(batch).unwrap();
+            rig.kill();
+        }
+        rig.report(&worker, vec![evaluated(&unit)]);
+    }
+    assert_eq!(rig.factors(&spec), Some(expected));
+}

@@ -140,15 +140,18 @@ fn reports_that_cannot_be_right_are_refused() {
     nobody_asked.rescale.start_tokens = 77;
     let mut no_job = with(good);
     no_job.job = "nothing-here".parse().unwrap();
-    let verdicts = rig.report(&worker, vec![
-        with(Loss { tokens: 5, ..good }),
-        with(Loss { nll_sum: -5.0, ..good }),
-        with(Loss { nll_sum: f64::NEG_INFINITY, ..good }),
-        other_factors,
-        nobody_asked,
-        no_job,
-        with(good),
-    ]);
+    let verdicts = rig.report(
+        &worker,
+        vec![
+            with(Loss { tokens: 5, ..good }),
+            with(Loss { nll_sum: -5.0, ..good }),
+            with(Loss { nll_sum: f64::NEG_INFINITY, ..good }),
+            other_factors,
+            nobody_asked,
+            no_job,
+            with(good),
+        ],
+    );
     use Verdict::{Accepted, NotWanted, Refused};
     assert_eq!(verdicts, [Refused, Refused, Refused, Refused, NotWanted, NotWanted, Accepted]);
 }
@@ -256,10 +259,7 @@ fn what_a_job_waits_for_is_told() {
 fn a_launch_names_what_is_missing_and_what_is_wrong() {
     let (mut rig, mut spec) = (Rig::new(), job(1));
     let now = rig.now();
-    assert!(matches!(
-        rig.core.launch(spec.clone(), now),
-        Err(EngineError::MissingSamples { missing: 5, .. })
-    ));
+    assert!(matches!(rig.core.launch(spec.clone(), now), Err(EngineError::MissingSamples { missing: 5, .. })));
     rig.launch(&spec);
     spec.target_length = 65;
     assert!(matches!(rig.core.launch(spec.clone(), now), Err(EngineError::ShortSample { tokens: 64, .. })));

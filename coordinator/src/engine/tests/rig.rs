@@ -9,9 +9,7 @@ use ropewalk_shared::outcome::{FailureKind, Loss, UnitFailure};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::{Sample, SampleId};
 use ropewalk_shared::status::JobStatus;
-use ropewalk_shared::work::{
-    LeaseRequest, Unit, UnitOutcome, UnitReport, Verdict, WorkerId, WorkerProfile,
-};
+use ropewalk_shared::work::{LeaseRequest, Unit, UnitOutcome, UnitReport, Verdict, WorkerId, WorkerProfile};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,13 +192,7 @@ pub fn loss(rescale: &Rescale, sample: SampleId, tokens: u32) -> Loss {
 }
 
 pub fn report_of(unit: &Unit, outcome: UnitOutcome) -> UnitReport {
-    UnitReport {
-        lease: unit.lease,
-        job: unit.job.clone(),
-        sample: unit.sample,
-        rescale: unit.rescale.clone(),
-        outcome,
-    }
+    UnitReport { lease: unit.lease, job: unit.job.clone(), sample: unit.sample, rescale: unit.rescale.clone(), outcome }
 }
 
 pub fn evaluated(unit: &Unit) -> UnitReport {

@@ -1,0 +1,222 @@
+//! `ropewalk plan`: memory and time of a search, from the model's configuration alone.
+
+use super::failure::{OrFail as _, Outcome};
+use super::options::{JsonArgs, SamplingArgs, SearchArgs, tokens};
+use super::output;
+use super::prepare::ModelFolder;
+use clap::Args;
+use ropewalk_worker::cost::{self, Memory, Work};
+use ropewalk_worker::device::Dtype;
+use ropewalk_worker::evaluator::EvaluatorOptions;
+use ropewalk_worker::model::config::DecoderSpec;
+use serde::Serialize;
+use std::path::PathBuf;
+
+const GIB: f64 = (1u64 << 30) as f64;
+/// Sets of factors that the final report measures besides the winner: none, three methods, each with two attention
+/// factors, and the winner without starting tokens.
+const REPORTED: u64 = 9;
+/// Sustained speeds shown when none is given, in TFLOP/s: a desktop processor, and two shares of a data-centre GPU.
+const SPEEDS: [f64; 3] = [0.3, 100.0, 400.0];
+
+/// Predict memory and time of a search before anything is spent.
+///
+/// Needs nothing of the model but its config.json. Memory is that of one evaluation: weights, hidden states of the
+/// sequence, keys and values of one layer. Time follows from the operations and the speed that you say your device sustains.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// Folder with the model's config.json
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+
+    /// The window to reach, in tokens, for example 131072 or 2m
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    target_length: u32,
+
+    /// Memory of the device
+    #[arg(long, value_name = "GIB")]
+    device_memory: Option<f64>,
+
+    /// Number format on the device: f32, bf16 or f16
+    #[arg(long, default_value_t = Dtype::Bf16)]
+    dtype: Dtype,
+
+    /// TFLOP/s that one worker sustains [default: a few are shown]
+    #[arg(long, value_name = "TFLOPS")]
+    tflops: Option<f64>,
+
+    /// Workers that share the passes
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    workers: u32,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    #[command(flatten)]
+    search: SearchArgs,
+
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+/// What is predicted.
+#[derive(Debug, Serialize)]
+struct Plan {
+    model: String,
+    parameters: u64,
+    original_length: u32,
+    target_length: u32,
+    dtype: String,
+    memory_gib: MemoryGib,
+    /// Growth of the memory, in bytes per token.
+    bytes_per_token: f64,
+    device_memory_gib: Option<f64>,
+    fits: Option<bool>,
+    /// The longest sequence that fits into the device's memory.
+    longest: Option<usize>,
+    tflop_per_pass: f64,
+    attention_share: f64,
+    evaluations: u64,
+    passes: u64,
+    times: Vec<Time>,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryGib {
+    weights: f64,
+    hidden_states: f64,
+    keys_values: f64,
+    buffers: f64,
+    total: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Time {
+    tflops: f64,
+    seconds_per_pass: f64,
+    seconds_of_search: f64,
+}
+
+pub(super) async fn run(args: PlanArgs) -> Outcome {
+    let plan = args.plan()?;
+    if args.output.json { output::json(&plan) } else { output::line(plan.describe(args.workers)) }
+}
+
+// === impl PlanArgs ===
+
+impl PlanArgs {
+    fn plan(&self) -> Result<Plan, super::Failure> {
+        let folder = ModelFolder::open(&self.model)?;
+        let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
+        let (chunk, length) = (EvaluatorOptions::default().chunk_tokens, self.target_length as usize);
+        let (memory, work) = (Memory::of(&spec, self.dtype, chunk, length), Work::of(&spec, length));
+        let longer = Memory::of(&spec, self.dtype, chunk, 2 * length);
+        let gib = |bytes: u64| bytes as f64 / GIB;
+        let room = self.device_memory.map(|gib| ((gib * GIB) as u64).saturating_sub(memory.weights));
+        let options = self.search.options().or_input()?;
+        let planned = options.evolution.evaluations();
+        let evaluations = options.max_evaluations.map_or(planned, |most| planned.min(most));
+        let (samples, held_out) = (self.sampling.samples as u64, self.sampling.held_out as u64);
+        let passes = evaluations * samples + (REPORTED + 1) * (samples + held_out);
+        let speeds = self.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
+        Ok(Plan {
+            model: folder.name,
+            parameters: cost::weights(&spec),
+            original_length: folder.description.original_length,
+            target_length: self.target_length,
+            dtype: self.dtype.to_string(),
+            memory_gib: MemoryGib {
+                weights: gib(memory.weights),
+                hidden_states: gib(memory.hidden_states),
+                keys_values: gib(memory.keys_values),
+                buffers: gib(memory.buffers),
+                total: gib(memory.total()),
+            },
+            bytes_per_token: (longer.total() as f64 - memory.total() as f64) / length as f64,
+            device_memory_gib: self.device_memory,
+            fits: room.map(|room| memory.evaluation() <= room),
+            longest: room.map(|room| cost::max_tokens(&spec, self.dtype, chunk, room)),
+            tflop_per_pass: work.total() / 1e12,
+            attention_share: work.attention / work.total(),
+            evaluations,
+            passes,
+            times: speeds.iter().map(|&tflops| Time::at(tflops, work, passes, self.workers)).collect(),
+        })
+    }
+}
+
+// === impl Time ===
+
+impl Time {
+    fn at(tflops: f64, work: Work, passes: u64, workers: u32) -> Self {
+        let seconds_per_pass = work.total() / (tflops * 1e12);
+        Self {
+            tflops,
+            seconds_per_pass,
+            seconds_of_search: seconds_per_pass * passes as f64 / f64::from(workers.max(1)),
+        }
+    }
+}
+
+/// `3.5 M`, `6.74 B`
+fn count(parameters: u64) -> String {
+    match parameters as f64 {
+        n if n >= 1e9 => format!("{:.2} B", n / 1e9),
+        n => format!("{:.1} M", n / 1e6),
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn describe(&self, workers: u32) -> String {
+        let memory = &self.memory_gib;
+        let ratio = f64::from(self.target_length) / f64::from(self.original_length);
+        let mut lines = vec![
+            format!(
+                "{}: {} parameters, {} to {} tokens ({ratio:.1}x), {}",
+                self.model,
+                count(self.parameters),
+                self.original_length,
+                self.target_length,
+                self.dtype
+            ),
+            String::new(),
+            format!("memory of one evaluation   {:>9.3} GiB", memory.total),
+            format!("  weights                  {:>9.3}", memory.weights),
+            format!("  hidden states            {:>9.3}", memory.hidden_states),
+            format!("  keys, values (one layer) {:>9.3}", memory.keys_values),
+            format!("  buffers                  {:>9.3}", memory.buffers),
+            format!("  each further token       {:>9.0} bytes", self.bytes_per_token),
+        ];
+        if let (Some(device), Some(fits), Some(longest)) = (self.device_memory_gib, self.fits, self.longest) {
+            lines.push(match fits {
+                true => format!("fits into {device} GiB; the longest that does has {longest} tokens"),
+                false if longest > 0 => format!("does NOT fit into {device} GiB; {longest} tokens would"),
+                false => format!("does NOT fit into {device} GiB: the weights alone do not"),
+            });
+        }
+        lines.extend([
+            String::new(),
+            format!(
+                "work of one document pass  {:>9.3} TFLOP, {:.0} % of it attention",
+                self.tflop_per_pass,
+                100.0 * self.attention_share
+            ),
+            format!(
+                "passes                     {:>9} ({} candidates and the final report)",
+                self.passes, self.evaluations
+            ),
+            String::new(),
+            format!(
+                "at (TFLOP/s sustained)   a pass   the search on {workers} worker{}",
+                if workers == 1 { "" } else { "s" }
+            ),
+        ]);
+        lines.extend(self.times.iter().map(|time| {
+            let pass = output::duration(time.seconds_per_pass);
+            format!("{:>22}   {pass}   {}", time.tflops, output::duration(time.seconds_of_search))
+        }));
+        lines.join("\n")
+    }
+}

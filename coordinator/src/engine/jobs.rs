@@ -1,0 +1,71 @@
+//! Jobs as the engine keeps them: under way with everything they need, or over with little more than a status.
+
+use super::job::ActiveJob;
+use crate::store::JobRecord;
+use ropewalk_shared::job::JobId;
+use ropewalk_shared::status::{JobState, JobStatus};
+
+/// A job, under way or over.
+pub(super) enum Job {
+    Active(Box<ActiveJob>),
+    Ended(Box<EndedJob>),
+}
+
+/// A job that is over: it is listed, and brought back only when somebody launches it again or wants its result.
+pub(super) struct EndedJob {
+    pub record: JobRecord,
+    pub status: JobStatus,
+}
+
+// === impl Job ===
+
+impl Job {
+    pub fn of(job: ActiveJob) -> Self {
+        Self::Active(Box::new(job))
+    }
+
+    pub fn ended(job: &ActiveJob) -> Self {
+        let status = job.record.final_status.clone();
+        let status = status.unwrap_or_else(|| unreadable(&job.id, &job.record, "it ended without a status".into()));
+        Self::Ended(Box::new(EndedJob { record: job.record.clone(), status }))
+    }
+
+    pub fn state(&self) -> JobState {
+        match self {
+            Self::Active(job) => job.state(),
+            Self::Ended(job) => job.status.state,
+        }
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.state().name())
+    }
+}
+
+/// The status of a job of which only the record could be read.
+pub(super) fn unreadable(id: &JobId, record: &JobRecord, reason: String) -> JobStatus {
+    let name = id.as_str().rsplit_once('-').map_or(id.as_str(), |(name, _)| name);
+    JobStatus {
+        job_id: id.clone(),
+        name: name.to_owned(),
+        model_name: String::new(),
+        state: JobState::Failed,
+        reason: Some(reason),
+        generation: 0,
+        generations: 0,
+        evaluations: 0,
+        planned_evaluations: 0,
+        passes: 0,
+        stage_done: 0,
+        stage_units: 0,
+        leased: 0,
+        best_perplexity: None,
+        best: None,
+        original_length: 0,
+        target_length: 0,
+        created_ms: record.created_ms,
+        finished_ms: record.finished_ms,
+    }
+}

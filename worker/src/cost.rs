@@ -1,0 +1,166 @@
+//! What an evaluation costs, from the model's configuration alone: bytes and floating-point operations.
+//!
+//! ```text
+//! memory = weights + tokens x (hidden state + keys and values of one layer) + what a chunk needs
+//! work   = tokens x linear layers + sum over queries of the keys they see
+//! ```
+
+use crate::device::Dtype;
+use crate::model::config::DecoderSpec;
+use crate::rope_table;
+
+/// Logits held at a time, per token of a chunk: part of the vocabulary.
+pub(crate) const VOCABULARY_BLOCK: usize = 4096;
+
+/// Bytes that one evaluation needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The model's weights, once.
+    pub weights: u64,
+    /// Hidden states of the whole sequence.
+    pub hidden_states: u64,
+    /// Keys and values of one layer for the whole sequence.
+    pub keys_values: u64,
+    /// Token ids, rotation tables and the buffers of a chunk.
+    pub buffers: u64,
+}
+
+/// Floating-point operations of one evaluation; a multiplication and an addition are two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Projections, feed-forward blocks and output head.
+    pub linear: f64,
+    /// Scores and weighted sums of the attention, of visible keys only.
+    pub attention: f64,
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Of a sequence of `tokens` tokens that goes through in chunks of `chunk_tokens`.
+    pub fn of(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, tokens: usize) -> Self {
+        let (number, chunk) = (dtype.bytes(), chunk_tokens.min(tokens));
+        // Generous for the CPU, whose buffers are f32 and reused; elsewhere there are a few of each.
+        let wide = 2 * spec.hidden + 2 * (spec.query_width() + 2 * spec.key_width()) + 4 * spec.intermediate;
+        let chunk_buffers = chunk * (wide + 2 * spec.vocab.min(VOCABULARY_BLOCK)) * size_of::<f32>();
+        let table = rope_table::bytes(spec.rotary_dim / 2, tokens, chunk);
+        Self {
+            weights: weights(spec) * number as u64,
+            hidden_states: (tokens * spec.hidden * number) as u64,
+            keys_values: (tokens * 2 * spec.key_width() * number) as u64,
+            buffers: (tokens * size_of::<u32>() + chunk_buffers + table) as u64,
+        }
+    }
+
+    /// Everything beside the weights, which evaluations on one device share.
+    pub fn evaluation(&self) -> u64 {
+        self.hidden_states + self.keys_values + self.buffers
+    }
+
+    /// Everything.
+    pub fn total(&self) -> u64 {
+        self.weights + self.evaluation()
+    }
+}
+
+/// The longest document whose evaluation takes no more than `bytes` beside the weights, to within a few percent.
+pub fn max_tokens(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, bytes: u64) -> usize {
+    // The need grows with the length but for one step down where tables are no longer kept, so doubling and halving
+    // finds a length that fits.
+    let fits = |tokens: usize| Memory::of(spec, dtype, chunk_tokens, tokens).evaluation() <= bytes;
+    let (mut low, mut step) = (0, 1 << 32);
+    while step > 0 {
+        if fits(low + step) {
+            low += step;
+        }
+        step /= 2;
+    }
+    low
+}
+
+// === impl Work ===
+
+impl Work {
+    /// Of a sequence of `tokens` tokens.
+    pub fn of(spec: &DecoderSpec, tokens: usize) -> Self {
+        let products = spec.layers() as u64 * layer_products(spec) + (spec.vocab * spec.hidden) as u64;
+        let keys: f64 = spec.windows.iter().map(|window| visible_keys(tokens, *window)).sum();
+        Self { linear: 2.0 * products as f64 * tokens as f64, attention: 4.0 * spec.query_width() as f64 * keys }
+    }
+
+    /// Everything.
+    pub fn total(&self) -> f64 {
+        self.linear + self.attention
+    }
+}
+
+/// Keys that all queries of a sequence see together, each itself included.
+fn visible_keys(tokens: usize, window: Option<usize>) -> f64 {
+    let window = window.unwrap_or(tokens).min(tokens) as f64;
+    let tokens = tokens as f64;
+    // The first `window` queries see 1, 2, … keys, the others `window` each.
+    window * (window + 1.0) / 2.0 + (tokens - window) * window
+}
+
+/// Numbers in all weights, biases included.
+pub fn weights(spec: &DecoderSpec) -> u64 {
+    let qkv = spec.query_width() + 2 * spec.key_width();
+    let bias = |present: bool, width: usize| if present { width } else { 0 };
+    let biases = bias(spec.qkv_bias, qkv)
+        + bias(spec.output_bias, spec.hidden)
+        + bias(spec.mlp_bias, 2 * spec.intermediate + spec.hidden);
+    let norms = 2 * spec.hidden + bias(spec.head_norm, 2 * spec.head_dim);
+    let embeddings = spec.vocab * spec.hidden * if spec.tied { 1 } else { 2 };
+    spec.layers() as u64 * (layer_products(spec) + (biases + norms) as u64) + (embeddings + spec.hidden) as u64
+}
+
+/// Numbers in the matrices of one layer.
+fn layer_products(spec: &DecoderSpec) -> u64 {
+    let attention = spec.hidden * (2 * spec.query_width() + 2 * spec.key_width());
+    (attention + 3 * spec.hidden * spec.intermediate) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// LLaMA2-7B, as its paper and its config.json describe it.
+    fn llama2_7b() -> DecoderSpec {
+        let config = serde_json::json!({
+            "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+            "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+        });
+        DecoderSpec::from_config_json(&config.to_string()).unwrap()
+    }
+
+    #[test]
+    fn llama2_7b_has_its_published_number_of_parameters() {
+        assert_eq!(weights(&llama2_7b()), 6_738_415_616);
+    }
+
+    #[test]
+    fn visible_keys_are_counted_one_by_one() {
+        for (tokens, window) in [(1, None), (9, None), (9, Some(1)), (9, Some(4)), (9, Some(9)), (9, Some(100))] {
+            let by_hand: usize = (0..tokens).map(|query| (query + 1).min(window.unwrap_or(tokens))).sum();
+            assert_eq!(visible_keys(tokens, window), by_hand as f64, "{tokens} {window:?}");
+        }
+    }
+
+    #[test]
+    fn memory_grows_by_hidden_state_keys_and_values_alone() {
+        let spec = llama2_7b();
+        let at = |tokens| Memory::of(&spec, Dtype::Bf16, 512, tokens);
+        let per_token = (at(1 << 21).total() - at(1 << 20).total()) as f64 / (1 << 20) as f64;
+        // 4,096 numbers of hidden state, 2 x 4,096 of keys and values, 2 bytes each, and a token id.
+        assert!((per_token - (3.0 * 4096.0 * 2.0 + 4.0)).abs() < 1.0, "{per_token}");
+    }
+
+    #[test]
+    fn the_longest_document_is_the_longest_that_fits() {
+        let spec = llama2_7b();
+        let longest = max_tokens(&spec, Dtype::Bf16, 512, 60 << 30);
+        let need = |tokens| Memory::of(&spec, Dtype::Bf16, 512, tokens).evaluation();
+        assert!(need(longest) <= 60 << 30 && need(longest + longest / 10) > 60 << 30, "{longest}");
+    }
+}
