@@ -55,11 +55,11 @@ enum Command {
     Quickstart(quickstart::QuickstartArgs),
     /// Search factors for a model on this machine, in one process
     #[cfg(feature = "local")]
-    Search(search::SearchCommand),
+    Search(Box<search::SearchCommand>),
     /// Run a coordinator for workers on other machines
     Serve(serve::ServeArgs),
     /// Start a search on a coordinator
-    Launch(launch::LaunchArgs),
+    Launch(Box<launch::LaunchArgs>),
     /// List the jobs of a coordinator
     Jobs(jobs::JobsArgs),
     /// Show how a job stands, and what it waits for
@@ -104,9 +104,9 @@ async fn dispatch(command: Command) -> Outcome {
         #[cfg(feature = "local")]
         Command::Quickstart(args) => quickstart::run(args).await,
         #[cfg(feature = "local")]
-        Command::Search(args) => search::run(args).await,
+        Command::Search(args) => search::run(*args).await,
         Command::Serve(args) => serve::run(args).await,
-        Command::Launch(args) => launch::run(args).await,
+        Command::Launch(args) => launch::run(*args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Watch(args) => watch::run(args).await,

@@ -11,5 +11,3 @@ mod jobs;
 mod leasing;
 #[path = "service_loopback/support.rs"]
 mod support;
-#[path = "service_loopback/throughput.rs"]
-mod throughput;

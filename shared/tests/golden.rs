@@ -2,6 +2,8 @@
 //!
 //! `tests/golden/generate.py` at the root of the repository writes the file; see `tests/data/golden/README.md`.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
+
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::Baseline;
 use ropewalk_shared::model_description::ModelDescription;

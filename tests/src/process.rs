@@ -4,6 +4,7 @@ use super::{binaries, command};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -108,6 +109,22 @@ impl Drop for Process {
     }
 }
 
+/// An address that nobody uses and nobody will get by chance: while a coordinator is dead, the system must not give its
+/// port to some connection. So it lies below the ports that systems give out.
+fn free_address() -> Result<String> {
+    const PORTS: std::ops::Range<u32> = 20_000..32_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1000 {
+        // Test programs that run side by side begin at different places.
+        let step = std::process::id().wrapping_mul(101).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let address = format!("127.0.0.1:{}", PORTS.start + step % (PORTS.end - PORTS.start));
+        if TcpListener::bind(&address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no free port from {} to {}", PORTS.start, PORTS.end)
+}
+
 // === impl Coordinator ===
 
 impl Coordinator {
@@ -116,7 +133,7 @@ impl Coordinator {
     /// # Errors
     /// When it does not say where it listens.
     pub fn start(folder: &Path) -> Result<Self> {
-        Self::start_at(folder, &folder.join("store"), "127.0.0.1:0")
+        Self::start_at(folder, &folder.join("store"), &free_address()?)
     }
 
     fn start_at(folder: &Path, store: &Path, listen: &str) -> Result<Self> {

@@ -115,24 +115,28 @@ fn work(config: WorkerConfig) -> Result<WorkerSummary, WorkerError> {
     })
 }
 
-/// Ready when the process is asked to stop.
-async fn interrupted() {
+/// Ready when the process is asked to stop. Signals are caught from this call on, not only once somebody waits.
+fn interrupted() -> impl Future<Output = ()> + Send {
     #[cfg(unix)]
     {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+        use tokio::signal::unix::{Signal, SignalKind, signal};
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
+        async fn received(signal: Option<Signal>) {
+            match signal {
+                Some(mut signal) => _ = signal.recv().await,
+                // Without a handler the default action ends the process.
+                None => std::future::pending().await,
             }
-            return;
+        }
+        async move {
+            tokio::select! { () = received(interrupt) => {}, () = received(terminate) => {} }
         }
     }
-    // Without the signals of this system there is nothing to wait for but the keyboard.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+    #[cfg(not(unix))]
+    async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 

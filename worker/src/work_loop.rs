@@ -177,11 +177,9 @@ impl WorkerError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Address { .. } | Self::ModelRoot(_) | Self::Device(_) => true,
-            Self::Thread(_)
-            | Self::EvaluationEnded
-            | Self::Model(_)
-            | Self::NotThere { .. }
-            | Self::Refused { .. } => false,
+            Self::Thread(_) | Self::EvaluationEnded | Self::Model(_) | Self::NotThere { .. } | Self::Refused { .. } => {
+                false
+            }
         }
     }
 }

@@ -1,10 +1,12 @@
 //! `ropewalk eval`: a model's perplexity under given factors, at given lengths.
 
-use super::factors::FactorChoice;
+mod choice;
+
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::{JsonArgs, SourceArgs, tokens};
 use super::output;
 use super::prepare::ModelFolder;
+use choice::FactorChoice;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use ropewalk_shared::outcome::{Loss, perplexity};

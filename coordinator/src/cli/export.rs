@@ -160,7 +160,7 @@ impl ExportArgs {
 }
 
 /// What the starting tokens are worth, as the job measured it at its end.
-fn dropped(file: &FactorFile) -> Result<DroppedStartTokens, Failure> {
+pub(super) fn dropped(file: &FactorFile) -> Result<DroppedStartTokens, Failure> {
     let start_tokens = file.start_tokens;
     if start_tokens == 0 {
         return Ok(DroppedStartTokens { start_tokens, with: f64::NAN, without: f64::NAN });
@@ -174,10 +174,4 @@ fn dropped(file: &FactorFile) -> Result<DroppedStartTokens, Failure> {
              finished job that had held-out samples, or search with --start-tokens 0",
         )),
     }
-}
-
-/// The patch for transformers as `quickstart` and `search` write it: starting tokens dropped where there are any.
-pub(super) fn patch(file: &FactorFile, config_json: &str) -> Result<Export, Failure> {
-    let dropped = if file.start_tokens > 0 { Some(dropped(file)?) } else { None };
-    hf::export(file, config_json, &HfOptions { dropped, ..HfOptions::default() }).or_input()
 }

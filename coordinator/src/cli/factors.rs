@@ -1,71 +1,10 @@
-//! Factors named on the command line: a published method, or a file.
+//! Factor files named on the command line.
 
 use super::failure::{Failure, OrFail as _};
 use crate::export::read_factors;
-use ropewalk_shared::attention_factor::AttentionFactorPolicy;
-use ropewalk_shared::baselines::Baseline;
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
 use std::path::{Path, PathBuf};
-
-/// What `--factors` names.
-#[derive(Debug)]
-pub enum FactorChoice {
-    /// The model as it is shipped.
-    None,
-    /// A published method, scaled to each length.
-    Baseline(Baseline),
-    /// The numbers of a file, whatever the length.
-    File { name: String, rescale: Rescale },
-}
-
-impl FactorChoice {
-    /// Reads the text of the option, and the file if it names one.
-    pub fn read(text: &str, description: &ModelDescription) -> Result<Self, Failure> {
-        if text == "none" {
-            return Ok(Self::None);
-        }
-        if let Some(baseline) = Baseline::ALL.into_iter().find(|baseline| baseline.name() == text) {
-            return Ok(Self::Baseline(baseline));
-        }
-        let path = Path::new(text);
-        if !path.exists() {
-            return Err(Failure::input_message(format!(
-                "--factors {text}: no such file, and no method of that name (none, pi, ntk, yarn, yarn-factors)"
-            )));
-        }
-        let rescale = read_file(path, description)?;
-        let name = path.file_name().map_or_else(|| text.to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(Self::File { name, rescale })
-    }
-
-    /// The name for tables.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::None => "none",
-            Self::Baseline(baseline) => baseline.name(),
-            Self::File { name, .. } => name,
-        }
-    }
-
-    /// The factors at a length. YaRN comes with its own attention factor, as published.
-    pub fn at(&self, description: &ModelDescription, length: u32) -> Rescale {
-        match self {
-            Self::None => description.shipped_rescale(length as usize),
-            Self::Baseline(baseline) => {
-                let original = description.original_length;
-                let ratio = (f64::from(length) / f64::from(original)).max(1.0);
-                let policy = match baseline {
-                    Baseline::Yarn | Baseline::YarnFactors => AttentionFactorPolicy::Yarn,
-                    Baseline::Pi | Baseline::Ntk => AttentionFactorPolicy::None,
-                };
-                let factors = baseline.factors(&description.geometry, original, ratio);
-                Rescale { attention_factor: policy.value(ratio, original), ..Rescale::with_factors(factors) }
-            }
-            Self::File { rescale, .. } => rescale.clone(),
-        }
-    }
-}
 
 /// The files of `--init`.
 pub fn read_init(paths: &[PathBuf], description: &ModelDescription) -> Result<Vec<Rescale>, Failure> {

@@ -1,38 +1,21 @@
 //! `ropewalk launch`: starts a search on a coordinator.
 
-use super::factors::read_init;
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::options::{CoordinatorArgs, JsonArgs, SamplingArgs, SearchArgs, SourceArgs, tokens};
+use super::options::{CoordinatorArgs, JsonArgs};
 use super::output::{self, note};
-use super::prepare::{ModelFolder, prepare};
+use super::prepare::{JobArgs, ModelFolder};
 use super::progress::bar;
 use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
-use std::path::PathBuf;
 
 /// Start a search on a coordinator, and print the job's id.
 ///
 /// The same command twice names the same job. Workers find the model by the name of its folder.
 #[derive(Args, Debug)]
 pub struct LaunchArgs {
-    /// Folder of the model: config.json, weights and, for --data, tokenizer.json
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-
     #[command(flatten)]
-    source: SourceArgs,
-
-    #[command(flatten)]
-    sampling: SamplingArgs,
-
-    /// The window to reach, in tokens, for example 131072 or 128k
-    #[arg(long, value_name = "N", value_parser = tokens)]
-    target_length: u32,
-
-    /// Name of the job [default: the model's and the length]
-    #[arg(long)]
-    name: Option<String>,
+    job: JobArgs,
 
     /// Fingerprint of the model, where its weights are not on this machine; a worker's log shows it
     #[arg(long, value_name = "HEX")]
@@ -42,24 +25,18 @@ pub struct LaunchArgs {
     coordinator: CoordinatorArgs,
 
     #[command(flatten)]
-    search: SearchArgs,
-
-    #[command(flatten)]
     output: JsonArgs,
 }
 
 pub(super) async fn run(args: LaunchArgs) -> Outcome {
-    let folder = ModelFolder::open(&args.model)?;
+    let folder = ModelFolder::open(&args.job.model)?;
     // The coordinator first: reading documents can take a while, and would be for nothing.
     let client = Client::connect(&args.coordinator.coordinator).await.or_work()?;
     let fingerprint = match args.fingerprint {
         Some(fingerprint) => fingerprint,
         None => fingerprint_of(&folder)?,
     };
-    let mut options = args.search.options().or_input()?;
-    options.init = read_init(&args.search.init, &folder.description)?;
-    let inputs = (&args.source, args.sampling, options);
-    let job = prepare(&folder, fingerprint, args.name.as_deref(), args.target_length, inputs)?;
+    let job = args.job.prepare(&folder, fingerprint)?;
 
     let upload = bar(0, "sending samples {bar:28} {percent}%");
     let sent = client.put_samples(&job.samples, |sent, total| {

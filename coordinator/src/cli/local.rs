@@ -1,9 +1,10 @@
 //! Coordinator and workers in this process, over the same gRPC code on loopback.
 
-use super::failure::{Failure, OrFail as _};
+use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::JsonArgs;
 use super::output::note;
 use super::prepare::{ModelFolder, PreparedJob};
+use super::results::Results;
 use super::search::MachineArgs;
 use super::serve::stop_signal;
 use super::watch::{ended_well, follow};
@@ -84,8 +85,18 @@ fn weight_bytes(model: &Path) -> u64 {
 // === impl LocalSearch ===
 
 impl LocalSearch<'_> {
-    /// Runs the job to its end, going on where an earlier run in the same folder stopped.
-    pub async fn run(self) -> Result<JobResult, Failure> {
+    /// Runs the job to its end, going on where an earlier run in the same folder stopped; then writes what it found
+    /// and prints the comparison.
+    pub async fn run(self) -> Outcome {
+        let result = self.search().await?;
+        let results = Results::new(self.folder, &result);
+        let files = results.write(self.out)?;
+        results.print(self.json)?;
+        note(format!("\nwrote {}", files.join(", ")));
+        Ok(())
+    }
+
+    async fn search(&self) -> Result<JobResult, Failure> {
         let store = self.store()?;
         let (stop, stopped) = watch::channel(false);
         let serving =

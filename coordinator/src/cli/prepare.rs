@@ -1,10 +1,12 @@
 //! From a model folder and documents to a job: what `search` and `launch` do before anything is evaluated.
 
+use super::factors::read_init;
 use super::failure::{Failure, OrFail as _};
-use super::options::{SamplingArgs, SourceArgs};
+use super::options::{SamplingArgs, SearchArgs, SourceArgs, tokens};
 use super::output::note;
 use crate::documents::{DocumentTokenizer, Documents, NamedSample, SamplePlan, SampleSets};
 use anyhow::Context as _;
+use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
@@ -32,6 +34,31 @@ pub struct Source<'a> {
     paths: &'a [PathBuf],
     tokenizer: Option<DocumentTokenizer>,
     vocab_size: usize,
+}
+
+/// The search that `search` and `launch` are to start.
+#[derive(Args, Debug)]
+pub struct JobArgs {
+    /// Folder of the model: config.json, weights and, for --data, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    #[command(flatten)]
+    source: SourceArgs,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    /// The window to reach, in tokens, for example 32768, 128k or 2m
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    target_length: u32,
+
+    /// Name of the job [default: the model's and the length]
+    #[arg(long)]
+    name: Option<String>,
+
+    #[command(flatten)]
+    search: SearchArgs,
 }
 
 /// A job ready to be launched, and the samples it names.
@@ -88,6 +115,7 @@ impl Source<'_> {
         }
     }
 
+    #[cfg(feature = "local")]
     /// The first `limit` documents that are long enough, cut to `length` tokens.
     pub fn first(&self, length: u32, limit: usize) -> Result<Vec<Sample>, Failure> {
         let (named, tally) = self.documents().in_order(length as usize, limit).or_input()?;
@@ -102,6 +130,18 @@ impl Source<'_> {
     /// Draws the samples of a search.
     fn draw(&self, plan: &SamplePlan) -> Result<SampleSets, Failure> {
         self.documents().draw(plan).or_input()
+    }
+}
+
+// === impl JobArgs ===
+
+impl JobArgs {
+    /// Prepares the job that was typed.
+    pub fn prepare(&self, folder: &ModelFolder, fingerprint: Fingerprint) -> Result<PreparedJob, Failure> {
+        let mut options = self.search.options().or_input()?;
+        options.init = read_init(&self.search.init, &folder.description)?;
+        let inputs = (&self.source, self.sampling, options);
+        prepare(folder, fingerprint, self.name.as_deref(), self.target_length, inputs)
     }
 }
 

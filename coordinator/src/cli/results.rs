@@ -1,12 +1,13 @@
 //! The end of a search on this machine: the comparison, the files, the plots.
 
 use super::compare;
-use super::export::{patch, write};
+use super::export::{dropped, write};
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::JsonArgs;
 use super::output::{self, note};
 use super::prepare::ModelFolder;
 use crate::client::JobResult;
+use crate::export::{Export, HfOptions, hf};
 use crate::report::{Curve, Level, factor_plot, progress_plot};
 use ropewalk_shared::baselines::Baseline;
 use ropewalk_shared::factor_file::FactorFile;
@@ -39,7 +40,7 @@ impl<'a> Results<'a> {
         };
         put("factors.json", &self.result.factors_json)?;
         // A model that the form cannot express still has its factor file.
-        match patch(&self.result.factors, &self.folder.config_json) {
+        match self.patch() {
             Ok(export) => {
                 put("hf-config-patch.json", &export.content)?;
                 put("hf-config-patch.txt", &(export.notes.join("\n") + "\n"))?;
@@ -54,6 +55,13 @@ impl<'a> Results<'a> {
     /// Prints the comparison, or the factor file for programs.
     pub fn print(&self, json: JsonArgs) -> Outcome {
         if json.json { output::json(&self.result.factors) } else { compare::print(&self.result.factors) }
+    }
+
+    /// The patch for transformers, without starting tokens where there are any: no engine can leave them alone.
+    fn patch(&self) -> Result<Export, Failure> {
+        let file = &self.result.factors;
+        let dropped = if file.start_tokens > 0 { Some(dropped(file)?) } else { None };
+        hf::export(file, &self.folder.config_json, &HfOptions { dropped, ..HfOptions::default() }).or_input()
     }
 
     fn factor_plot(&self) -> Result<String, Failure> {

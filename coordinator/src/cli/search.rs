@@ -1,12 +1,9 @@
 //! `ropewalk search`: a whole search on this machine, in one process.
 
-use super::factors::read_init;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::local::{LocalSearch, Machine};
-use super::options::{JsonArgs, SamplingArgs, SearchArgs, SourceArgs, tokens};
-use super::output::note;
-use super::prepare::{ModelFolder, prepare};
-use super::results::Results;
+use super::options::JsonArgs;
+use super::prepare::{JobArgs, ModelFolder};
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_worker::device::DeviceChoice;
@@ -20,33 +17,15 @@ use std::path::PathBuf;
 /// Interrupted or killed, the same command goes on where it stopped.
 #[derive(Args, Debug)]
 pub struct SearchCommand {
-    /// Folder of the model: config.json, weights and, for --data, tokenizer.json
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-
     #[command(flatten)]
-    source: SourceArgs,
-
-    #[command(flatten)]
-    sampling: SamplingArgs,
-
-    /// The window to reach, in tokens, for example 32768 or 32k
-    #[arg(long, value_name = "N", value_parser = tokens)]
-    target_length: u32,
+    job: JobArgs,
 
     /// Folder for the results, and for what an interrupted search needs to go on
     #[arg(long, value_name = "DIR", default_value = "ropewalk-search")]
     out: PathBuf,
 
-    /// Name of the job [default: the model's and the length]
-    #[arg(long)]
-    name: Option<String>,
-
     #[command(flatten)]
     machine: MachineArgs,
-
-    #[command(flatten)]
-    search: SearchArgs,
 
     #[command(flatten)]
     output: JsonArgs,
@@ -73,19 +52,9 @@ pub(super) fn checked_fingerprint(folder: &ModelFolder) -> Result<Fingerprint, F
 }
 
 pub(super) async fn run(args: SearchCommand) -> Outcome {
-    let folder = ModelFolder::open(&args.model)?;
+    let folder = ModelFolder::open(&args.job.model)?;
     let fingerprint = checked_fingerprint(&folder)?;
-    let mut options = args.search.options().or_input()?;
-    options.init = read_init(&args.search.init, &folder.description)?;
-    let inputs = (&args.source, args.sampling, options);
-    let job = prepare(&folder, fingerprint, args.name.as_deref(), args.target_length, inputs)?;
-
+    let job = args.job.prepare(&folder, fingerprint)?;
     let machine = Machine::new(args.machine, &folder.path)?;
-    let search = LocalSearch { folder: &folder, job, out: &args.out, machine, json: args.output };
-    let result = search.run().await?;
-    let results = Results::new(&folder, &result);
-    let files = results.write(&args.out)?;
-    results.print(args.output)?;
-    note(format!("wrote {}", files.join(", ")));
-    Ok(())
+    LocalSearch { folder: &folder, job, out: &args.out, machine, json: args.output }.run().await
 }

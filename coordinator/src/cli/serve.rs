@@ -36,16 +36,29 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
 }
 
 /// Completes when the process is asked to stop.
-pub(super) async fn stop_signal() {
-    let interrupt = tokio::signal::ctrl_c();
+///
+/// The signals are caught from this call on, not only once somebody waits: whoever reads that the coordinator listens
+/// can also stop it properly.
+pub(super) fn stop_signal() -> impl Future<Output = ()> + Send + 'static {
     #[cfg(unix)]
     {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! { _ = interrupt => {}, _ = terminate.recv() => {} }
-            return;
+        use tokio::signal::unix::{Signal, SignalKind, signal};
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
+        async fn received(signal: Option<Signal>) {
+            match signal {
+                Some(mut signal) => _ = signal.recv().await,
+                // Without a handler the default action ends the process, which loses nothing either.
+                None => std::future::pending().await,
+            }
+        }
+        async move {
+            tokio::select! { () = received(interrupt) => {}, () = received(terminate) => {} }
         }
     }
-    // Without a handler the default action ends the process, which loses nothing either.
-    let _ = interrupt.await;
+    #[cfg(not(unix))]
+    async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
 }

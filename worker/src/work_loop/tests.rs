@@ -182,7 +182,11 @@ async fn a_model_that_is_not_there_is_said_once_and_not_leased_again() {
 #[tokio::test]
 async fn a_worker_that_does_not_wait_for_models_ends_without_one() {
     let (fake, sample) = fake(100, 0);
-    fake.state().units.push_back(pb::Unit { model_name: "big".into(), model_fingerprint: vec![7; 32], ..unit(1, &sample) });
+    fake.state().units.push_back(pb::Unit {
+        model_name: "big".into(),
+        model_fingerprint: vec![7; 32],
+        ..unit(1, &sample)
+    });
     let served = fake.serve("127.0.0.1:0").await;
     let error = start(&served, |config| config.wait_for_models = false).worker.await.unwrap().unwrap_err();
     assert!(matches!(&error, WorkerError::Model(reason) if reason.contains("\"big\"")), "{error}");
@@ -200,14 +204,22 @@ async fn a_model_that_cannot_be_loaded_is_no_candidates_fault() {
     weights.set_len(10_000).unwrap();
     let torn = fingerprint_dir(&folder).unwrap();
     let (fake, sample) = fake(100, 0);
-    let unit = |lease| pb::Unit { model_name: "torn".into(), model_fingerprint: torn.as_bytes().to_vec(), ..unit(lease, &sample) };
+    let unit = |lease| pb::Unit {
+        model_name: "torn".into(),
+        model_fingerprint: torn.as_bytes().to_vec(),
+        ..unit(lease, &sample)
+    };
     fake.state().units.extend([unit(1), unit(2)]);
     let served = fake.serve("127.0.0.1:0").await;
     let worker = start(&served, |config| config.model_root = root.path().to_owned());
-    fake.until("a refusal", |state| state.lease_requests.last().is_some_and(|last| !last.missing_models.is_empty())).await;
+    fake.until("a refusal", |state| state.lease_requests.last().is_some_and(|last| !last.missing_models.is_empty()))
+        .await;
     worker.stop().await;
     let failures = failures(&fake);
-    assert!(failures.iter().all(|(kind, reason)| *kind == Kind::ModelMissing && reason.contains("truncated")), "{failures:?}");
+    assert!(
+        failures.iter().all(|(kind, reason)| *kind == Kind::ModelMissing && reason.contains("truncated")),
+        "{failures:?}"
+    );
 }
 
 #[tokio::test]

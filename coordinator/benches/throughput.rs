@@ -1,14 +1,22 @@
 //! How many results a second pass through the coordinator, each durable before it is acknowledged.
 //!
-//! `cargo test --release -p ropewalk-coordinator --test service_loopback throughput -- --ignored --nocapture`
+//! `cargo bench -p ropewalk-coordinator --bench throughput`
+#![allow(clippy::unwrap_used, reason = "a measurement that cannot be made should stop")]
 
-use crate::fake_worker::work;
-use crate::support::{Coordinator, follow, job, launch};
+// What the service's tests are made of.
+#[allow(dead_code)]
+#[path = "../tests/service_loopback/fake_worker.rs"]
+mod fake_worker;
+#[allow(dead_code)]
+#[path = "../tests/service_loopback/support.rs"]
+mod support;
+
+use fake_worker::work;
 use std::time::Instant;
+use support::{Coordinator, follow, job, launch};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn throughput() {
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
     for (workers, units) in [(1, 1), (8, 1), (64, 1), (8, 16), (8, 128)] {
         let store = tempfile::tempdir().unwrap();
         let coordinator = Coordinator::start(store.path()).await;
