@@ -46,7 +46,7 @@ pub struct JobResult {
 // === impl Client ===
 
 impl Client {
-    /// Connects to a coordinator, for example `http://127.0.0.1:7311` or `127.0.0.1:7070`.
+    /// Connects to a coordinator, for example `http://127.0.0.1:7311` or `127.0.0.1:7311`.
     ///
     /// # Errors
     /// [`ClientError::Url`] for an address that is none, [`ClientError::Unreachable`] when nobody answers there.

@@ -2,6 +2,7 @@
 
 use crate::cancel::CancelFlag;
 use crate::cost;
+use crate::gradient::{self, Gradient};
 use crate::memory;
 use crate::model::Model;
 use crate::perplexity::{self, EvalError, Loss};
@@ -29,6 +30,7 @@ pub struct Evaluator {
     pool: rayon::ThreadPool,
     chunk_tokens: usize,
     max_tokens: usize,
+    max_gradient_tokens: usize,
 }
 
 /// An evaluator that cannot be started.
@@ -57,13 +59,13 @@ impl Evaluator {
         let named = rayon::ThreadPoolBuilder::new().thread_name(|index| format!("evaluator-{index}"));
         let pool = named.num_threads(threads).build().map_err(|source| StartError { threads, source })?;
         let chunk_tokens = options.chunk_tokens.clamp(1, 1 << 20);
-        let max_tokens = options.max_tokens.unwrap_or_else(|| match memory::available_bytes() {
-            Some(bytes) if model.device().is_cpu() => {
-                cost::max_tokens(model.spec(), model.dtype(), chunk_tokens, (bytes as f64 * USABLE_SHARE) as u64)
-            }
-            _ => usize::MAX,
-        });
-        Ok(Self { model, pool, chunk_tokens, max_tokens })
+        let free = memory::available_bytes().filter(|_| model.device().is_cpu());
+        let free = free.map(|bytes| (bytes as f64 * USABLE_SHARE) as u64);
+        let spec = model.spec();
+        let evaluations = || free.map_or(usize::MAX, |free| cost::max_tokens(spec, model.dtype(), chunk_tokens, free));
+        let max_tokens = options.max_tokens.unwrap_or_else(evaluations);
+        let gradients = free.map_or(usize::MAX, |free| gradient::max_tokens(spec, chunk_tokens, free));
+        Ok(Self { max_gradient_tokens: max_tokens.min(gradients), model, pool, chunk_tokens, max_tokens })
     }
 
     /// The model.
@@ -79,6 +81,11 @@ impl Evaluator {
     /// The longest document that is accepted.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// The longest document whose gradient is computed.
+    pub fn max_gradient_tokens(&self) -> usize {
+        self.max_gradient_tokens
     }
 
     /// The loss of a document under rescaled RoPE; see [`perplexity::evaluate`].
@@ -101,5 +108,24 @@ impl Evaluator {
         let mut progress = |fraction| progress(fraction);
         self.pool
             .install(|| perplexity::evaluate(&self.model, rescale, tokens, self.chunk_tokens, cancel, &mut progress))
+    }
+
+    /// The loss of a document and its gradient with respect to the candidate, for about three times the price; see
+    /// [`gradient::evaluate`].
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`]; and [`EvalError::NoGradient`] where the model is not on the CPU.
+    pub fn gradient(
+        &self,
+        rescale: &Rescale,
+        tokens: &[u32],
+        cancel: &CancelFlag,
+        progress: &mut (dyn FnMut(f32) + Send),
+    ) -> Result<Gradient, EvalError> {
+        if tokens.len() > self.max_gradient_tokens {
+            return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_gradient_tokens });
+        }
+        let mut progress = |fraction| progress(fraction);
+        self.pool.install(|| gradient::evaluate(&self.model, rescale, tokens, self.chunk_tokens, cancel, &mut progress))
     }
 }

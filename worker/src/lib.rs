@@ -3,7 +3,7 @@
 //! [`model`] reads a Hugging Face checkpoint into one decoder, [`evaluator`] runs documents through it: layer by
 //! layer and in chunks, so that the keys and values of a single layer and the logits of a single chunk are all that
 //! ever exists at a time. The arithmetic is exact f32 on the CPU (kernels of this crate, chosen at run time for the
-//! machine) and candle's on a GPU.
+//! machine) and candle's on a GPU. [`gradient`] carries a document's loss back to the candidate's numbers.
 //!
 //! ```no_run
 //! use ropewalk_worker::{cancel::CancelFlag, device::Dtype, evaluator::{Evaluator, EvaluatorOptions}, model::Model};
@@ -22,6 +22,7 @@ pub mod cancel;
 pub mod cost;
 pub mod device;
 pub mod evaluator;
+pub mod gradient;
 pub mod memory;
 pub mod model;
 mod ops;

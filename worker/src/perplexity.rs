@@ -47,6 +47,9 @@ pub enum EvalError {
         /// What the device said.
         reason: String,
     },
+    /// A gradient was asked for where it cannot be computed.
+    #[error("gradients are computed on the CPU only: use a worker with --device cpu")]
+    NoGradient,
     /// The flag was raised.
     #[error("the evaluation was cancelled")]
     Cancelled,
@@ -63,13 +66,25 @@ impl EvalError {
         matches!(self, Self::TooLarge { .. } | Self::OutOfMemory { .. })
     }
 
-    fn device(error: candle_core::Error, tokens: usize) -> Self {
+    pub(crate) fn device(error: candle_core::Error, tokens: usize) -> Self {
         let reason = error.to_string();
         // The driver's code reaches us as text only.
         if reason.to_lowercase().contains("out of memory") || reason.contains("OUT_OF_MEMORY") {
             return Self::OutOfMemory { tokens, reason };
         }
         Self::Device(error.into())
+    }
+}
+
+/// Checks that the model can be run on these tokens, and that there is something to predict.
+pub(crate) fn check(model: &Model, tokens: &[u32]) -> Result<(), EvalError> {
+    let vocab = model.spec().vocab;
+    if tokens.len() < 2 {
+        return Err(EvalError::TooShort(tokens.len()));
+    }
+    match tokens.iter().position(|&token| token as usize >= vocab) {
+        Some(position) => Err(EvalError::Token { position, token: tokens[position], vocab }),
+        None => Ok(()),
     }
 }
 
@@ -87,13 +102,7 @@ pub fn evaluate(
     cancel: &CancelFlag,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Loss, EvalError> {
-    let vocab = model.spec().vocab;
-    if tokens.len() < 2 {
-        return Err(EvalError::TooShort(tokens.len()));
-    }
-    if let Some(position) = tokens.iter().position(|&token| token as usize >= vocab) {
-        return Err(EvalError::Token { position, token: tokens[position], vocab });
-    }
+    check(model, tokens)?;
     let rule = AngleRule::new(&model.description().geometry, rescale)?;
     let device = |error| EvalError::device(error, tokens.len());
     let chunk = chunk.max(1);

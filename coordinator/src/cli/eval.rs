@@ -15,6 +15,7 @@ use ropewalk_shared::sample::Sample;
 use ropewalk_worker::cancel::CancelFlag;
 use ropewalk_worker::device::{DeviceChoice, Dtype};
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
+use ropewalk_worker::gradient::Gradient;
 use ropewalk_worker::memory;
 use ropewalk_worker::model::Model;
 use serde::Serialize;
@@ -42,6 +43,10 @@ pub struct EvalArgs {
     /// Use at most this many documents, the first that are long enough
     #[arg(long, default_value_t = 10, value_name = "N")]
     samples: usize,
+
+    /// Also tell how the loss changes with each factor, for the price of about three evaluations (CPU only)
+    #[arg(long)]
+    gradient: bool,
 
     /// Where to compute: cpu or cuda:N
     #[arg(long, default_value = "cpu")]
@@ -89,12 +94,21 @@ struct Measurement {
     tokens_per_second: f64,
     peak_rss_mib: Option<f64>,
     samples: Vec<SampleMeasurement>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gradient: Option<Slope>,
 }
 
 #[derive(Serialize)]
 struct SampleMeasurement {
     nll: f64,
     tokens: u64,
+}
+
+/// Derivatives of `nll`: how many nats per token a factor that is larger by 1 % costs, times 100.
+#[derive(Serialize)]
+struct Slope {
+    log_factors: Vec<f64>,
+    log_attention_factor: f64,
 }
 
 pub(super) async fn run(args: EvalArgs) -> Outcome {
@@ -128,46 +142,76 @@ fn evaluate(args: EvalArgs) -> Outcome {
         let samples = source.first(length, args.samples)?;
         for choice in &choices {
             let rescale = choice.at(&folder.description, length);
-            report.results.push(measure(&evaluator, choice.name(), &rescale, &samples, length, args.output.json)?);
+            report.results.push(args.measure(&evaluator, choice.name(), &rescale, &samples, length)?);
         }
     }
     if args.output.json { output::json(&report) } else { output::line(table(&report)) }
 }
 
-fn measure(
-    evaluator: &Evaluator,
-    name: &str,
-    rescale: &Rescale,
-    samples: &[Sample],
-    length: u32,
-    quiet: bool,
-) -> Result<Measurement, Failure> {
-    memory::reset_peak();
-    let bar = progress_bar(samples.len(), quiet);
-    bar.set_message(format!("{name} at {length}"));
-    let start = Instant::now();
-    let mut losses: Vec<Loss> = Vec::with_capacity(samples.len());
-    for (done, sample) in samples.iter().enumerate() {
-        let mut progress = |share: f32| bar.set_position(((done as f32 + share) * STEPS) as u64);
-        losses.push(evaluator.evaluate(rescale, sample.tokens(), &CancelFlag::new(), &mut progress).or_work()?);
+impl EvalArgs {
+    fn measure(
+        &self,
+        evaluator: &Evaluator,
+        name: &str,
+        rescale: &Rescale,
+        samples: &[Sample],
+        length: u32,
+    ) -> Result<Measurement, Failure> {
+        memory::reset_peak();
+        let bar = progress_bar(samples.len(), self.output.json);
+        bar.set_message(format!("{name} at {length}"));
+        let start = Instant::now();
+        let mut losses: Vec<Loss> = Vec::with_capacity(samples.len());
+        let mut slopes = Vec::new();
+        for (done, sample) in samples.iter().enumerate() {
+            let mut progress = |share: f32| bar.set_position(((done as f32 + share) * STEPS) as u64);
+            let (tokens, cancel) = (sample.tokens(), CancelFlag::new());
+            if self.gradient {
+                let gradient = evaluator.gradient(rescale, tokens, &cancel, &mut progress).or_work()?;
+                losses.push(gradient.loss);
+                slopes.push(gradient);
+            } else {
+                losses.push(evaluator.evaluate(rescale, tokens, &cancel, &mut progress).or_work()?);
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        bar.finish_and_clear();
+        let tokens = samples.iter().map(|sample| sample.tokens().len() as u64).sum::<u64>();
+        let perplexity = perplexity(&losses);
+        Ok(Measurement {
+            length,
+            factors: name.to_owned(),
+            attention_factor: rescale.attention_factor,
+            start_tokens: rescale.start_tokens,
+            nll: perplexity.ln(),
+            tokens: losses.iter().map(|loss| loss.tokens).sum(),
+            perplexity,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds,
+            peak_rss_mib: memory::peak_rss_mib(),
+            samples: losses.iter().map(|loss| SampleMeasurement { nll: loss.mean(), tokens: loss.tokens }).collect(),
+            gradient: self.gradient.then(|| Slope::mean(&slopes, rescale.factors.len())),
+        })
     }
-    let seconds = start.elapsed().as_secs_f64();
-    bar.finish_and_clear();
-    let tokens = samples.iter().map(|sample| sample.tokens().len() as u64).sum::<u64>();
-    let perplexity = perplexity(&losses);
-    Ok(Measurement {
-        length,
-        factors: name.to_owned(),
-        attention_factor: rescale.attention_factor,
-        start_tokens: rescale.start_tokens,
-        nll: perplexity.ln(),
-        tokens: losses.iter().map(|loss| loss.tokens).sum(),
-        perplexity,
-        seconds,
-        tokens_per_second: tokens as f64 / seconds,
-        peak_rss_mib: memory::peak_rss_mib(),
-        samples: losses.iter().map(|loss| SampleMeasurement { nll: loss.mean(), tokens: loss.tokens }).collect(),
-    })
+}
+
+impl Slope {
+    /// The derivatives of the mean over samples of the per-sample mean.
+    fn mean(gradients: &[Gradient], pairs: usize) -> Self {
+        let mean = |part: &dyn Fn(&Gradient) -> f64| {
+            let per_token = gradients.iter().map(|gradient| part(gradient) / gradient.loss.tokens as f64);
+            per_token.sum::<f64>() / gradients.len() as f64
+        };
+        Self {
+            log_factors: (0..pairs).map(|pair| mean(&|gradient: &Gradient| gradient.log_factors[pair])).collect(),
+            log_attention_factor: mean(&|gradient| gradient.log_attention_factor),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let factors: Vec<String> = self.log_factors.iter().map(|slope| format!("{slope:+.4}")).collect();
+        format!("{}\nattention factor {:+.4}", factors.join(" "), self.log_attention_factor)
+    }
 }
 
 /// Steps of the bar per document.
@@ -196,7 +240,14 @@ fn table(report: &Report) -> String {
             result.peak_rss_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.0}")),
         ]
     });
-    output::columns(&header, &rows.collect::<Vec<_>>())
+    let mut text = output::columns(&header, &rows.collect::<Vec<_>>());
+    for result in &report.results {
+        if let Some(slope) = &result.gradient {
+            let (name, length) = (&result.factors, result.length);
+            text += &format!("\n\nd loss / d ln factor of {name} at {length}, by rotary pair:\n{}", slope.describe());
+        }
+    }
+    text
 }
 
 /// The CPU computes in f32 only; GPUs are built for bf16.

@@ -14,21 +14,21 @@ use candle_core::{DType, Device, Module, Result, Tensor};
 pub(crate) struct Pass<'m> {
     model: &'m Model,
     /// Hidden states, `(tokens, hidden)`, one tensor per chunk.
-    chunks: Vec<Tensor>,
-    cache: KeyValues,
-    workspace: Workspace,
+    pub chunks: Vec<Tensor>,
+    pub cache: KeyValues,
+    pub workspace: Workspace,
 }
 
 /// Keys and values of one layer for the whole sequence, `(kv_heads, tokens, head_dim)` each. Every layer writes over the
 /// last.
-pub(super) struct KeyValues {
+pub(crate) struct KeyValues {
     keys: Tensor,
     values: Tensor,
     filled: usize,
 }
 
 /// Buffers for one chunk that are written over and over on the CPU; no buffers on other devices.
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     pub kernels: Kernels,
     buffers: Option<Buffers>,
 }
@@ -64,7 +64,7 @@ impl<'m> Pass<'m> {
     /// Runs one layer over one chunk. Layers are run in order, and for each of them all chunks in order.
     pub fn advance(&mut self, layer: usize, chunk: usize, rotation: (&Tensor, &Tensor)) -> Result<()> {
         if chunk == 0 {
-            self.cache.filled = 0;
+            self.cache.clear();
         }
         let (model, x) = (self.model, self.chunks[chunk].clone());
         let layer = &model.parameters.layers[layer];
@@ -92,9 +92,14 @@ impl<'m> Pass<'m> {
 // === impl KeyValues ===
 
 impl KeyValues {
-    fn new(tokens: usize, spec: &DecoderSpec, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn new(tokens: usize, spec: &DecoderSpec, dtype: DType, device: &Device) -> Result<Self> {
         let zeros = || Tensor::zeros((spec.kv_heads, tokens, spec.head_dim), dtype, device);
         Ok(Self { keys: zeros()?, values: zeros()?, filled: 0 })
+    }
+
+    /// Forgets what is there: a layer begins.
+    pub fn clear(&mut self) {
+        self.filled = 0;
     }
 
     /// Adds a chunk of `(tokens, key width)` and returns all keys and values so far.
@@ -102,6 +107,11 @@ impl KeyValues {
         append(kernels, &self.keys, keys, self.filled)?;
         append(kernels, &self.values, values, self.filled)?;
         self.filled += keys.dim(0)?;
+        self.all()
+    }
+
+    /// All keys and values so far.
+    pub fn all(&self) -> Result<(Tensor, Tensor)> {
         Ok((self.keys.narrow(1, 0, self.filled)?, self.values.narrow(1, 0, self.filled)?))
     }
 }

@@ -12,7 +12,7 @@ use candle_core::{Result, Tensor};
 
 /// Weights of a layer.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(crate) struct Layer {
     pub input_norm: Tensor,
     /// Rows: queries, keys, values.
     pub qkv: Linear,
@@ -40,24 +40,48 @@ impl Layer {
         workspace: &Workspace,
     ) -> Result<Tensor> {
         let (kernels, tokens) = (workspace.kernels, x.dim(0)?);
-        let (queries, keys) = (spec.query_width(), spec.key_width());
-
-        let normed = rms_norm(kernels, &x, &self.input_norm, spec.norm_eps, workspace.normed(tokens)?)?;
-        let qkv = self.qkv.forward(kernels, &normed, workspace.qkv(tokens)?)?;
-        let part = |start, width| qkv.narrow(1, start, width);
-        let q = rotate(kernels, part(0, queries)?, spec.head_dim, rotation, self.query_norm.as_ref())?;
-        let k = rotate(kernels, part(queries, keys)?, spec.head_dim, rotation, self.key_norm.as_ref())?;
-        let (k, v) = cache.append(kernels, &k, &part(queries + keys, keys)?)?;
-        let shape =
-            AttentionShape { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim, window: self.window };
+        let (normed, qkv) = (workspace.normed(tokens)?, workspace.qkv(tokens)?);
+        let [q, k, v] = self.project(kernels, spec, &x, rotation, normed, qkv)?;
+        let (k, v) = cache.append(kernels, &k, &v)?;
+        let shape = self.attention_shape(spec);
         let attended = match kernels {
             Kernels::Cpu => attention::cpu::attention(shape, &q, &k, &v).map(|()| q)?,
             Kernels::Tensor => attention::tensor::attention(shape, &q, &k, &v)?,
         };
         let x = self.output.add_to(kernels, x, &attended)?;
+        self.feed_forward(spec, x, workspace)
+    }
 
+    /// Rotated queries, rotated keys, and values of the chunk `x`: on the CPU views of `qkv`, into which they are
+    /// written, by way of `normed`.
+    pub fn project(
+        &self,
+        kernels: Kernels,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        rotation: (&Tensor, &Tensor),
+        normed: Option<Tensor>,
+        qkv: Option<Tensor>,
+    ) -> Result<[Tensor; 3]> {
+        let (queries, keys) = (spec.query_width(), spec.key_width());
+        let normed = rms_norm(kernels, x, &self.input_norm, spec.norm_eps, normed)?;
+        let qkv = self.qkv.forward(kernels, &normed, qkv)?;
+        let part = |start, width| qkv.narrow(1, start, width);
+        let q = rotate(kernels, part(0, queries)?, spec.head_dim, rotation, self.query_norm.as_ref())?;
+        let k = rotate(kernels, part(queries, keys)?, spec.head_dim, rotation, self.key_norm.as_ref())?;
+        Ok([q, k, part(queries + keys, keys)?])
+    }
+
+    /// `x + mlp(norm(x))`; on the CPU `x` is overwritten and returned.
+    pub fn feed_forward(&self, spec: &DecoderSpec, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
+        let (kernels, tokens) = (workspace.kernels, x.dim(0)?);
         let normed = rms_norm(kernels, &x, &self.mlp_norm, spec.norm_eps, workspace.normed(tokens)?)?;
         let gate_up = self.gate_up.forward(kernels, &normed, workspace.gate_up(tokens)?)?;
         self.down.add_to(kernels, x, &silu_mul(kernels, gate_up)?)
+    }
+
+    /// The attention of this layer.
+    pub fn attention_shape(&self, spec: &DecoderSpec) -> AttentionShape {
+        AttentionShape { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim, window: self.window }
     }
 }

@@ -9,8 +9,9 @@ mod layer;
 mod parameters;
 pub mod weights;
 
-pub(crate) use decoder::Pass;
+pub(crate) use decoder::{KeyValues, Pass};
 pub use error::LoadError;
+pub(crate) use layer::Layer;
 
 use crate::device::{DeviceError, Dtype};
 use crate::ops::Kernels;
@@ -79,6 +80,16 @@ impl Model {
     /// Where the weights lie.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The weights.
+    pub(crate) fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Which operations run it.
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// Bytes that the weights take.

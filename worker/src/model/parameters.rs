@@ -12,7 +12,7 @@ use candle_transformers::models::with_tracing::Embedding;
 
 /// All weights of a decoder.
 #[derive(Debug)]
-pub(super) struct Parameters {
+pub(crate) struct Parameters {
     pub embedding: Embedding,
     pub layers: Vec<Layer>,
     /// Weight of the final norm, `(hidden)`.

@@ -6,6 +6,8 @@
 //!
 //! Maximum and sum run along, so the logits of a whole vocabulary never exist for more than one block.
 
+pub(crate) mod backward;
+
 use super::Kernels;
 use super::view::{Rows, rows};
 use crate::simd::{self, Arch, exp};

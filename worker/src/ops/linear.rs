@@ -1,5 +1,7 @@
 //! Projections: `y = x W^T + b`.
 
+pub(crate) mod backward;
+
 use super::Kernels;
 use super::view::{Rows, RowsMut, contiguous, rows, rows_mut};
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Module, Result, Tensor, bail};
@@ -30,7 +32,7 @@ impl Linear {
                 if let Some(bias) = &self.bias {
                     out.inplace_op2(bias, &FillRows)?;
                 }
-                out.inplace_op3(x, &self.weight, &Product { accumulate: self.bias.is_some() })?;
+                out.inplace_op3(x, &self.weight, &Product { accumulate: self.bias.is_some(), side: Side::Outputs })?;
                 Ok(out)
             }
             _ => self.module.forward(&x.contiguous()?),
@@ -41,7 +43,7 @@ impl Linear {
     pub fn add_to(&self, kernels: Kernels, sum: Tensor, x: &Tensor) -> Result<Tensor> {
         match (kernels, &self.bias) {
             (Kernels::Cpu, None) => {
-                sum.inplace_op3(x, &self.weight, &Product { accumulate: true })?;
+                sum.inplace_op3(x, &self.weight, &Product { accumulate: true, side: Side::Outputs })?;
                 Ok(sum)
             }
             _ => sum + self.module.forward(&x.contiguous()?)?,
@@ -53,7 +55,7 @@ impl Linear {
 pub(crate) fn product(kernels: Kernels, x: &Tensor, weight: &Tensor, out: Option<Tensor>) -> Result<Tensor> {
     match (kernels, out) {
         (Kernels::Cpu, Some(out)) => {
-            out.inplace_op3(x, weight, &Product { accumulate: false })?;
+            out.inplace_op3(x, weight, &Product { accumulate: false, side: Side::Outputs })?;
             Ok(out)
         }
         _ => x.matmul(&weight.t()?),
@@ -78,9 +80,19 @@ impl InplaceOp2 for FillRows {
     }
 }
 
-/// `out = x W^T`, or `out += x W^T`.
+/// `out = x W^T` or `out = x W`, or added to what is there.
 struct Product {
     accumulate: bool,
+    side: Side,
+}
+
+/// What the columns of a product are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// The projection's outputs: `x W^T`.
+    Outputs,
+    /// Its inputs: `x W`.
+    Inputs,
 }
 
 impl InplaceOp3 for Product {
@@ -98,25 +110,40 @@ impl InplaceOp3 for Product {
         weight_layout: &Layout,
     ) -> Result<()> {
         let (out, x, weight) = (rows_mut(out, out_layout)?, rows(x, x_layout)?, rows(weight, weight_layout)?);
-        if out.count != x.count || x.width != weight.width || out.width != weight.count {
+        if out.count != x.count || (x.width, out.width) != self.side.widths(&weight) {
             let shapes = [(out.count, out.width), (x.count, x.width), (weight.count, weight.width)];
             bail!("shapes do not fit a projection (out, x, weight): {shapes:?}");
         }
-        multiply(out, x, weight, self.accumulate);
+        multiply(out, x, weight, self);
         Ok(())
     }
 }
 
-/// `out = x W^T` or `out += x W^T`, on all threads of the current pool. The order of additions does not depend on
-/// their number.
-fn multiply(out: RowsMut<'_>, x: Rows<'_>, weight: Rows<'_>, accumulate: bool) {
+impl Side {
+    /// Numbers in a row of `x` and of the product.
+    fn widths(self, weight: &Rows<'_>) -> (usize, usize) {
+        match self {
+            Self::Outputs => (weight.width, weight.count),
+            Self::Inputs => (weight.count, weight.width),
+        }
+    }
+}
+
+/// The product, on all threads of the current pool. The order of additions does not depend on their number.
+fn multiply(out: RowsMut<'_>, x: Rows<'_>, weight: Rows<'_>, product: &Product) {
     let parallelism = match rayon::current_num_threads() {
         1 => Parallelism::None,
         threads => Parallelism::Rayon(threads),
     };
-    assert!(out.count == x.count && x.width == weight.width && out.width == weight.count, "checked by the caller");
+    let side = product.side;
+    assert!(out.count == x.count && (x.width, out.width) == side.widths(&weight), "checked by the caller");
+    // How far apart the weights of two columns of the product are, and of two rows of its right factor.
+    let (column, row) = match side {
+        Side::Outputs => (weight.stride as isize, 1),
+        Side::Inputs => (1, weight.stride as isize),
+    };
     // SAFETY: `Rows` guarantees that element (i, j) lies at `i * stride + j` inside its slice for all i < count and
-    // j < width, the dimensions fit each other, and `out` is borrowed mutably, so it overlaps neither operand.
+    // j < width, the dimensions fit each other on either side, and `out` is borrowed mutably, so it overlaps neither operand.
     unsafe {
         gemm::gemm(
             out.count,
@@ -125,13 +152,13 @@ fn multiply(out: RowsMut<'_>, x: Rows<'_>, weight: Rows<'_>, accumulate: bool) {
             out.data.as_mut_ptr(),
             1,
             out.stride as isize,
-            accumulate,
+            product.accumulate,
             x.data.as_ptr(),
             1,
             x.stride as isize,
             weight.data.as_ptr(),
-            weight.stride as isize,
-            1,
+            column,
+            row,
             1.0,
             1.0,
             false,

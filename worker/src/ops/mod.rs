@@ -2,8 +2,10 @@
 //!
 //! Each exists twice behind one function: as a kernel for f32 on the CPU, which works in place on buffers that the
 //! caller reuses (candle allocates and clears a tensor per operation, which costs as much as the arithmetic at small
-//! widths), and in candle's operations for every other device.
+//! widths), and in candle's operations for every other device. What takes them backwards, in files of that name beside
+//! them, exists for f32 on the CPU alone.
 
+pub(crate) mod add;
 pub(crate) mod append;
 pub(crate) mod cross_entropy;
 pub(crate) mod linear;

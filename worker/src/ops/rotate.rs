@@ -8,6 +8,8 @@
 //! x'_{i+pairs} = x_{i+pairs} cos_i + x_i         sin_i
 //! ```
 
+pub(crate) mod backward;
+
 use super::rms_norm::normalise;
 use super::view::{rows, rows_mut};
 use super::{Kernels, rows_per_task};
@@ -18,10 +20,10 @@ use rayon::prelude::*;
 /// Weights of the normalisation of every head before the rotation.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadNorm {
-    weight: Tensor,
+    pub weight: Tensor,
     /// The weights again, for the CPU.
     host: Vec<f32>,
-    eps: f64,
+    pub eps: f64,
 }
 
 impl HeadNorm {

@@ -1,5 +1,7 @@
 //! The gate of the feed-forward block: `silu(gate) * up`, with `silu(x) = x / (1 + e^-x)`.
 
+pub(crate) mod backward;
+
 use super::view::rows_mut;
 use super::{Kernels, rows_per_task};
 use crate::simd::{self, exp};

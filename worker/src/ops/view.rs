@@ -1,6 +1,6 @@
 //! Rows of f32 in a CPU tensor, which may be part of wider rows, and the rows of several heads.
 
-use candle_core::{CpuStorage, Layout, Result, Shape, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, bail};
 
 /// `count` rows of `width` numbers that start `stride` apart; `data` begins with the first and ends with the last.
 #[derive(Clone, Copy)]
@@ -46,6 +46,17 @@ pub(crate) fn rows<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<
     let (range, stride, count, width) = extent(layout)?;
     let data = &storage.as_slice::<f32>()?[range];
     Ok(Rows { data, stride, width, count })
+}
+
+/// The rows of a matrix that is not an operand of candle's call.
+///
+/// # Errors
+/// As [`rows`], and when it is not on the CPU.
+pub(crate) fn cpu_rows<'a>(storage: &'a Storage, layout: &Layout) -> Result<Rows<'a>> {
+    match storage {
+        Storage::Cpu(storage) => rows(storage, layout),
+        _ => bail!("a matrix on the CPU is needed here"),
+    }
 }
 
 /// The rows of a matrix, to be written.

@@ -5,6 +5,7 @@
 //! where they lie, one broadcast number at a time, without packing. Work is split over key heads and tiles of queries;
 //! what is computed for a query does not depend on its tile, so the result does not depend on the number of threads.
 
+pub(crate) mod backward;
 mod block;
 mod tile;
 
@@ -13,6 +14,7 @@ use crate::ops::view::{Heads, heads, rows_mut};
 use crate::simd::{self, Arch};
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 use tile::{Head, Part, Tile};
 
 /// Queries of a head are handed out in multiples of this, the widest strip of any instruction set.
@@ -29,10 +31,25 @@ const ROWS: usize = 256;
 /// # Errors
 /// Candle's, when a tensor has another type or layout.
 pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
-    q.inplace_op3(k, v, &Attention(shape))
+    q.inplace_op3(k, v, &Attention { shape, log_sums: None })
 }
 
-struct Attention(AttentionShape);
+/// The same, and what the backward pass needs of the softmax: for every head and query, `(heads, queries)`, the
+/// logarithm of the sum of the exponentials of its scores, to base 2: `log2(sum_k 2^(log2(e) scale q·k))`.
+///
+/// # Errors
+/// As [`attention`].
+pub(crate) fn attention_with_log_sums(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Vec<f32>> {
+    let op = Attention { shape, log_sums: Some(OnceLock::new()) };
+    q.inplace_op3(k, v, &op)?;
+    Ok(op.log_sums.and_then(OnceLock::into_inner).unwrap_or_default())
+}
+
+struct Attention {
+    shape: AttentionShape,
+    /// Where they go, when they are asked for.
+    log_sums: Option<OnceLock<Vec<f32>>>,
+}
 
 impl InplaceOp3 for Attention {
     fn name(&self) -> &'static str {
@@ -49,7 +66,7 @@ impl InplaceOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<()> {
         let (k, v) = (heads(k, k_layout)?, heads(v, v_layout)?);
-        let (q, shape) = (rows_mut(q, q_layout)?, &self.0);
+        let (q, shape) = (rows_mut(q, q_layout)?, &self.shape);
         let of = |x: &Heads<'_>| (x.heads, x.count, x.dim);
         if q.width != shape.query_width() || of(&k) != (shape.kv_heads, k.count, shape.head_dim) || of(&v) != of(&k) {
             candle_core::bail!("{} columns of queries, keys {:?}, values {:?} for {shape:?}", q.width, of(&k), of(&v));
@@ -57,12 +74,18 @@ impl InplaceOp3 for Attention {
         if q.count > k.count {
             candle_core::bail!("{} queries, but {} keys", q.count, k.count);
         }
-        run(simd::best(), shape, q.data.chunks_mut(q.stride).map(|row| &mut row[..q.width]), q.count, k, v);
+        let mut log_sums = vec![0.0; if self.log_sums.is_some() { shape.heads * q.count } else { 0 }];
+        let queries = q.data.chunks_mut(q.stride).map(|row| &mut row[..q.width]);
+        run(simd::best(), shape, queries, q.count, k, v, &mut log_sums);
+        if let Some(slot) = &self.log_sums {
+            let _ = slot.set(log_sums);
+        }
         Ok(())
     }
 }
 
-/// Runs the attention on these instructions; `queries` yields the rows.
+/// Runs the attention on these instructions; `queries` yields the rows. `log_sums` is `(heads, count)`, or empty when
+/// nobody asks for them.
 fn run<'q>(
     arch: Arch,
     shape: &AttentionShape,
@@ -70,6 +93,7 @@ fn run<'q>(
     count: usize,
     k: Heads<'_>,
     v: Heads<'_>,
+    log_sums: &mut [f32],
 ) {
     let first = k.count - count;
     let wanted = (ROWS / shape.group()).max(QUERIES) / QUERIES * QUERIES;
@@ -77,10 +101,16 @@ fn run<'q>(
     let even = (count * shape.kv_heads / (4 * rayon::current_num_threads())).next_multiple_of(QUERIES);
     let queries_per_tile = wanted.min(even).max(QUERIES);
 
+    let mut log_sums: Vec<_> = log_sums.chunks_mut(count).map(|head| head.chunks_mut(queries_per_tile)).collect();
     let mut tiles: Vec<Vec<Part<'_>>> = Vec::new();
     for (row, query) in queries.enumerate() {
         if row % queries_per_tile == 0 {
-            let part = || Part { position: first + row, queries: Vec::with_capacity(queries_per_tile) };
+            let mut log_sums = log_sums.iter_mut();
+            let mut part = || Part {
+                position: first + row,
+                queries: Vec::with_capacity(queries_per_tile),
+                log_sums: log_sums.next().and_then(Iterator::next).unwrap_or_default(),
+            };
             tiles.extend((0..shape.kv_heads).map(|_| (0..shape.group()).map(|_| part()).collect()));
         }
         let begin = tiles.len() - shape.kv_heads;

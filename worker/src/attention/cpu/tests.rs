@@ -18,7 +18,7 @@ fn on(arch: Arch, shape: &AttentionShape, chunk: usize, q: &[f32], k: &[f32], v:
     let mut out = q.to_vec();
     let (heads, dim, count) = (shape.kv_heads, shape.head_dim, k.len() / shape.kv_heads / shape.head_dim);
     let view = |data| Heads { data, stride: count * dim, heads, count, dim };
-    run(arch, shape, out.chunks_mut(shape.query_width()), chunk, view(k), view(v));
+    run(arch, shape, out.chunks_mut(shape.query_width()), chunk, view(k), view(v), &mut []);
     out
 }
 

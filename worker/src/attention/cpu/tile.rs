@@ -4,9 +4,10 @@ use super::super::AttentionShape;
 use super::block;
 use crate::ops::view::Heads;
 use pulp::{Simd, WithSimd};
+use std::ops::Deref;
 
 /// Keys per block. Scores, queries and sums of a strip then stay in the first-level cache.
-const KEYS: usize = 64;
+pub(super) const KEYS: usize = 64;
 
 /// Keys or values of one head, one after the other.
 #[derive(Clone, Copy)]
@@ -30,6 +31,8 @@ pub(super) struct Part<'a> {
     pub position: usize,
     /// One row of `head_dim` numbers per query.
     pub queries: Vec<&'a mut [f32]>,
+    /// One number per query for the logarithm of its sum; empty when it is not wanted.
+    pub log_sums: &'a mut [f32],
 }
 
 // === impl Head ===
@@ -69,10 +72,13 @@ impl Tile<'_> {
     #[inline(always)]
     fn run<S: Simd, const V: usize>(mut self, simd: S) {
         let width = V * S::F32_LANES;
-        let parts = self.parts.iter_mut();
-        let pieces = parts.flat_map(|part| (part.position..).step_by(width).zip(part.queries.chunks_mut(width)));
-        let mut strips: Vec<_> =
-            pieces.map(|(position, queries)| Strip::<S, V>::new(simd, self.shape, position, queries)).collect();
+        let pieces = self.parts.iter_mut().flat_map(|part| {
+            let log_sums = part.log_sums.chunks_mut(width).chain(std::iter::repeat_with(Default::default));
+            (part.position..).step_by(width).zip(part.queries.chunks_mut(width)).zip(log_sums)
+        });
+        let mut strips: Vec<_> = pieces
+            .map(|((position, queries), log_sums)| Strip::<S, V>::new(simd, self.shape, position, queries, log_sums))
+            .collect();
         let mut scores = [[simd.splat_f32s(0.0); V]; KEYS];
         // Keys outside, strips inside: a block is fetched once for all strips.
         let first = strips.iter().map(|strip| strip.first_key).min().unwrap_or(0);
@@ -80,7 +86,7 @@ impl Tile<'_> {
             for strip in strips.iter_mut().filter(|strip| (strip.first_key..strip.end_key()).contains(&key)) {
                 let block = &mut scores[..KEYS.min(strip.end_key() - key)];
                 block::scores(simd, &strip.queries, self.keys, key, block);
-                strip.mask(block, key, self.shape.window);
+                hide::<S, V>(block, key, strip.position, strip.rows.len(), self.shape.window);
                 let correction = block::softmax(simd, block, &mut strip.max, &mut strip.total);
                 block::accumulate(simd, block, self.values, key, correction, &mut strip.sums);
             }
@@ -91,14 +97,62 @@ impl Tile<'_> {
 
 /// The numbers in a row of vectors.
 #[inline(always)]
-fn lanes_of<S: Simd, const V: usize>(vectors: &mut [S::f32s; V]) -> &mut [f32] {
+pub(super) fn lanes_of<S: Simd, const V: usize>(vectors: &mut [S::f32s; V]) -> &mut [f32] {
     pulp::bytemuck::cast_slice_mut(vectors.as_mut_slice())
+}
+
+/// Hides the keys from `key` on that a query must not see; of the queries the first stands at `position`. Only blocks at
+/// the diagonal and at the window's edge have any.
+#[inline(always)]
+pub(super) fn hide<S: Simd, const V: usize>(
+    block: &mut [[S::f32s; V]],
+    key: usize,
+    position: usize,
+    queries: usize,
+    window: Option<usize>,
+) {
+    let width = V * S::F32_LANES;
+    let diagonal = key + block.len() > position + 1;
+    // The last query sees no key below this one.
+    let edge = window.map_or(0, |window| (position + queries).saturating_sub(window));
+    if !diagonal && key >= edge {
+        return;
+    }
+    for (key, lanes) in (key..).zip(block.iter_mut()) {
+        let lanes = lanes_of::<S, V>(lanes);
+        // Query `i` stands at `position + i`: keys above it are its future, keys a window below it are forgotten.
+        lanes[..key.saturating_sub(position).min(width)].fill(f32::NEG_INFINITY);
+        if let Some(window) = window {
+            lanes[(key + window).saturating_sub(position).min(width)..].fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// Rows side by side, one per lane, times `factor`: one row of vectors per dimension.
+#[inline(always)]
+pub(super) fn transposed<S: Simd, const V: usize>(
+    simd: S,
+    rows: &[impl Deref<Target = [f32]>],
+    dim: usize,
+    factor: f32,
+) -> Vec<[S::f32s; V]> {
+    let mut vectors = vec![[simd.splat_f32s(0.0); V]; dim];
+    // Row by row: the rows lie far apart, and going down them would miss the cache at every number.
+    let lanes: &mut [f32] = pulp::bytemuck::cast_slice_mut(vectors.as_flattened_mut());
+    for (lane, row) in rows.iter().enumerate() {
+        for (column, number) in lanes.chunks_exact_mut(V * S::F32_LANES).zip(row.iter()) {
+            column[lane] = number * factor;
+        }
+    }
+    vectors
 }
 
 /// Queries side by side, one per lane, and what is known of their results so far.
 struct Strip<'r, 'q, S: Simd, const V: usize> {
     /// The rows that the queries came from and the results go to.
     rows: &'r mut [&'q mut [f32]],
+    /// Where the logarithms of their sums go; empty when they are not wanted.
+    log_sums: &'r mut [f32],
     /// Position of the first query.
     position: usize,
     /// First key of the first block, a multiple of [`KEYS`]: blocks must not depend on the tile.
@@ -117,19 +171,19 @@ struct Strip<'r, 'q, S: Simd, const V: usize> {
 
 impl<'r, 'q, S: Simd, const V: usize> Strip<'r, 'q, S, V> {
     #[inline(always)]
-    fn new(simd: S, shape: &AttentionShape, position: usize, rows: &'r mut [&'q mut [f32]]) -> Self {
+    fn new(
+        simd: S,
+        shape: &AttentionShape,
+        position: usize,
+        rows: &'r mut [&'q mut [f32]],
+        log_sums: &'r mut [f32],
+    ) -> Self {
         let zero = [simd.splat_f32s(0.0); V];
-        let mut queries = vec![zero; shape.head_dim];
         let factor = (shape.scale() * std::f64::consts::LOG2_E) as f32;
-        // Row by row: the rows lie far apart, and going down them would miss the cache at every number.
-        let lanes: &mut [f32] = pulp::bytemuck::cast_slice_mut(queries.as_flattened_mut());
-        for (lane, row) in rows.iter().enumerate() {
-            for (column, number) in lanes.chunks_exact_mut(V * S::F32_LANES).zip(row.iter()) {
-                column[lane] = number * factor;
-            }
-        }
+        let queries = transposed(simd, rows, shape.head_dim, factor);
         Self {
             rows,
+            log_sums,
             position,
             first_key: shape.first_key(position) / KEYS * KEYS,
             queries,
@@ -144,26 +198,6 @@ impl<'r, 'q, S: Simd, const V: usize> Strip<'r, 'q, S, V> {
         self.position + self.rows.len()
     }
 
-    /// Hides the keys that a query must not see. Only blocks at the diagonal and at the window's edge have any.
-    #[inline(always)]
-    fn mask(&self, block: &mut [[S::f32s; V]], key: usize, window: Option<usize>) {
-        let (width, position) = (V * S::F32_LANES, self.position);
-        let diagonal = key + block.len() > position + 1;
-        // The last query sees no key below this one.
-        let edge = window.map_or(0, |window| self.end_key().saturating_sub(window));
-        if !diagonal && key >= edge {
-            return;
-        }
-        for (key, lanes) in (key..).zip(block.iter_mut()) {
-            let lanes = lanes_of::<S, V>(lanes);
-            // Query `i` stands at `position + i`: keys above it are its future, keys a window below it are forgotten.
-            lanes[..key.saturating_sub(position).min(width)].fill(f32::NEG_INFINITY);
-            if let Some(window) = window {
-                lanes[(key + window).saturating_sub(position).min(width)..].fill(f32::NEG_INFINITY);
-            }
-        }
-    }
-
     #[inline(always)]
     fn finish(&mut self) {
         let totals = lanes_of::<S, V>(&mut self.total);
@@ -173,6 +207,10 @@ impl<'r, 'q, S: Simd, const V: usize> Strip<'r, 'q, S, V> {
             for (column, out) in sums.chunks_exact(V * S::F32_LANES).zip(row.iter_mut()) {
                 *out = column[lane] * inverse;
             }
+        }
+        let lanes = lanes_of::<S, V>(&mut self.max).iter().zip(totals);
+        for (log_sum, (max, total)) in self.log_sums.iter_mut().zip(lanes) {
+            *log_sum = max + total.log2();
         }
     }
 }

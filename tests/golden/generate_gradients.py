@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Writes the golden gradients that the Rust tests check, with PyTorch's autograd as the judge.
+
+    pip install torch transformers safetensors numpy      (as for generate.py, whose models must be there)
+    python tests/golden/generate_gradients.py             everything
+    python tests/golden/generate_gradients.py --only phi3-partial    some cases (repeatable)
+
+For each of CASES: gradient.json, the loss of the case's tokens under rescale factors and its derivatives by the
+logarithms of these factors and of the attention factor. All arithmetic is float64, transformers' own float32 steps
+(norms, softmax) included, and every derivative is checked against differences of the loss. README.md beside the output
+documents the files.
+"""
+import argparse
+import json
+import sys
+
+import torch
+import transformers
+
+import generate
+
+CASES = ["llama", "llama-mlp-attn-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "phi3", "phi3-partial"]
+EVALUATION = "rescaled-start4-attention"  # of golden.json
+STEP = 1e-5
+
+
+class Differentiable(torch.nn.Module):
+    """As generate.Rescaled, by the logarithms of the factors and of the attention factor."""
+
+    def __init__(self, theta, dim, log_factors, log_attention_factor, start):
+        super().__init__()
+        self.plain = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        self.log_factors, self.log_attention_factor, self.start = log_factors, log_attention_factor, start
+
+    def forward(self, x, position_ids):
+        n = position_ids[..., None].double()
+        angle = torch.where(n < self.start, n * self.plain, n * (self.plain / self.log_factors.exp()))
+        angle = torch.cat((angle, angle), dim=-1)
+        factor = self.log_attention_factor.exp()
+        return angle.cos() * factor, angle.sin() * factor
+
+
+def load_float64(name):
+    """The model, with everything that its module asks for in float32 done in float64."""
+    model = generate.load(generate.OUT / name).double()
+    sys.modules[type(model).__module__].torch = generate.InFloat64()
+    return model
+
+
+def loss(model, ids, evaluation, log_factors, log_attention_factor):
+    theta, dim = generate.rotary_geometry(model.config)
+    model.model.rotary_emb = Differentiable(theta, dim, log_factors, log_attention_factor, evaluation["start_tokens"])
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+    assert logits.dtype == torch.float64
+    return torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum")
+
+
+def check_differences(of, point, gradient):
+    """Central differences in float64 are good to about 1e-6 of the gradient."""
+    for i in range(len(point)):
+        step = torch.zeros_like(point)
+        step[i] = STEP
+        with torch.inference_mode():
+            difference = (of(point + step) - of(point - step)).item() / (2 * STEP)
+        assert abs(difference - gradient[i]) < 1e-5 * gradient.norm(), (i, difference, gradient[i].item())
+
+
+def generate_case(name):
+    directory = generate.OUT / name
+    golden = json.loads((directory / "golden.json").read_text())
+    evaluation = next(e for e in golden["evaluations"] if e["name"] == EVALUATION)
+    model, ids = load_float64(name), torch.tensor(golden["tokens"][:evaluation["length"]])
+    numbers = evaluation["rescale_factors"] + [evaluation["attention_factor"]]
+    point = torch.tensor(numbers, dtype=torch.float64).log()
+
+    def of(point):
+        return loss(model, ids, evaluation, point[:-1], point[-1])
+
+    variable = point.clone().requires_grad_()
+    nll_sum = of(variable)
+    nll_sum.backward()
+    gradient = variable.grad
+    check_differences(of, point, gradient)
+    assert abs(nll_sum.item() / evaluation["nll_sum"] - 1) < 1e-6, (nll_sum.item(), evaluation["nll_sum"])
+    kept = {k: evaluation[k] for k in ("length", "rescale_factors", "start_tokens", "attention_factor")}
+    generate.write_json(directory / "gradient.json", dict(
+        generate.versions(), **kept, nll_sum=nll_sum.item(), log_factors=gradient[:-1].tolist(),
+        log_attention_factor=gradient[-1].item()))
+    print(f"{name:20} nll_sum {nll_sum.item():.9f}  norm {gradient.norm().item():.6f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=CASES, help="just this case (repeatable)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in args.only or CASES:
+        generate_case(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+//! The loss, and its gradient with respect to the hidden states that go into the final norm.
+
+use super::steps::{Step, Steps, Stop};
+use crate::cost::VOCABULARY_BLOCK;
+use crate::model::Model;
+use crate::ops::Kernels;
+use crate::ops::cross_entropy::CrossEntropy;
+use crate::ops::linear::backward::product_backward;
+use crate::ops::linear::product;
+use crate::ops::rms_norm::backward::rms_norm_backward;
+use crate::ops::rms_norm::rms_norm;
+use candle_core::{DType, Result, Tensor};
+
+/// Room for the logits of all of the vocabulary for some of the rows of a chunk.
+struct Head<'m> {
+    model: &'m Model,
+    normed: Tensor,
+    logits: Tensor,
+}
+
+/// Replaces hidden states, `(tokens, hidden)` in chunks, by their gradients, and returns the sum of the negative
+/// log-likelihoods of `targets`, which follow the first tokens. Logits of `rows` tokens are held at a time.
+pub(super) fn run(
+    model: &Model,
+    chunks: &mut [Tensor],
+    mut targets: &[u32],
+    rows: usize,
+    steps: &mut Steps<'_>,
+) -> std::result::Result<f64, Stop> {
+    let rows = rows.min(chunks.first().map_or(Ok(1), |chunk| chunk.dim(0))?);
+    let head = Head::new(model, rows)?;
+    let mut nll_sum = 0.0;
+    for chunk in chunks {
+        steps.next(Step::Head)?;
+        // The last token of all has no target, and no gradient.
+        let grad = chunk.zeros_like()?;
+        let (here, rest) = targets.split_at(chunk.dim(0)?.min(targets.len()));
+        targets = rest;
+        for (index, targets) in here.chunks(rows).enumerate() {
+            let part = |x: &Tensor| x.narrow(0, index * rows, targets.len());
+            nll_sum += head.differentiate(&part(chunk)?, targets, &part(&grad)?)?;
+        }
+        *chunk = grad;
+    }
+    Ok(nll_sum)
+}
+
+impl<'m> Head<'m> {
+    fn new(model: &'m Model, rows: usize) -> Result<Self> {
+        let buffer = |width: usize| Tensor::zeros((rows, width), DType::F32, model.device());
+        Ok(Self { model, normed: buffer(model.spec().hidden)?, logits: buffer(model.spec().vocab)? })
+    }
+
+    /// Writes the gradient with respect to `x`, `(rows, hidden)`, to `grad`, and returns the loss.
+    fn differentiate(&self, x: &Tensor, targets: &[u32], grad: &Tensor) -> Result<f64> {
+        let (parameters, spec) = (self.model.parameters(), self.model.spec());
+        let rows = |buffer: &Tensor| buffer.narrow(0, 0, targets.len());
+        let (normed, logits) = (rows(&self.normed)?, rows(&self.logits)?);
+        let normed = rms_norm(Kernels::Cpu, x, &parameters.norm, spec.norm_eps, Some(normed))?;
+        let mut loss = CrossEntropy::new(targets);
+        // In the blocks of an evaluation, so that the loss is the same.
+        for first in (0..spec.vocab).step_by(VOCABULARY_BLOCK) {
+            let width = VOCABULARY_BLOCK.min(spec.vocab - first);
+            let (weight, logits) = (parameters.head.narrow(0, first, width)?, logits.narrow(1, first, width)?);
+            loss.add(Kernels::Cpu, &product(Kernels::Cpu, &normed, &weight, Some(logits))?, first)?;
+        }
+        loss.backward(&logits, 0)?;
+        product_backward(&logits, &parameters.head, grad)?;
+        rms_norm_backward(grad, x, &parameters.norm, spec.norm_eps)?;
+        Ok(loss.finish())
+    }
+}

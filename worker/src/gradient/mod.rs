@@ -1,0 +1,135 @@
+//! The exact gradient of a document's loss with respect to a candidate, the weights being what they are.
+//!
+//! One evaluation says how good a candidate is; this says, for little more than the price of three, into which direction
+//! each of its numbers should move. With the loss `L` of the whole document in nats, `angle_i(n) = n / (lambda_i beta_i)`
+//! and a factor `f` on cosine and sine, and with `dL/dangle_i(n)` summed over all layers, queries and keys:
+//!
+//! ```text
+//! dL/dln lambda_i = - sum over positions n >= start_tokens of angle_i(n) dL/dangle_i(n)
+//! dL/dln f        =   sum over rotated queries and keys x' of x' · dL/dx'
+//! ```
+//!
+//! The forward pass runs as in [`crate::perplexity`], and keeps what goes into each layer. Layers are then run again in
+//! reverse order, each in chunks, and what they do to the loss is carried backwards. Of one layer at a time do queries,
+//! keys, values and their gradients exist, of one chunk its feed-forward block, of a part of a chunk the logits; no
+//! matrix of scores ever does. Arithmetic is f32, long sums are f64, and the result is the same to the last bit whatever
+//! the number of threads.
+
+mod bytes;
+mod candidate;
+mod forward;
+mod head;
+mod layer;
+mod projected;
+mod steps;
+
+pub use bytes::{bytes, max_tokens};
+
+use crate::cancel::CancelFlag;
+use crate::model::{Model, Pass};
+use crate::ops::Kernels;
+use crate::perplexity::{self, EvalError, Loss};
+use crate::rope_table::RopeTable;
+use bytes::Limits;
+use candidate::CandidateGradient;
+use layer::LayerBackward;
+use ropewalk_shared::rope::{AngleRule, Rescale};
+use steps::{Steps, Stop};
+
+/// The loss of a document and its gradient.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradient {
+    /// The loss, as an evaluation gives it.
+    pub loss: Loss,
+    /// `d nll_sum / d ln lambda_i` for each rotary pair, in nats. Zero for a document of starting tokens only.
+    pub log_factors: Vec<f64>,
+    /// `d nll_sum / d ln f` with the attention factor `f`, in nats.
+    pub log_attention_factor: f64,
+}
+
+/// Computes loss and gradient of `tokens` under `rescale`, `chunk_tokens` at a time, on the current thread pool.
+///
+/// `progress` is called with the finished fraction, and `cancel` looked at, between chunks. [`bytes`] says what it takes
+/// in memory.
+///
+/// # Errors
+/// [`EvalError`], [`EvalError::NoGradient`] for a model that is not on the CPU among them; a loss or gradient that is
+/// not finite is none.
+pub fn evaluate(
+    model: &Model,
+    rescale: &Rescale,
+    tokens: &[u32],
+    chunk_tokens: usize,
+    cancel: &CancelFlag,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Gradient, EvalError> {
+    perplexity::check(model, tokens)?;
+    let rule = AngleRule::new(&model.description().geometry, rescale)?;
+    if model.kernels() != Kernels::Cpu {
+        return Err(EvalError::NoGradient);
+    }
+    let chunk = chunk_tokens.clamp(1, tokens.len());
+    let steps = Steps::new(model.spec().layers(), tokens.len().div_ceil(chunk), cancel, progress);
+    let candidate = CandidateGradient::new(rule, rescale.start_tokens);
+    let limits = Limits::of(model.spec(), tokens.len());
+    let made = differentiate(model, candidate, tokens, chunk, limits, steps);
+    made.map_err(|stop| match stop {
+        Stop::Cancelled => EvalError::Cancelled,
+        Stop::Device(error) => EvalError::device(error, tokens.len()),
+    })
+}
+
+fn differentiate(
+    model: &Model,
+    mut candidate: CandidateGradient,
+    tokens: &[u32],
+    chunk: usize,
+    limits: Limits,
+    mut steps: Steps<'_>,
+) -> Result<Gradient, Stop> {
+    let mut table = RopeTable::new(candidate.rule().clone(), tokens.len(), chunk, model.device());
+    let mut pass = Pass::new(model, tokens, chunk)?;
+    let mut kept = forward::run(model, &mut pass, &mut table, limits.keep_attended, &mut steps)?;
+    let nll_sum = head::run(model, &mut pass.chunks, &tokens[1..], limits.logit_rows, &mut steps)?;
+
+    // From here on the pass's chunks are gradients with respect to the hidden states that they were.
+    let mut backward = LayerBackward::new(model, chunk, pass)?;
+    while let Some(inputs) = kept.pop() {
+        backward.run(kept.len(), inputs, &mut table, &mut candidate, &mut steps)?;
+    }
+    steps.finish();
+    let (log_factors, log_attention_factor) = candidate.finish();
+    Ok(Gradient { loss: Loss { nll_sum, tokens: tokens.len() as u64 - 1 }, log_factors, log_attention_factor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Dtype;
+    use std::path::Path;
+
+    #[test]
+    fn what_is_held_does_not_change_what_comes_out() {
+        for case in ["qwen3", "mistral"] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/golden").join(case);
+            let model = Model::load(&dir, &candle_core::Device::Cpu, Dtype::F32).unwrap();
+            let tokens: Vec<u32> = (0..149).map(|i| i * i * 31 % 96).collect();
+            let rescale = Rescale::with_factors(vec![2.5; 8]);
+            let run = |keep_attended, logit_rows| {
+                let rule = AngleRule::new(&model.description().geometry, &rescale).unwrap();
+                let (cancel, progress) = (CancelFlag::new(), &mut |_| {});
+                let limits = Limits { keep_attended, logit_rows };
+                let steps = Steps::new(2, 5, &cancel, progress);
+                differentiate(&model, CandidateGradient::new(rule, 3), &tokens, 32, limits, steps).ok()
+            };
+            let kept = run(true, 1000).unwrap();
+            assert_eq!(run(false, 1000).unwrap(), kept, "{case}");
+            let few = run(true, 5).unwrap();
+            assert!((few.loss.nll_sum / kept.loss.nll_sum - 1.0).abs() < 1e-6, "{case}");
+            let size = kept.log_factors.iter().fold(0.0, |size: f64, by| size.max(by.abs()));
+            let near = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-4 * size;
+            assert!(few.log_factors.iter().zip(&kept.log_factors).all(near), "{case}: {few:?} for {kept:?}");
+            assert!(kept.log_factors.iter().all(|by| by.is_finite() && *by != 0.0), "{case}");
+        }
+    }
+}
