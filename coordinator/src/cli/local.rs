@@ -12,14 +12,18 @@ use crate::client::{Client, JobResult};
 use crate::service::{ServeOptions, serve};
 use anyhow::Context as _;
 use ropewalk_shared::status::JobStatus;
+use ropewalk_worker::cost::Memory;
 use ropewalk_worker::device::{DeviceChoice, Dtype};
+use ropewalk_worker::evaluator::EvaluatorOptions;
+use ropewalk_worker::memory;
+use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::work_loop::{self, WorkerConfig};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Models with weight files up to this size are loaded once per core: one candidate a core is faster than one
-/// candidate on all cores.
+/// Models with weights up to this size are loaded once per core: one candidate a core is faster than one candidate on
+/// all cores.
 const SMALL_WEIGHTS_BYTES: u64 = 256 << 20;
 
 /// The workers to run in this process.
@@ -48,17 +52,34 @@ pub struct LocalSearch<'a> {
 // === impl Machine ===
 
 impl Machine {
-    /// Decides how many workers with how many threads each.
-    pub fn new(args: MachineArgs, model: &Path) -> Result<Self, Failure> {
+    /// Decides how many workers with how many threads each, and that what they evaluate fits into the memory.
+    pub fn new(args: MachineArgs, folder: &ModelFolder, target_length: u32) -> Result<Self, Failure> {
         // Opened here for its error: a device that is not there is wrong input, not a job that waits.
         args.device.open().or_input()?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let dtype = if args.device == DeviceChoice::Cpu { Dtype::F32 } else { Dtype::Bf16 };
-        let small = weight_bytes(model) <= SMALL_WEIGHTS_BYTES;
-        let fitting = if args.device == DeviceChoice::Cpu && small { cores } else { 1 };
+        let on_cpu = args.device == DeviceChoice::Cpu;
+        let dtype = if on_cpu { Dtype::F32 } else { Dtype::Bf16 };
+        let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
+        let need = Memory::of(&spec, dtype, EvaluatorOptions::default().chunk_tokens, target_length as usize);
+        let free = if on_cpu { memory::available_bytes() } else { None };
+        let fit = free.map_or(usize::MAX, |free| (free / need.total().max(1)) as usize);
+        let fitting = if on_cpu && need.weights <= SMALL_WEIGHTS_BYTES { cores.min(fit).max(1) } else { 1 };
         let workers = args.workers.unwrap_or(fitting);
         if !(1..=1024).contains(&workers) {
             return Err(Failure::input_message(format!("--workers {workers} must be from 1 to 1024")));
+        }
+        if workers > fit {
+            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+            let advice = match fit {
+                0 => "take a shorter target or a machine with more memory".to_owned(),
+                fit => format!("--workers {fit} would fit"),
+            };
+            return Err(Failure::input_message(format!(
+                "--workers {workers}: an evaluation of {target_length} tokens needs {:.1} GiB, and {:.1} GiB are free; {advice} \
+                 (`ropewalk plan` says what a length takes)",
+                gib(need.total()),
+                gib(free.unwrap_or(0)),
+            )));
         }
         Ok(Self { device: args.device, dtype, workers, threads: (cores / workers).max(1) })
     }
@@ -74,12 +95,6 @@ impl Machine {
             ..WorkerConfig::new(coordinator, model)
         }
     }
-}
-
-fn weight_bytes(model: &Path) -> u64 {
-    let entries = std::fs::read_dir(model).into_iter().flatten().flatten();
-    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors"));
-    weights.filter_map(|entry| entry.path().metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 // === impl LocalSearch ===

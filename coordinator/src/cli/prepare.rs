@@ -51,7 +51,7 @@ pub struct JobArgs {
 
     /// The window to reach, in tokens, for example 32768, 128k or 2m
     #[arg(long, value_name = "N", value_parser = tokens)]
-    target_length: u32,
+    pub target_length: u32,
 
     /// Name of the job [default: the model's and the length]
     #[arg(long)]

@@ -55,6 +55,6 @@ pub(super) async fn run(args: SearchCommand) -> Outcome {
     let folder = ModelFolder::open(&args.job.model)?;
     let fingerprint = checked_fingerprint(&folder)?;
     let job = args.job.prepare(&folder, fingerprint)?;
-    let machine = Machine::new(args.machine, &folder.path)?;
+    let machine = Machine::new(args.machine, &folder, args.job.target_length)?;
     LocalSearch { folder: &folder, job, out: &args.out, machine, json: args.output }.run().await
 }
