@@ -75,7 +75,7 @@ impl Machine {
                 fit => format!("--workers {fit} would fit"),
             };
             return Err(Failure::input_message(format!(
-                "--workers {workers}: an evaluation of {target_length} tokens needs {:.1} GiB, and {:.1} GiB are free; {advice} \
+                "--workers {workers}: an evaluation of {target_length} tokens needs {:.2} GiB, and {:.2} GiB are free; {advice} \
                  (`ropewalk plan` says what a length takes)",
                 gib(need.total()),
                 gib(free.unwrap_or(0)),
