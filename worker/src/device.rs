@@ -38,7 +38,7 @@ pub enum DeviceError {
     UnknownDtype(String),
     /// The program was built without GPU support.
     #[error(
-        "this build has no CUDA support: build it with `cargo build --release --features cuda`, or use --device cpu"
+        "this build has no CUDA support: build it with `cargo build --release --features cuda` (a worker: add `-p ropewalk-worker`), or use --device cpu"
     )]
     NoCuda,
     /// The GPU did not start.
