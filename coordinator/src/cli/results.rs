@@ -69,7 +69,7 @@ impl<'a> Results<'a> {
         let description = &self.folder.description;
         let ratio = file.extension_ratio.unwrap_or(1.0);
         let others = PLOTTED.map(|baseline| Curve {
-            name: baseline.name().to_uppercase(),
+            name: title(baseline).to_owned(),
             factors: baseline.factors(&description.geometry, description.original_length, ratio),
         });
         let searched = Curve { name: "searched".to_owned(), factors: file.rescale_factors.clone() };
@@ -83,7 +83,7 @@ impl<'a> Results<'a> {
             serde_json::from_str(&self.result.history_json).or_work()?;
         let levels = PLOTTED.iter().filter_map(|baseline| {
             let measured = file.baselines.get(baseline.name())?;
-            Some(Level { name: baseline.name().to_uppercase(), perplexity: measured.value })
+            Some(Level { name: title(*baseline).to_owned(), perplexity: measured.value })
         });
         let title = format!("Search for {}", self.subject(file));
         progress_plot(&title, &history, &levels.collect::<Vec<_>>()).or_work()
@@ -93,5 +93,15 @@ impl<'a> Results<'a> {
     fn subject(&self, file: &FactorFile) -> String {
         let target = file.target_length.map_or_else(|| "?".to_owned(), |length| length.to_string());
         format!("{}, {} to {target} tokens", self.folder.name, self.folder.description.original_length)
+    }
+}
+
+/// The name of a method as its paper writes it.
+fn title(baseline: Baseline) -> &'static str {
+    match baseline {
+        Baseline::Pi => "PI",
+        Baseline::Ntk => "NTK",
+        Baseline::Yarn => "YaRN",
+        Baseline::YarnFactors => "YaRN (factors)",
     }
 }
