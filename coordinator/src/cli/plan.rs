@@ -15,7 +15,7 @@ use std::path::PathBuf;
 const GIB: f64 = (1u64 << 30) as f64;
 /// Sets of factors that the final report measures besides the winner: none, three methods, each with two attention
 /// factors, and the winner without starting tokens.
-const REPORTED: u64 = 9;
+const REPORTED: u64 = 8;
 /// Sustained speeds shown when none is given, in TFLOP/s: a desktop processor, and two shares of a data-centre GPU.
 const SPEEDS: [f64; 3] = [0.3, 100.0, 400.0];
 

@@ -1,7 +1,7 @@
 //! A plot of rescale factors, one curve a set.
 
 use super::PlotError;
-use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, other};
+use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, legend, other};
 use plotters::prelude::*;
 
 /// A set of factors with its name.
@@ -75,16 +75,8 @@ fn draw(
     let drawn = chart.draw_series(LineSeries::new(points(searched), style))?;
     drawn.label(searched.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
     chart.draw_series(points(searched).into_iter().map(|at| Circle::new(at, 4, SEARCHED.filled())))?;
-    chart
-        .configure_series_labels()
-        // Curves rise from the lower left to the upper right: this corner is free.
-        .position(SeriesLabelPosition::LowerRight)
-        .legend_area_size(32)
-        .margin(14)
-        .label_font((FONT, 16).into_font().color(&INK))
-        .background_style(WHITE)
-        .border_style(GRID)
-        .draw()?;
+    // Curves rise from the lower left to the upper right: this corner is free.
+    legend(&mut chart, SeriesLabelPosition::LowerRight)?;
     root.present()?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A plot of a search's progress: the best perplexity by evaluations.
 
 use super::PlotError;
-use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, other};
+use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, legend, other};
 use crate::search::GenerationSummary;
 use plotters::prelude::*;
 
@@ -83,15 +83,7 @@ fn draw(
     let drawn = chart.draw_series(LineSeries::new(best.iter().copied(), style))?;
     drawn.label("best so far").legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
     chart.draw_series(best.iter().map(|&at| Circle::new(at, 3, SEARCHED.filled())))?;
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .legend_area_size(32)
-        .margin(14)
-        .label_font((FONT, 16).into_font().color(&INK))
-        .background_style(WHITE)
-        .border_style(GRID)
-        .draw()?;
+    legend(&mut chart, SeriesLabelPosition::UpperRight)?;
     root.present()?;
     Ok(())
 }
