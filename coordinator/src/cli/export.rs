@@ -1,5 +1,8 @@
 //! `ropewalk export`: factors in the form an engine loads.
 
+#[cfg(feature = "local")]
+mod apply;
+
 use super::factors::read_file;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::{CoordinatorArgs, tokens};
@@ -16,7 +19,9 @@ use std::path::{Path, PathBuf};
 /// Write the factors of a job or factor file in the form an engine loads.
 ///
 /// Formats: json is the factor file; hf a patch of config.json for transformers, vLLM and SGLang; csv one factor a line, as
-/// the LongRoPE authors' code reads them. How to use the result is printed to standard error.
+/// the LongRoPE authors' code reads them. With --apply MODEL the export is a whole model: a folder with the weights and
+/// tokenizer of MODEL, a config.json with the factors, the factor file and a model card. How to use the result is
+/// printed to standard error.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     /// A job's id (or a beginning of it), or a factor file
@@ -27,9 +32,15 @@ pub struct ExportArgs {
     #[arg(long, default_value = "json")]
     format: Format,
 
-    /// File to write [default: standard output]
-    #[arg(long, value_name = "FILE")]
+    /// File to write [default: standard output]; with --apply the folder, which must be new or empty
+    #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
+
+    /// Folder of the model that the factors were searched for: write it to --out with the factors applied. The weights
+    /// are hard links where possible; an error leaves no folder behind
+    #[cfg(feature = "local")]
+    #[arg(long, value_name = "MODEL", requires = "out", conflicts_with_all = ["model", "format", "whole"])]
+    apply: Option<PathBuf>,
 
     /// Folder of the model, for format hf from a factor file: its config.json is what is patched
     #[arg(long, value_name = "DIR")]
@@ -39,7 +50,7 @@ pub struct ExportArgs {
     #[arg(long)]
     whole: bool,
 
-    /// Factors for windows up to the original length (format hf): same as the long ones, ones, or a factor file
+    /// Factors for windows up to the original length (format hf, --apply): same as the long ones, ones, or a factor file
     #[arg(long, value_name = "same|ones|FILE")]
     short: Option<String>,
 
@@ -68,7 +79,12 @@ struct Subject {
 }
 
 pub(super) async fn run(args: ExportArgs) -> Outcome {
-    let subject = args.subject().await?;
+    #[cfg(feature = "local")]
+    if let (Some(model), Some(out)) = (&args.apply, &args.out) {
+        return apply::run(&args, model, out).await;
+    }
+    let model = args.model.as_deref().map(ModelFolder::open).transpose()?;
+    let subject = args.subject(model.as_ref()).await?;
     let export = args.export(subject)?;
     for hint in &export.notes {
         note(hint);
@@ -96,14 +112,15 @@ pub(super) fn write(path: &Path, content: &str) -> Outcome {
 // === impl ExportArgs ===
 
 impl ExportArgs {
-    async fn subject(&self) -> Result<Subject, Failure> {
-        let model = self.model.as_deref().map(ModelFolder::open).transpose()?;
+    /// The factors, checked against the model where one is given.
+    async fn subject(&self, model: Option<&ModelFolder>) -> Result<Subject, Failure> {
+        let given = model.map(|model| model.config_json.clone());
         let path = Path::new(&self.what);
         if path.is_file() {
-            let pairs = model.as_ref().map(|model| model.description.geometry.pairs());
+            let pairs = model.map(|model| model.description.geometry.pairs());
             let read = read_factors(path, pairs).or_input()?;
             read.notices.iter().for_each(|notice| note(format!("{}: {notice}", self.what)));
-            return Ok(Subject { file: read.file, text: None, config_json: model.map(|model| model.config_json) });
+            return Ok(Subject { file: read.file, text: None, config_json: given });
         }
         if self.what.contains(['/', '\\']) || self.what.ends_with(".json") || self.what.ends_with(".csv") {
             return Err(Failure::input_message(format!("{}: no such factor file", self.what)));
@@ -113,8 +130,8 @@ impl ExportArgs {
         if !result.complete {
             note("the job is not done: these are the best factors so far");
         }
-        let config_json = model.map_or(result.config_json, |model| model.config_json);
-        Ok(Subject { file: result.factors, text: Some(result.factors_json), config_json: Some(config_json) })
+        let config_json = given.or(Some(result.config_json));
+        Ok(Subject { file: result.factors, text: Some(result.factors_json), config_json })
     }
 
     fn export(&self, subject: Subject) -> Result<Export, Failure> {
@@ -137,11 +154,8 @@ impl ExportArgs {
                     dropped,
                     hf5_only: self.hf5_only,
                 };
-                let mut export = hf::export(&file, &config_json, &options).or_input()?;
-                if self.whole {
-                    export.content = hf::apply(&config_json, &export.content).or_input()?;
-                }
-                Ok(export)
+                let export = if self.whole { hf::whole } else { hf::export };
+                export(&file, &config_json, &options).or_input()
             }
         }
     }

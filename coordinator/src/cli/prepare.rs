@@ -82,7 +82,7 @@ impl ModelFolder {
         };
         let config_json = read().with_context(|| {
             format!(
-                "--model {}: cannot read {}; name the folder of a Hugging Face checkpoint",
+                "{}: cannot read {}; name the folder of a Hugging Face checkpoint",
                 path.display(),
                 config.display()
             )

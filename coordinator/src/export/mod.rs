@@ -3,6 +3,7 @@
 //! One file a format. Every export says in its notes how it is used and where an engine would do something else than
 //! what was searched.
 
+pub mod checkpoint;
 pub mod csv;
 mod error;
 pub mod hf;

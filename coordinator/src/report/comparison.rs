@@ -149,7 +149,7 @@ fn finite(value: f64) -> Option<f64> {
 }
 
 /// A perplexity with the digits that mean something.
-fn perplexity(value: Option<f64>) -> String {
+pub(crate) fn perplexity(value: Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(value) if value < 1e4 => format!("{value:.3}"),
@@ -158,7 +158,8 @@ fn perplexity(value: Option<f64>) -> String {
     }
 }
 
-fn thousands(number: u32) -> String {
+/// A number with commas between thousands.
+pub(crate) fn thousands(number: u32) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

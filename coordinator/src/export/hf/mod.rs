@@ -56,13 +56,32 @@ struct Plan {
 /// # Errors
 /// [`ExportError`] when the factors do not fit the model, or the form has no way to say them.
 pub fn export(file: &FactorFile, config_json: &str, options: &HfOptions) -> Result<Export, ExportError> {
+    let (patch, mut notes) = patch(file, config_json, options)?;
+    notes.push(notes::PATCH.to_owned());
+    Ok(Export { content: serde_json::to_string_pretty(&patch)? + "\n", notes })
+}
+
+/// The whole config.json with the patch applied.
+///
+/// # Errors
+/// Those of [`export`].
+pub fn whole(file: &FactorFile, config_json: &str, options: &HfOptions) -> Result<Export, ExportError> {
+    let (patch, notes) = patch(file, config_json, options)?;
+    Ok(Export { content: apply(config_json, &serde_json::to_string(&patch)?)?, notes })
+}
+
+fn patch(
+    file: &FactorFile,
+    config_json: &str,
+    options: &HfOptions,
+) -> Result<(Map<String, Value>, Vec<String>), ExportError> {
     let mut notes: Vec<String> = refuse_start_tokens(file, Format::Hf, options.dropped.as_ref())?.into_iter().collect();
     let config: Map<String, Value> =
         serde_json::from_str(config_json).map_err(|error| ConfigError::Syntax(error.to_string()))?;
     let plan = Plan::new(file, &config, options)?;
     let patch = if plan.is_phi() { plan.phi(options.hf5_only)? } else { plan.generic() };
     notes.extend(notes::notes(&plan, &config));
-    Ok(Export { content: serde_json::to_string_pretty(&patch)? + "\n", notes })
+    Ok((patch, notes))
 }
 
 /// A config.json with a patch applied: the file to put beside the weights.

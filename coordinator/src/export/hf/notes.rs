@@ -1,18 +1,18 @@
-//! What a user of the patch should know.
+//! What a user of the export should know.
 
 use super::{Plan, ShortSet};
 use serde_json::{Map, Value};
 
-/// How to use the patch, then what differs from engine to engine.
+/// How a patch is used; nothing that whoever has the whole config.json needs to know.
+pub const PATCH: &str = "the export is a patch: put its keys into the model's config.json; a null deletes the key";
+
+/// How engines run the factors, and what differs from one to the other.
 pub fn notes(plan: &Plan, config: &Map<String, Value>) -> Vec<String> {
     let (original, target) = (plan.original, plan.target);
-    let mut notes = vec![
-        "the export is a patch: put its keys into the model's config.json; a null deletes the key".to_owned(),
-        format!(
-            "vLLM: vllm serve MODEL --max-model-len {target} (without the option vLLM serves {original} tokens and uses \
-             the short factors; with it, the long ones for every request)"
-        ),
-    ];
+    let mut notes = vec![format!(
+        "vLLM: vllm serve MODEL --max-model-len {target} (without the option vLLM serves {original} tokens and uses \
+         the short factors; with it, the long ones for every request)"
+    )];
     notes.extend(short_set(plan));
     if !plan.attention_is_computed() {
         notes.push(format!(
