@@ -2,6 +2,7 @@
 
 use crate::cancel::CancelFlag;
 use crate::cost;
+use crate::counted::{self, Counted};
 use crate::gradient::{self, Gradient};
 use crate::memory;
 use crate::model::Model;
@@ -108,6 +109,26 @@ impl Evaluator {
         let mut progress = |fraction| progress(fraction);
         self.pool
             .install(|| perplexity::evaluate(&self.model, rescale, tokens, self.chunk_tokens, cancel, &mut progress))
+    }
+
+    /// The loss of a document's tokens from position `counted_from` on, and how many of them are the arg max; see
+    /// [`counted::evaluate`].
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`]; and [`EvalError::NothingCounted`].
+    pub fn evaluate_counted(
+        &self,
+        rescale: &Rescale,
+        tokens: &[u32],
+        counted_from: usize,
+        cancel: &CancelFlag,
+        progress: &mut (dyn FnMut(f32) + Send),
+    ) -> Result<Counted, EvalError> {
+        if tokens.len() > self.max_tokens {
+            return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_tokens });
+        }
+        let (mut progress, counted) = (|fraction| progress(fraction), (tokens, counted_from));
+        self.pool.install(|| counted::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
     }
 
     /// The loss of a document and its gradient with respect to the candidate, for about three times the price; see

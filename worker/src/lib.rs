@@ -20,6 +20,7 @@
 pub mod attention;
 pub mod cancel;
 pub mod cost;
+pub mod counted;
 pub mod device;
 pub mod evaluator;
 pub mod gradient;

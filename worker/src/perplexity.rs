@@ -17,6 +17,14 @@ pub enum EvalError {
     /// There is nothing to predict.
     #[error("a document of {0} tokens has nothing to predict: at least 2 are needed")]
     TooShort(usize),
+    /// The counted positions lie behind the end.
+    #[error("counting from position {counted_from} on leaves nothing of a document of {tokens} tokens")]
+    NothingCounted {
+        /// First counted position.
+        counted_from: usize,
+        /// Tokens of the document.
+        tokens: usize,
+    },
     /// A token id that the model does not have.
     #[error(
         "token {position} is {token}, but the model's vocabulary has {vocab} ids: was the document tokenised for another model?"

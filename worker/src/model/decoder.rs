@@ -61,6 +61,11 @@ impl<'m> Pass<'m> {
         self.chunks.len()
     }
 
+    /// The model it goes through.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
     /// Runs one layer over one chunk. Layers are run in order, and for each of them all chunks in order.
     pub fn advance(&mut self, layer: usize, chunk: usize, rotation: (&Tensor, &Tensor)) -> Result<()> {
         if chunk == 0 {
@@ -74,6 +79,17 @@ impl<'m> Pass<'m> {
 
     /// Sum of the negative log-likelihoods of `targets`, in nats, which follow the first tokens of a chunk.
     pub fn loss(&self, chunk: usize, targets: &[u32]) -> Result<f64> {
+        Ok(self.cross_entropy(chunk, targets)?.finish())
+    }
+
+    /// The same, and how many of the targets have the highest likelihood of their row.
+    pub fn loss_and_correct(&self, chunk: usize, targets: &[u32]) -> Result<(f64, u64)> {
+        let loss = self.cross_entropy(chunk, targets)?;
+        let correct = loss.correct();
+        Ok((loss.finish(), correct))
+    }
+
+    fn cross_entropy<'t>(&self, chunk: usize, targets: &'t [u32]) -> Result<CrossEntropy<'t>> {
         let (model, kernels, count) = (self.model, self.workspace.kernels, targets.len());
         let x = self.chunks[chunk].narrow(0, 0, count)?;
         let normed = self.workspace.normed(count)?;
@@ -85,7 +101,7 @@ impl<'m> Pass<'m> {
             let logits = product(kernels, &x, &weight, self.workspace.logits(count, width)?)?;
             loss.add(kernels, &logits, first)?;
         }
-        Ok(loss.finish())
+        Ok(loss)
     }
 }
 

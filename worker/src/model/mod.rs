@@ -5,6 +5,7 @@
 pub mod config;
 mod decoder;
 mod error;
+mod last_layer;
 mod layer;
 mod parameters;
 pub mod weights;

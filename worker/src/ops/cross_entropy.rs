@@ -58,6 +58,12 @@ impl<'a> CrossEntropy<'a> {
         self.rows.iter().map(|row| f64::from(row.max) + row.sum.ln() - f64::from(row.target)).sum()
     }
 
+    /// Number of rows whose target no other token of the vocabulary exceeds; a row with a number that is none counts
+    /// as wrong.
+    pub fn correct(&self) -> u64 {
+        self.rows.iter().filter(|row| row.sum.is_finite() && row.sum > 0.0 && row.target == row.max).count() as u64
+    }
+
     fn add_rows(&mut self, arch: Arch, block: Rows<'_>, first: usize) {
         let logits = block.data.par_chunks(block.stride);
         self.rows.par_iter_mut().zip(self.targets).zip(logits).with_min_len(8).for_each(|((row, target), logits)| {

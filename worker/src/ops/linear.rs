@@ -23,6 +23,12 @@ impl Linear {
         Self { weight, bias, module }
     }
 
+    /// `count` of the outputs from `first` on, as a projection of their own that shares the weights.
+    pub fn outputs(&self, first: usize, count: usize) -> Result<Self> {
+        let part = |all: &Tensor| all.narrow(0, first, count);
+        Ok(Self::new(part(&self.weight)?, self.bias.as_ref().map(part).transpose()?))
+    }
+
     /// `x W^T + b` for `x` of `(rows, inputs)`.
     ///
     /// On the CPU the result is written to `out`, a view of `(rows, outputs)`, and that is returned.

@@ -1,0 +1,73 @@
+//! The last layer where only some positions' losses count: its keys and values are needed of every token, all else of
+//! the counted rows alone.
+
+use super::Layer;
+use super::config::DecoderSpec;
+use super::decoder::{KeyValues, Pass, Workspace};
+use crate::attention;
+use crate::ops::Kernels;
+use crate::ops::rms_norm::rms_norm;
+use crate::ops::rotate::rotate;
+use candle_core::{Result, Tensor};
+
+impl Pass<'_> {
+    /// Runs the last layer over one chunk as [`Pass::advance`] does, but leaves the hidden states of its rows from
+    /// `skip` on alone: row 0 of what is left was row `skip`. A chunk that is skipped whole is left as it was.
+    pub fn advance_last(&mut self, chunk: usize, skip: usize, rotation: (&Tensor, &Tensor)) -> Result<()> {
+        let model = self.model();
+        let Some(layer) = model.parameters().layers.last() else { return Ok(()) };
+        if chunk == 0 {
+            self.cache.clear();
+        }
+        let x = self.chunks[chunk].clone();
+        let rows = layer.forward_from(model.spec(), x, rotation, skip, &mut self.cache, &self.workspace)?;
+        if let Some(rows) = rows {
+            self.chunks[chunk] = rows;
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    /// As [`Layer::forward`], of the rows from `skip` on; none when there are none, and then keys and values are all
+    /// that is computed.
+    fn forward_from(
+        &self,
+        spec: &DecoderSpec,
+        x: Tensor,
+        (cos, sin): (&Tensor, &Tensor),
+        skip: usize,
+        cache: &mut KeyValues,
+        workspace: &Workspace,
+    ) -> Result<Option<Tensor>> {
+        if skip == 0 {
+            return self.forward(spec, x, (cos, sin), cache, workspace).map(Some);
+        }
+        let (kernels, tokens) = (workspace.kernels, x.dim(0)?);
+        let (queries, keys) = (spec.query_width(), spec.key_width());
+        let buffer = workspace.qkv(tokens)?;
+        let normed = rms_norm(kernels, &x, &self.input_norm, spec.norm_eps, workspace.normed(tokens)?)?;
+
+        let out = buffer.as_ref().map(|qkv| qkv.narrow(1, queries, 2 * keys)).transpose()?;
+        let kv = self.qkv.outputs(queries, 2 * keys)?.forward(kernels, &normed, out)?;
+        let k = rotate(kernels, kv.narrow(1, 0, keys)?, spec.head_dim, (cos, sin), self.key_norm.as_ref())?;
+        let (k, v) = cache.append(kernels, &k, &kv.narrow(1, keys, keys)?)?;
+        let count = tokens.saturating_sub(skip);
+        if count == 0 {
+            return Ok(None);
+        }
+
+        let rows = |all: &Tensor| all.narrow(0, skip, count);
+        let out = buffer.as_ref().map(|qkv| rows(qkv)?.narrow(1, 0, queries)).transpose()?;
+        let q = self.qkv.outputs(0, queries)?.forward(kernels, &rows(&normed)?, out)?;
+        let q = rotate(kernels, q, spec.head_dim, (&rows(cos)?, &rows(sin)?), self.query_norm.as_ref())?;
+        // The queries are the last ones of the keys so far, as attention takes them to be.
+        let shape = self.attention_shape(spec);
+        let attended = match kernels {
+            Kernels::Cpu => attention::cpu::attention(shape, &q, &k, &v).map(|()| q)?,
+            Kernels::Tensor => attention::tensor::attention(shape, &q, &k, &v)?,
+        };
+        let x = self.output.add_to(kernels, rows(&x)?, &attended)?;
+        self.feed_forward(spec, x, workspace).map(Some)
+    }
+}
