@@ -1,6 +1,7 @@
 //! `ropewalk eval`: a model's perplexity under given factors, at given lengths.
 
 mod choice;
+mod retrieval;
 
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::{JsonArgs, SourceArgs, tokens};
@@ -9,6 +10,7 @@ use super::prepare::ModelFolder;
 use choice::FactorChoice;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
+use retrieval::RetrievalArgs;
 use ropewalk_shared::outcome::{Loss, perplexity};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::Sample;
@@ -22,15 +24,24 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Measure a model's perplexity under given factors.
+/// Measure a model's perplexity under given factors, or how often it finds a hidden number.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
     /// Folder of the model: config.json, weights and, for --data, tokenizer.json
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
 
+    /// Text to read: .txt, .md, .jsonl with "text", .parquet with a text column, or folders of these
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "tokens")]
+    #[arg(required_unless_present_any = ["tokens", "retrieval"])]
+    data: Vec<PathBuf>,
+
+    /// Token ids to read: JSON Lines with "input_ids", used as they are (no tokenizer needed)
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    tokens: Vec<PathBuf>,
+
     #[command(flatten)]
-    source: SourceArgs,
+    retrieval: RetrievalArgs,
 
     /// Lengths in tokens, for example 4096,32k [default: the model's original length]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = tokens)]
@@ -46,6 +57,7 @@ pub struct EvalArgs {
 
     /// Also tell how the loss changes with each factor, for the price of about three evaluations (CPU only)
     #[arg(long)]
+    #[arg(conflicts_with = "retrieval")]
     gradient: bool,
 
     /// Where to compute: cpu or cuda:N
@@ -124,13 +136,19 @@ fn evaluate(args: EvalArgs) -> Outcome {
     if lengths.is_empty() {
         lengths.push(folder.description.original_length);
     }
-    let source = folder.source(&args.source)?;
+    let given = SourceArgs { data: args.data.clone(), tokens: args.tokens.clone() };
+    let source = folder.source(&given)?;
 
     let dtype = args.dtype.map_or_else(|| default_dtype(args.device), DtypeArg::dtype);
     let device = args.device.open().or_input()?;
     let model = Model::load(&args.model, &device, dtype).or_input()?;
     let options = EvaluatorOptions { threads: args.threads.unwrap_or(0), ..Default::default() };
     let evaluator = Evaluator::new(model.into(), options).or_work()?;
+
+    if args.retrieval.is_asked() {
+        let source = (!given.data.is_empty() || !given.tokens.is_empty()).then_some(&source);
+        return args.retrieval.run(&folder, source, &evaluator, (&choices, &lengths), args.output.json);
+    }
 
     let mut report = Report {
         model: folder.name.clone(),

@@ -90,6 +90,16 @@ impl DocumentTokenizer {
         self.bos
     }
 
+    /// The ids of a short text, without a beginning.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] when the tokenizer fails, or is another model's.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        self.known(encoding.get_ids().to_vec())
+    }
+
     /// The first `length` ids of a document, its beginning included; fewer when it is shorter.
     ///
     /// `prefix` gives about as many bytes of the text as it is asked for, and whether that is all. The ids are those
@@ -118,6 +128,11 @@ impl DocumentTokenizer {
         // A text without a token is an empty document, and no document of one token.
         let bos = self.bos.filter(|&bos| ids.first().is_some_and(|&first| first != bos));
         let ids: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).take(length).collect();
+        self.known(ids)
+    }
+
+    /// Ids that the model has.
+    fn known(&self, ids: Vec<u32>) -> Result<Vec<u32>, TokenizerError> {
         match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             Some(&id) => Err(TokenizerError::TokenId { id, vocab_size: self.vocab_size }),
             None => Ok(ids),

@@ -1,13 +1,17 @@
-//! What a search was worth: the comparison with the published methods, and plots of factors and progress.
+//! What a search was worth: the comparison with the published methods, plots of factors and progress, and retrieval.
 
 pub mod comparison;
 pub mod factor_plot;
+pub mod heat_map;
 mod palette;
 pub mod progress_plot;
+pub mod retrieval;
 
 pub use comparison::{Comparison, Row};
 pub use factor_plot::{Curve, factor_plot};
+pub use heat_map::heat_map;
 pub use progress_plot::{Level, progress_plot};
+pub use retrieval::Retrieval;
 
 /// A plot that cannot be drawn.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
