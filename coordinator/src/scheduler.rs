@@ -21,7 +21,7 @@ use queue::{JobQueue, Place};
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::outcome::{FailureKind, UnitFailure};
-use ropewalk_shared::work::{LeaseId, LeaseRequest, WorkerId, WorkerProfile};
+use ropewalk_shared::work::{LeaseId, LeaseRequest, Measure, WorkerId, WorkerProfile};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -118,17 +118,19 @@ impl Scheduler {
 
     // --- jobs ---
 
-    /// Replaces a job's queue by the units of a new stage. Leases of its former units are revoked.
+    /// Replaces a job's queue by the units of a new stage, with what is asked of each candidate. Leases of its former
+    /// units are revoked.
     pub fn open(
         &mut self,
         job: &JobId,
         model: Fingerprint,
         sample_tokens: Vec<u32>,
+        measures: Vec<Measure>,
         units: impl IntoIterator<Item = UnitKey>,
     ) {
         let former = self.close(job);
         let (served, paused) = former.map_or((0, false), |queue| (queue.served, queue.paused));
-        let mut queue = JobQueue::new(model, sample_tokens, units);
+        let mut queue = JobQueue::new(model, sample_tokens, measures, units);
         (queue.served, queue.paused) = (served.max(self.virtual_time), paused);
         self.jobs.insert(job.clone(), queue);
         self.offers += 1;
@@ -200,7 +202,7 @@ impl Scheduler {
         let lease = self.leases.next_id();
         let taken = queue.take(position, lease)?;
         self.virtual_time = self.virtual_time.max(queue.served);
-        queue.served += u64::from(taken.tokens);
+        queue.served += taken.cost;
         if !loaded.contains(&queue.model) {
             // What follows in this request does well to stay with the same model.
             loaded.push(queue.model);
@@ -249,7 +251,7 @@ impl Scheduler {
             Self::end_lease(&mut self.leases, &mut self.workers, lease);
         } else {
             // Its lease had expired and its tokens were given back.
-            queue.served += u64::from(settled.tokens);
+            queue.served += settled.cost;
         }
         self.workers.result(now, worker, settled.tokens, seconds);
         true
@@ -275,7 +277,7 @@ impl Scheduler {
             return AfterFailure::NotWanted;
         }
         record.last_failure = Some(failure.reason.clone());
-        let tokens = queue.tokens(unit);
+        let (tokens, measure) = (queue.tokens(unit), queue.measure(unit));
         self.workers.failure(now, worker);
         if is_leased {
             Self::end_lease(&mut self.leases, &mut self.workers, lease);
@@ -296,8 +298,20 @@ impl Scheduler {
             FailureKind::ModelMissing | FailureKind::FingerprintMismatch | FailureKind::TooLarge => {
                 let model = queue.model;
                 queue.put_back(unit, true);
-                let limit = if failure.kind == FailureKind::TooLarge { u64::from(tokens).saturating_sub(1) } else { 0 };
-                match self.workers.limit(worker, model, limit) {
+                let (measure, limit) = match failure.kind {
+                    FailureKind::TooLarge => (measure, u64::from(tokens).saturating_sub(1)),
+                    // Without the model there is nothing that it can do.
+                    _ => (Measure::Loss, 0),
+                };
+                match self.workers.limit(worker, model, measure, limit) {
+                    true => AfterFailure::WorkerUnable,
+                    false => AfterFailure::Requeued,
+                }
+            }
+            FailureKind::NoGradient => {
+                let model = queue.model;
+                queue.put_back(unit, true);
+                match self.workers.limit(worker, model, Measure::Gradient, 0) {
                     true => AfterFailure::WorkerUnable,
                     false => AfterFailure::Requeued,
                 }

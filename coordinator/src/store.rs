@@ -24,7 +24,7 @@ use crate::search::StrategyState;
 use keys::Space;
 use ropewalk_shared::event::Event;
 use ropewalk_shared::job::{JobId, JobSpec};
-use ropewalk_shared::outcome::Loss;
+use ropewalk_shared::outcome::{Loss, LossSlope};
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
 use serde::de::DeserializeOwned;
@@ -143,6 +143,16 @@ impl Store {
     pub fn result(&self, job: &JobId, rescale: RescaleId, sample: SampleId) -> Result<Option<Loss>, StoreError> {
         let bytes = self.read(|| self.state.get(keys::result(job, rescale, sample)))?;
         let decode = |bytes: sled::IVec| value::decode_loss(&bytes).ok_or_else(|| self.corrupt("a result", "its form"));
+        bytes.map(decode).transpose()
+    }
+
+    /// The slope of one unit, where one was measured.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn slope(&self, job: &JobId, rescale: RescaleId, sample: SampleId) -> Result<Option<LossSlope>, StoreError> {
+        let bytes = self.value(&self.state, "a slope", &keys::slope(job, rescale, sample))?;
+        let decode = |bytes: Vec<u8>| value::decode_slope(&bytes).ok_or_else(|| self.corrupt("a slope", "its form"));
         bytes.map(decode).transpose()
     }
 

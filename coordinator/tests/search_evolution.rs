@@ -16,10 +16,16 @@ use std::collections::HashSet;
 
 /// A model of 256 tokens stretched eightfold, with the paper's parameters.
 fn paper(pairs: usize, seed: u64) -> EvolutionSettings {
-    let space = SearchSpace { grid: Grid::PAPER, pairs, max_point: 1000, start_tokens: PAPER_START_TOKENS.to_vec() };
+    let space = SearchSpace {
+        grid: Grid::PAPER,
+        pairs,
+        max_point: 1000,
+        start_tokens: PAPER_START_TOKENS.to_vec(),
+        attention: None,
+    };
     let geometry = RopeGeometry { head_dim: 2 * pairs, rotary_dim: 2 * pairs, theta: 10_000.0 };
     EvolutionSettings {
-        seeds: seeds::seeds(&space, &geometry, 256, 8.0, &[]),
+        seeds: seeds::seeds(&space, &geometry, 256, 8.0, 1.0, &[]),
         space,
         options: EvolutionOptions::default(),
         seed,
@@ -212,8 +218,14 @@ fn ties_go_to_the_candidate_asked_first() {
 #[test]
 fn a_small_space_is_searched_to_its_last_candidate() {
     // 3 factors out of 5 points with repetition, times 2 choices of starting tokens.
-    let space = SearchSpace { grid: Grid::with_step(0.25).unwrap(), pairs: 3, max_point: 8, start_tokens: vec![0, 4] };
-    let seed = space.nearest(&[1.0, 1.5, 2.0], 0);
+    let space = SearchSpace {
+        grid: Grid::with_step(0.25).unwrap(),
+        pairs: 3,
+        max_point: 8,
+        start_tokens: vec![0, 4],
+        attention: None,
+    };
+    let seed = space.nearest(&[1.0, 1.5, 2.0], 0, 1.0);
     for population in [1, 40, 500] {
         let options = EvolutionOptions { population, generations: 1_000, ..EvolutionOptions::default() };
         let settings = EvolutionSettings { space: space.clone(), seeds: vec![seed.clone()], options, ..paper(3, 9) };

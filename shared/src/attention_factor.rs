@@ -18,13 +18,15 @@ pub enum AttentionFactorPolicy {
     LongRope,
     /// `0.1 ln s + 1`, YaRN's policy.
     Yarn,
+    /// Searched together with the rescale factors.
+    Search,
     /// This number.
     Fixed(f64),
 }
 
 /// A text that names no policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no attention factor: give none, longrope, yarn or a number greater than 0")]
+#[error("{0:?} is no attention factor: give none, longrope, yarn, search or a number greater than 0")]
 pub struct InvalidPolicy(String);
 
 impl AttentionFactorPolicy {
@@ -34,7 +36,8 @@ impl AttentionFactorPolicy {
             Self::Fixed(value) => value,
             Self::None => 1.0,
             _ if ratio <= 1.0 => 1.0,
-            Self::LongRope => (1.0 + ratio.ln() / f64::from(original_length).ln()).sqrt(),
+            // Searched factors start from the authors' policy.
+            Self::LongRope | Self::Search => (1.0 + ratio.ln() / f64::from(original_length).ln()).sqrt(),
             Self::Yarn => 0.1 * ratio.ln() + 1.0,
         }
     }
@@ -49,6 +52,7 @@ impl FromStr for AttentionFactorPolicy {
             "none" => Ok(Self::None),
             "longrope" | "su" => Ok(Self::LongRope),
             "yarn" => Ok(Self::Yarn),
+            "search" => Ok(Self::Search),
             _ => match text.parse::<f64>() {
                 Ok(value) if value.is_finite() && value > 0.0 => Ok(Self::Fixed(value)),
                 _ => Err(InvalidPolicy(text.chars().take(40).collect())),
@@ -63,6 +67,7 @@ impl fmt::Display for AttentionFactorPolicy {
             Self::None => f.write_str("none"),
             Self::LongRope => f.write_str("longrope"),
             Self::Yarn => f.write_str("yarn"),
+            Self::Search => f.write_str("search"),
             Self::Fixed(value) => write!(f, "{value}"),
         }
     }
@@ -91,6 +96,7 @@ mod tests {
             AttentionFactorPolicy::None,
             AttentionFactorPolicy::LongRope,
             AttentionFactorPolicy::Yarn,
+            AttentionFactorPolicy::Search,
             AttentionFactorPolicy::Fixed(1.173),
         ] {
             assert_eq!(policy.to_string().parse(), Ok(policy));

@@ -13,15 +13,21 @@ pub struct Candidate {
     pub factors: Vec<u32>,
     /// Positions below this one keep the original angles (n-hat in the paper).
     pub start_tokens: u32,
+    /// The attention factor in points of [`ATTENTION_STEP`]; absent where it is not searched and follows from the job's policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<u32>,
 }
 
+/// Distance of neighbouring attention factors where they are searched.
+pub const ATTENTION_STEP: f64 = 1e-3;
+
 impl Candidate {
-    /// What an evaluator needs to know of this candidate.
+    /// What an evaluator needs to know of this candidate; `attention_factor` is the job's, for a candidate without its own.
     pub fn rescale(&self, grid: Grid, attention_factor: f64) -> Rescale {
         Rescale {
             factors: self.factors.iter().map(|&point| grid.value(point)).collect(),
             start_tokens: self.start_tokens,
-            attention_factor,
+            attention_factor: self.attention.map_or(attention_factor, attention_value),
         }
     }
 
@@ -29,4 +35,9 @@ impl Candidate {
     pub fn is_monotone(&self) -> bool {
         self.factors.is_sorted()
     }
+}
+
+/// The attention factor of a point. Divided, not multiplied, so that it is the number nearest to its decimal text.
+pub fn attention_value(point: u32) -> f64 {
+    f64::from(point) / (1.0 / ATTENTION_STEP).round()
 }

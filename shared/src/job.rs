@@ -12,7 +12,7 @@ use crate::grid::Grid;
 use crate::model_description::{ConfigError, ModelDescription};
 use crate::rope::Rescale;
 use crate::sample::SampleId;
-use crate::space::{PAPER_MAX_FACTOR_OF_RATIO, PAPER_START_TOKENS, SearchSpace};
+use crate::space::{ATTENTION_BOUNDS, PAPER_MAX_FACTOR_OF_RATIO, PAPER_START_TOKENS, SearchSpace};
 use serde::{Deserialize, Serialize};
 
 /// Everything that determines a search. Two equal specifications are the same job.
@@ -78,6 +78,8 @@ pub enum StrategyKind {
     /// The paper's algorithm 1.
     #[default]
     LongRope,
+    /// Gradient steps, then a small population around where they lead.
+    Ropewalk,
 }
 
 /// Parameters of algorithm 1, as published for targets up to 256k.
@@ -123,6 +125,19 @@ impl Default for SearchOptions {
     }
 }
 
+// === impl StrategyKind ===
+
+impl StrategyKind {
+    /// The parameters that it runs with unless told otherwise: for algorithm 1 the paper's.
+    pub fn options(self) -> EvolutionOptions {
+        let paper = EvolutionOptions::default();
+        match self {
+            Self::LongRope => paper,
+            Self::Ropewalk => EvolutionOptions { mutations: 12, crossovers: 4, generations: 3, parents: 8, ..paper },
+        }
+    }
+}
+
 // === impl EvolutionOptions ===
 
 impl EvolutionOptions {
@@ -149,7 +164,7 @@ impl JobSpec {
         f64::from(self.target_length) / f64::from(description.original_length)
     }
 
-    /// The attention factor of every candidate.
+    /// The attention factor of every candidate that has none of its own.
     pub fn attention_factor(&self, description: &ModelDescription) -> f64 {
         self.search.attention_factor.value(self.extension_ratio(description), description.original_length)
     }
@@ -163,6 +178,7 @@ impl JobSpec {
             pairs: description.geometry.pairs(),
             max_point: search.grid.floor(max_factor),
             start_tokens: search.start_tokens.clone(),
+            attention: (search.attention_factor == AttentionFactorPolicy::Search).then_some(ATTENTION_BOUNDS),
         }
     }
 

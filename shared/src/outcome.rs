@@ -14,6 +14,17 @@ pub struct Loss {
     pub tokens: u64,
 }
 
+/// How the loss of one sample changes with a candidate's numbers.
+///
+/// NaN and infinity are values, as they are of the loss itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossSlope {
+    /// `d nll_sum / d ln lambda_i` for each rotary pair, the fastest first, in nats.
+    pub log_factors: Vec<f64>,
+    /// `d nll_sum / d ln f` with the attention factor `f`, in nats.
+    pub log_attention_factor: f64,
+}
+
 /// Why a worker could not evaluate a unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitFailure {
@@ -39,6 +50,8 @@ pub enum FailureKind {
     Evaluation,
     /// The worker is stopping and hands the unit back.
     HandedBack,
+    /// The worker computes no gradients: another worker may. Not the candidate's fault.
+    NoGradient,
 }
 
 /// The perplexity of a candidate: `exp` of the mean over samples of the per-sample mean loss.

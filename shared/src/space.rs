@@ -1,6 +1,6 @@
 //! The search space: bounds, the monotone constraint and the choices of starting tokens (table 4 of the paper).
 
-use crate::candidate::Candidate;
+use crate::candidate::{ATTENTION_STEP, Candidate};
 use crate::grid::Grid;
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub const PAPER_START_TOKENS: [u32; 14] = [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256];
 /// The largest factor, as a multiple of the extension ratio, that the paper searches.
 pub const PAPER_MAX_FACTOR_OF_RATIO: f64 = 1.25;
+
+/// Smallest and largest attention factor where it is searched, in thousandths: the policies give 1 to 1.4 for ratios up to 64.
+pub const ATTENTION_BOUNDS: (u32, u32) = (800, 2000);
 
 /// Every candidate a search may visit: `1 <= lambda_i <= lambda_{i+1} <= max`, on the grid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct SearchSpace {
     pub max_point: u32,
     /// Choices of starting tokens, ascending and without repetition; at least one.
     pub start_tokens: Vec<u32>,
+    /// Smallest and largest attention factor, in points of [`crate::candidate::ATTENTION_STEP`]; absent where it is not searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<(u32, u32)>,
 }
 
 /// Why a candidate lies outside a search space.
@@ -49,6 +55,9 @@ pub enum OutsideSpace {
     /// A number of starting tokens that is not among the choices.
     #[error("{0} starting tokens are not among the choices")]
     StartTokens(u32),
+    /// An attention factor out of its bounds, or one where none is searched, or none where one is.
+    #[error("the attention factor {0:?} (in thousandths) is not one of the space")]
+    Attention(Option<u32>),
 }
 
 impl SearchSpace {
@@ -71,17 +80,34 @@ impl SearchSpace {
         if !self.start_tokens.contains(&candidate.start_tokens) {
             return Err(OutsideSpace::StartTokens(candidate.start_tokens));
         }
+        let attention = candidate.attention;
+        let fits = match (self.attention, attention) {
+            (None, None) => true,
+            (Some((low, high)), Some(point)) => (low..=high).contains(&point),
+            _ => false,
+        };
+        if !fits {
+            return Err(OutsideSpace::Attention(attention));
+        }
         Ok(())
     }
 
-    /// The candidate of this space nearest to arbitrary factors: rounded, clipped, raised to be monotone.
-    pub fn nearest(&self, factors: &[f64], start_tokens: u32) -> Candidate {
+    /// The candidate of this space nearest to arbitrary numbers: rounded, clipped, raised to be monotone. The attention
+    /// factor counts where one is searched.
+    pub fn nearest(&self, factors: &[f64], start_tokens: u32, attention_factor: f64) -> Candidate {
         let mut floor = self.grid.one();
         let factors = factors.iter().map(|&factor| {
             floor = self.grid.nearest(factor).clamp(floor, self.max_point);
             floor
         });
-        Candidate { factors: factors.collect(), start_tokens: self.nearest_start(start_tokens) }
+        let (factors, start_tokens) = (factors.collect(), self.nearest_start(start_tokens));
+        Candidate { factors, start_tokens, attention: self.nearest_attention(attention_factor) }
+    }
+
+    /// The point of the attention factor nearest to `wanted`, where one is searched; NaN counts as the smallest.
+    pub fn nearest_attention(&self, wanted: f64) -> Option<u32> {
+        // A cast from f64 saturates, and makes 0 of NaN.
+        self.attention.map(|(low, high)| ((wanted / ATTENTION_STEP).round() as u32).clamp(low, high))
     }
 
     /// The choice of starting tokens nearest to `wanted`, the smaller one of two.
@@ -95,7 +121,8 @@ impl SearchSpace {
     pub fn ln_size(&self) -> f64 {
         let points = u64::from(self.max_point.saturating_sub(self.grid.one())) + 1;
         let sequences: f64 = (1..=self.pairs as u64).map(|k| ((points - 1 + k) as f64 / k as f64).ln()).sum();
-        sequences + (self.start_tokens.len() as f64).ln()
+        let attention = self.attention.map_or(1, |(low, high)| high.saturating_sub(low) + 1);
+        sequences + (self.start_tokens.len() as f64).ln() + f64::from(attention).ln()
     }
 }
 
@@ -105,13 +132,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn space(pairs: usize, max: u32) -> SearchSpace {
-        SearchSpace { grid: Grid::PAPER, pairs, max_point: max, start_tokens: PAPER_START_TOKENS.to_vec() }
+        SearchSpace {
+            grid: Grid::PAPER,
+            pairs,
+            max_point: max,
+            start_tokens: PAPER_START_TOKENS.to_vec(),
+            attention: None,
+        }
     }
 
     #[test]
     fn every_broken_constraint_is_named() {
         let space = space(3, 1000);
-        let check = |factors: &[u32], start_tokens| space.check(&Candidate { factors: factors.to_vec(), start_tokens });
+        let check = |factors: &[u32], start_tokens| {
+            space.check(&Candidate { factors: factors.to_vec(), start_tokens, attention: None })
+        };
         assert_eq!(check(&[100, 100, 1000], 4), Ok(()));
         assert_eq!(check(&[100, 100], 4), Err(OutsideSpace::Length { got: 2, expected: 3 }));
         assert_eq!(check(&[99, 100, 101], 4), Err(OutsideSpace::Bounds { pair: 0 }));
@@ -144,7 +179,7 @@ mod tests {
             max in 100u32..4000,
         ) {
             let space = space(factors.len(), max);
-            let nearest = space.nearest(&factors, start);
+            let nearest = space.nearest(&factors, start, 1.0);
             prop_assert_eq!(space.check(&nearest), Ok(()));
         }
 
@@ -154,9 +189,9 @@ mod tests {
         ) {
             factors.sort_unstable();
             let space = space(factors.len(), 1000);
-            let candidate = Candidate { factors, start_tokens: PAPER_START_TOKENS[which] };
+            let candidate = Candidate { factors, start_tokens: PAPER_START_TOKENS[which], attention: None };
             let rescale = candidate.rescale(space.grid, 1.0);
-            prop_assert_eq!(space.nearest(&rescale.factors, candidate.start_tokens), candidate);
+            prop_assert_eq!(space.nearest(&rescale.factors, candidate.start_tokens, 1.0), candidate);
         }
     }
 }

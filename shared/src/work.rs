@@ -2,9 +2,10 @@
 
 use crate::fingerprint::Fingerprint;
 use crate::job::JobId;
-use crate::outcome::{Loss, UnitFailure};
+use crate::outcome::{Loss, LossSlope, UnitFailure};
 use crate::rope::Rescale;
 use crate::sample::SampleId;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -14,6 +15,17 @@ pub const MAX_UNITS_PER_LEASE: u32 = 1024;
 pub const MAX_REPORTS: usize = 4096;
 /// Longest a request may wait for work.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// What is wanted to be known of a candidate on a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// The loss.
+    #[default]
+    Loss,
+    /// The loss and its derivatives by the candidate's numbers, for about the price of three losses.
+    Gradient,
+}
 
 /// A worker, from its registration until it or the coordinator restarts.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +51,8 @@ pub struct WorkerProfile {
     pub dtype: String,
     /// Longest sequence it can hold, in tokens.
     pub max_tokens: u64,
+    /// Longest sequence of which it computes gradients, in tokens; 0 when it computes none.
+    pub max_gradient_tokens: u64,
     /// Version of its program.
     pub version: String,
 }
@@ -88,6 +102,8 @@ pub struct Unit {
     pub tokens: u32,
     /// The candidate.
     pub rescale: Rescale,
+    /// What to find out.
+    pub measure: Measure,
     /// How often this unit was leased, this time included.
     pub attempt: u32,
 }
@@ -117,6 +133,15 @@ pub enum UnitOutcome {
         /// How long it took.
         seconds: f64,
     },
+    /// Evaluated with its derivatives.
+    Gradient {
+        /// The result.
+        loss: Loss,
+        /// How it changes with the candidate.
+        slope: LossSlope,
+        /// How long it took.
+        seconds: f64,
+    },
     /// Not evaluated.
     Failure(UnitFailure),
 }
@@ -134,6 +159,18 @@ pub enum Verdict {
     NotWanted,
     /// The report itself cannot be right.
     Refused,
+}
+
+// === impl Measure ===
+
+impl Measure {
+    /// What it takes, in losses of the same sample.
+    pub fn cost(self) -> u64 {
+        match self {
+            Self::Loss => 1,
+            Self::Gradient => 3,
+        }
+    }
 }
 
 // === impl WorkerId ===

@@ -168,6 +168,11 @@ impl WorkerConfig {
     pub fn capacity(&self) -> u64 {
         self.max_tokens.unwrap_or(MAX_SAMPLE_TOKENS as u64)
     }
+
+    /// Longest sequence of which it will be asked for gradients, in tokens: none where only losses are computed.
+    fn gradient_capacity(&self) -> u64 {
+        if self.device == DeviceChoice::Cpu { self.capacity() } else { 0 }
+    }
 }
 
 // === impl WorkerError ===

@@ -59,6 +59,10 @@ pub enum StrategyArg {
     /// The paper's algorithm 1: mutations and crossovers of the best candidates
     #[value(name = "longrope")]
     LongRope,
+    /// Experimental: gradient steps (they need a worker that computes on the CPU), then a small population; cheaper, and
+    /// not shown to end as low
+    #[value(name = "ropewalk")]
+    Ropewalk,
 }
 
 /// How to search; the defaults are the paper's.
@@ -69,29 +73,29 @@ pub struct SearchArgs {
     #[arg(long, value_enum, default_value_t = StrategyArg::LongRope)]
     pub strategy: StrategyArg,
 
-    /// Size of the first population
-    #[arg(long, default_value_t = EvolutionOptions::default().population, value_name = "N")]
-    pub population: u32,
+    /// Size of the first population [default: 64; unused by ropewalk, which starts from the methods alone]
+    #[arg(long, value_name = "N")]
+    pub population: Option<u32>,
 
-    /// Mutations in each later generation
-    #[arg(long, default_value_t = EvolutionOptions::default().mutations, value_name = "N")]
-    pub mutations: u32,
+    /// Mutations in each later generation [default: 16; ropewalk: 12]
+    #[arg(long, value_name = "N")]
+    pub mutations: Option<u32>,
 
-    /// Crossovers in each later generation
-    #[arg(long, default_value_t = EvolutionOptions::default().crossovers, value_name = "N")]
-    pub crossovers: u32,
+    /// Crossovers in each later generation [default: 16; ropewalk: 4]
+    #[arg(long, value_name = "N")]
+    pub crossovers: Option<u32>,
 
-    /// Generations after the first population
-    #[arg(long, default_value_t = EvolutionOptions::default().generations, value_name = "N")]
-    pub generations: u32,
+    /// Generations after the first population [default: 40; ropewalk: 3, after its gradient steps]
+    #[arg(long, value_name = "N")]
+    pub generations: Option<u32>,
 
-    /// The best candidates from which the next are made
-    #[arg(long, default_value_t = EvolutionOptions::default().parents, value_name = "N")]
-    pub parents: u32,
+    /// The best candidates from which the next are made [default: 32; ropewalk: 8]
+    #[arg(long, value_name = "N")]
+    pub parents: Option<u32>,
 
-    /// Probability with which each dimension of a candidate mutates
-    #[arg(long, default_value_t = EvolutionOptions::default().mutation_probability, value_name = "P")]
-    pub mutation_probability: f64,
+    /// Probability with which each dimension of a candidate mutates [default: 0.3]
+    #[arg(long, value_name = "P")]
+    pub mutation_probability: Option<f64>,
 
     /// Seed of every random choice; the same seed gives the same factors
     #[arg(long, default_value_t = 0)]
@@ -109,7 +113,7 @@ pub struct SearchArgs {
     #[arg(long, default_value_t = 0.01)]
     pub step: f64,
 
-    /// Attention factor of every candidate: none, longrope, yarn or a number
+    /// Attention factor: none, longrope, yarn or a number for all candidates, or search to find it with the factors
     #[arg(long, default_value_t = AttentionFactorPolicy::default(), value_name = "POLICY")]
     pub attention_factor: AttentionFactorPolicy,
 
@@ -149,18 +153,20 @@ impl SearchArgs {
     pub fn options(&self) -> Result<SearchOptions, ropewalk_shared::grid::InvalidStep> {
         let strategy = match self.strategy {
             StrategyArg::LongRope => StrategyKind::LongRope,
+            StrategyArg::Ropewalk => StrategyKind::Ropewalk,
         };
+        let usual = strategy.options();
         let ObjectiveArg::Perplexity = self.objective;
         Ok(SearchOptions {
             strategy,
             seed: self.seed,
             evolution: EvolutionOptions {
-                population: self.population,
-                mutations: self.mutations,
-                crossovers: self.crossovers,
-                generations: self.generations,
-                parents: self.parents,
-                mutation_probability: self.mutation_probability,
+                population: self.population.unwrap_or(usual.population),
+                mutations: self.mutations.unwrap_or(usual.mutations),
+                crossovers: self.crossovers.unwrap_or(usual.crossovers),
+                generations: self.generations.unwrap_or(usual.generations),
+                parents: self.parents.unwrap_or(usual.parents),
+                mutation_probability: self.mutation_probability.unwrap_or(usual.mutation_probability),
             },
             grid: Grid::with_step(self.step)?,
             max_factor: self.max_factor,

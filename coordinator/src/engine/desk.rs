@@ -9,9 +9,10 @@ use crate::search::Ask;
 use crate::store::{Batch, ClosedGeneration, Ended, GenerationRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::JobId;
-use ropewalk_shared::outcome::Loss;
+use ropewalk_shared::outcome::{Loss, LossSlope};
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::work::Measure;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub(super) struct Desk {
     /// Results and failures of this round, which the store does not show yet.
     fresh_results: HashMap<(JobId, RescaleId, SampleId), Loss>,
     fresh_failures: HashMap<(JobId, RescaleId), String>,
+    fresh_slopes: HashMap<(JobId, RescaleId, SampleId), LossSlope>,
 }
 
 // === impl Desk ===
@@ -37,6 +39,7 @@ impl Desk {
             batch: Batch::default(),
             fresh_results: HashMap::new(),
             fresh_failures: HashMap::new(),
+            fresh_slopes: HashMap::new(),
         }
     }
 
@@ -44,6 +47,7 @@ impl Desk {
     pub fn take_batch(&mut self) -> Batch {
         self.fresh_results.clear();
         self.fresh_failures.clear();
+        self.fresh_slopes.clear();
         std::mem::take(&mut self.batch)
     }
 
@@ -57,6 +61,13 @@ impl Desk {
         }
     }
 
+    fn known_slope(&self, job: &JobId, rescale: RescaleId, sample: SampleId) -> Result<Option<LossSlope>, StoreError> {
+        match self.fresh_slopes.get(&(job.clone(), rescale, sample)) {
+            Some(slope) => Ok(Some(slope.clone())),
+            None => self.store.slope(job, rescale, sample),
+        }
+    }
+
     fn known_failure(&self, job: &JobId, rescale: RescaleId) -> Result<Option<String>, StoreError> {
         match self.fresh_failures.get(&(job.clone(), rescale)) {
             Some(reason) => Ok(Some(reason.clone())),
@@ -64,13 +75,29 @@ impl Desk {
         }
     }
 
-    /// Takes in the result of an open unit.
-    pub fn settle(&mut self, job: &mut ActiveJob, unit: UnitKey, loss: Loss, sample: SampleId) {
+    /// Takes in the result of an open unit. A loss that was known before, as that of a candidate whose gradient is asked
+    /// for later, stands.
+    pub fn settle(
+        &mut self,
+        job: &mut ActiveJob,
+        unit: UnitKey,
+        (loss, slope): (Loss, Option<LossSlope>),
+        sample: SampleId,
+    ) {
         let Some(rescale) = job.stage.slot(unit.slot).map(|slot| slot.id) else { return };
-        if job.stage.complete(unit, loss) {
-            job.passes += 1;
-            self.batch.result(&job.id, rescale, sample, loss);
-            self.fresh_results.insert((job.id.clone(), rescale, sample), loss);
+        // What cannot be read now was not found when the stage was opened either.
+        let known = self.known_result(&job.id, rescale, sample).ok().flatten();
+        if job.stage.complete(unit, known.unwrap_or(loss), slope.clone()) {
+            let key = (job.id.clone(), rescale, sample);
+            if let Some(slope) = slope {
+                self.batch.slope(&job.id, rescale, sample, &slope);
+                self.fresh_slopes.insert(key.clone(), slope);
+            }
+            if known.is_none() {
+                job.passes += 1;
+                self.batch.result(&job.id, rescale, sample, loss);
+                self.fresh_results.insert(key, loss);
+            }
         }
     }
 
@@ -108,7 +135,8 @@ impl Desk {
     /// Fills a job's stage with what is known of it, and queues the rest.
     pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
         let samples = job.stage_samples();
-        let mut stage = Stage::new(job.stage_rescales(), &samples);
+        let measure = job.stage_measure();
+        let mut stage = Stage::new(job.stage_rescales(), &samples, measure);
         for index in 0..stage.slots().len() as u32 {
             let Some(id) = stage.slot(index).map(|slot| slot.id) else { continue };
             if let Some(reason) = self.known_failure(&job.id, id)? {
@@ -117,13 +145,18 @@ impl Desk {
             }
             for (sample, place) in samples.iter().zip(0..) {
                 if let Some(loss) = self.known_result(&job.id, id, *sample)? {
-                    stage.complete(UnitKey { slot: index, sample: place }, loss);
+                    let slope = match measure {
+                        Measure::Gradient => self.known_slope(&job.id, id, *sample)?,
+                        Measure::Loss => None,
+                    };
+                    stage.complete(UnitKey { slot: index, sample: place }, loss, slope);
                 }
             }
         }
         let tokens = samples.iter().map(|sample| job.sample_tokens.get(sample).copied().unwrap_or(0)).collect();
         let units: Vec<UnitKey> = stage.open_units().collect();
-        self.scheduler.open(&job.id, job.spec.model.fingerprint, tokens, units);
+        let measures = vec![measure; stage.slots().len()];
+        self.scheduler.open(&job.id, job.spec.model.fingerprint, tokens, measures, units);
         self.scheduler.set_paused(&job.id, job.record.paused);
         job.stage = stage;
         Ok(())
@@ -142,13 +175,13 @@ impl Desk {
     }
 
     fn close_generation(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
-        let (generation, scores) = (job.strategy.generation(), job.stage.scores());
+        let (generation, scores, slopes) = (job.strategy.generation(), job.stage.scores(), job.stage.slopes());
         let best_before = job.strategy.best().map(|(_, score)| score);
         let candidates = match job.strategy.ask() {
             Ask::Evaluate { candidates, .. } => candidates,
             Ask::Finished => Vec::new(),
         };
-        if let Err(error) = job.strategy.tell(generation, &scores) {
+        if let Err(error) = job.strategy.tell_slopes(generation, &scores, &slopes) {
             // The stage was made from what the strategy asked.
             self.end(job, Ended::Failed(format!("internal error: {error}; please report it")), now);
             return Ok(());

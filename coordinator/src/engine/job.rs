@@ -4,15 +4,17 @@ use super::error::EngineError;
 use super::report_plan::baselines;
 use super::stage::Stage;
 use super::time::{Now, utc};
-use crate::search::{Ask, Evolution, Strategy};
+use crate::search::evolution::InvalidSettings;
+use crate::search::{Ask, Evolution, Ropewalk, Strategy, ropewalk};
 use crate::store::{Batch, Ended, GenerationRecord, JobRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::{Event, JobEvent};
 use ropewalk_shared::grid::Grid;
-use ropewalk_shared::job::{JobId, JobSpec};
+use ropewalk_shared::job::{JobId, JobSpec, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::{Rescale, RescaleId};
 use ropewalk_shared::sample::SampleId;
 use ropewalk_shared::status::{JobState, JobStatus};
+use ropewalk_shared::work::Measure;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -48,18 +50,18 @@ impl ActiveJob {
         sample_tokens: HashMap<SampleId, u32>,
         now: Now,
     ) -> Result<Self, EngineError> {
-        let strategy = Evolution::of_job(&spec, &description).map_err(|error| {
+        let strategy = started(&spec, &description).map_err(|error| {
             let reason = error.to_string();
             let problem = ropewalk_shared::job::Problem { field: "search", reason };
             EngineError::InvalidJob(ropewalk_shared::job::InvalidJob { problems: vec![problem] })
         })?;
         Ok(Self {
             id: spec.id(),
-            stage: Stage::new([], &[]),
+            stage: Stage::new([], &[], Measure::Loss),
             spec,
             description,
             record: JobRecord::new(now.unix_ms),
-            strategy: Box::new(strategy),
+            strategy,
             sample_tokens,
             passes: 0,
             waiting: None,
@@ -84,7 +86,7 @@ impl ActiveJob {
             sample_tokens.insert(*sample, tokens as u32);
         }
         Ok(Self {
-            stage: Stage::new([], &[]),
+            stage: Stage::new([], &[], Measure::Loss),
             passes: store.results(&id)?,
             id,
             spec,
@@ -106,6 +108,14 @@ impl ActiveJob {
     /// The attention factor of every candidate.
     pub fn attention_factor(&self) -> f64 {
         self.spec.attention_factor(&self.description)
+    }
+
+    /// What is wanted of the units of the current stage.
+    pub fn stage_measure(&self) -> Measure {
+        match self.record.stage {
+            StoredStage::Search => self.strategy.measure(),
+            StoredStage::Report => Measure::Loss,
+        }
     }
 
     /// The samples of the current stage, in order.
@@ -200,7 +210,7 @@ impl ActiveJob {
     pub fn why_finished(&self) -> String {
         let search = &self.spec.search;
         let closed = self.strategy.history().len();
-        if closed > search.evolution.generations as usize {
+        if closed > planned_generations(&self.spec) as usize {
             "all generations are evaluated".into()
         } else if search.max_evaluations.is_some_and(|max| self.strategy.evaluations() >= max) {
             format!("the limit of {} evaluations is reached", self.strategy.evaluations())
@@ -240,8 +250,9 @@ impl ActiveJob {
                 _ => waiting.map(|(what, since)| format!("{what} (since {})", utc(now.unix_ms_at(*since)))),
             },
             generation: if in_search { closed } else { closed.saturating_sub(1) },
-            generations: self.spec.search.evolution.generations,
-            evaluations: self.strategy.evaluations() + open,
+            generations: planned_generations(&self.spec),
+            // As they were planned: a gradient counts three.
+            evaluations: self.strategy.passes_per_sample() + open,
             planned_evaluations: planned_evaluations(&self.spec),
             passes: self.passes,
             stage_done,
@@ -259,6 +270,26 @@ impl ActiveJob {
 
 /// How many candidates are evaluated if nothing stops the search early.
 pub(super) fn planned_evaluations(spec: &JobSpec) -> u64 {
-    let all = spec.search.evolution.evaluations();
+    let all = match spec.search.strategy {
+        StrategyKind::LongRope => spec.search.evolution.evaluations(),
+        // Gradients count three, as they cost.
+        StrategyKind::Ropewalk => ropewalk::planned(&spec.search).0,
+    };
     spec.search.max_evaluations.map_or(all, |max| all.min(max))
+}
+
+/// Generations after the first, if nothing stops the search early.
+pub(super) fn planned_generations(spec: &JobSpec) -> u32 {
+    match spec.search.strategy {
+        StrategyKind::LongRope => spec.search.evolution.generations,
+        StrategyKind::Ropewalk => ropewalk::planned(&spec.search).1,
+    }
+}
+
+/// The strategy that a job names, at its beginning.
+fn started(spec: &JobSpec, description: &ModelDescription) -> Result<Box<dyn Strategy>, InvalidSettings> {
+    Ok(match spec.search.strategy {
+        StrategyKind::LongRope => Box::new(Evolution::of_job(spec, description)?),
+        StrategyKind::Ropewalk => Box::new(Ropewalk::of_job(spec, description)?),
+    })
 }

@@ -19,7 +19,8 @@ pub(super) fn baselines(
     winner: Option<&Rescale>,
 ) -> Vec<(String, Rescale)> {
     let (original, ratio) = (description.original_length, spec.extension_ratio(description));
-    let attention_factor = spec.attention_factor(description);
+    // Where it was searched, the winner's own.
+    let attention_factor = winner.map_or_else(|| spec.attention_factor(description), |winner| winner.attention_factor);
     let mut entries = vec![("none".to_owned(), description.shipped_rescale(spec.target_length as usize))];
     let published = [
         (Baseline::Pi, AttentionFactorPolicy::None),

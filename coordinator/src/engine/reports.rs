@@ -6,9 +6,9 @@ use super::jobs::Job;
 use super::time::Now;
 use crate::scheduler::AfterFailure;
 use ropewalk_shared::event::JobEvent;
-use ropewalk_shared::outcome::{FailureKind, Loss, UnitFailure};
+use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use ropewalk_shared::work::{
-    LeaseId, LeaseRequest, Registration, Unit, UnitOutcome, UnitReport, Verdict, WorkerId, WorkerProfile,
+    LeaseId, LeaseRequest, Measure, Registration, Unit, UnitOutcome, UnitReport, Verdict, WorkerId, WorkerProfile,
 };
 use std::collections::BTreeSet;
 
@@ -59,6 +59,7 @@ impl Core {
                 sample,
                 tokens: job.sample_tokens.get(&sample).copied()?,
                 rescale: job.stage.slot(grant.unit.slot)?.rescale.clone(),
+                measure: job.stage.measure(),
                 attempt: grant.attempt,
                 job: grant.job,
             })
@@ -89,7 +90,10 @@ impl Core {
         for report in reports {
             let job = report.job.clone();
             let verdict = match report.outcome.clone() {
-                UnitOutcome::Loss { loss, seconds } => self.take_result(worker, &report, loss, seconds, now)?,
+                UnitOutcome::Loss { loss, seconds } => self.take_result(worker, &report, (loss, None), seconds, now)?,
+                UnitOutcome::Gradient { loss, slope, seconds } => {
+                    self.take_result(worker, &report, (loss, Some(slope)), seconds, now)?
+                }
                 UnitOutcome::Failure(failure) => self.take_failure(worker, &report, &failure, now),
             };
             if verdict == Verdict::Accepted || verdict == Verdict::Refused {
@@ -110,13 +114,13 @@ impl Core {
         &mut self,
         worker: &WorkerId,
         report: &UnitReport,
-        loss: Loss,
+        (loss, slope): (Loss, Option<LossSlope>),
         seconds: f64,
         now: Now,
     ) -> Result<Verdict, EngineError> {
         let id = report.rescale.id();
         if let Some(Job::Active(job)) = self.jobs.get_mut(&report.job) {
-            if let Some(reason) = job.objection(report, loss) {
+            if let Some(reason) = job.objection(report, loss, slope.as_ref()) {
                 tracing::warn!(job = %job.id, %worker, reason, "a report was refused");
                 let failure = UnitFailure { kind: FailureKind::Evaluation, reason };
                 self.take_failure(worker, report, &failure, now);
@@ -125,7 +129,7 @@ impl Core {
             if let Some(unit) = job.stage.unit(id, report.sample)
                 && self.desk.scheduler.complete(now.since_start, worker, &report.job, unit, seconds)
             {
-                self.desk.settle(job, unit, loss, report.sample);
+                self.desk.settle(job, unit, (loss, slope), report.sample);
                 return Ok(Verdict::Accepted);
             }
         }
@@ -180,11 +184,21 @@ impl Core {
 }
 
 impl super::job::ActiveJob {
+    /// Whether a report is for an open unit whose slope is wanted.
+    fn asks_slope(&self, report: &UnitReport) -> bool {
+        self.stage.measure() == Measure::Gradient && self.stage.unit(report.rescale.id(), report.sample).is_some()
+    }
+
     /// Why a result cannot be right.
-    fn objection(&self, report: &UnitReport, loss: Loss) -> Option<String> {
+    fn objection(&self, report: &UnitReport, loss: Loss, slope: Option<&LossSlope>) -> Option<String> {
         let (pairs, got) = (self.description.geometry.pairs(), report.rescale.factors.len());
         if got != pairs {
             return Some(format!("{got} rescale factors reported, the model needs {pairs}"));
+        }
+        match slope.map(|slope| slope.log_factors.len()) {
+            Some(got) if got != pairs => return Some(format!("{got} slopes reported, the model needs {pairs}")),
+            None if self.asks_slope(report) => return Some("a loss reported where a gradient was asked for".into()),
+            _ => {}
         }
         let tokens = self.sample_tokens.get(&report.sample)?;
         let expected = u64::from(*tokens) - 1;

@@ -1,10 +1,11 @@
 //! What a job evaluates at one time: candidates in slots, each on every sample.
 
 use crate::scheduler::UnitKey;
-use crate::search::Score;
-use ropewalk_shared::outcome::{Loss, perplexity};
+use crate::search::{Score, Slope};
+use ropewalk_shared::outcome::{Loss, LossSlope, perplexity};
 use ropewalk_shared::rope::{Rescale, RescaleId};
 use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::work::Measure;
 use std::collections::HashMap;
 
 /// Candidates under evaluation. Complete when every unit has a result or its candidate has failed.
@@ -15,6 +16,7 @@ pub(super) struct Stage {
     samples: HashMap<SampleId, u32>,
     /// Units without a result whose candidate has not failed.
     open: u64,
+    measure: Measure,
 }
 
 /// One candidate.
@@ -24,6 +26,8 @@ pub(super) struct Slot {
     pub id: RescaleId,
     /// In the order of the samples.
     losses: Vec<Option<Loss>>,
+    /// In the order of the samples; empty where only losses are wanted.
+    slopes: Vec<Option<LossSlope>>,
     failure: Option<String>,
     missing: u32,
 }
@@ -32,12 +36,13 @@ pub(super) struct Slot {
 
 impl Stage {
     /// A stage whose units are all open. Candidates that are given twice share a slot.
-    pub fn new(rescales: impl IntoIterator<Item = Rescale>, samples: &[SampleId]) -> Self {
+    pub fn new(rescales: impl IntoIterator<Item = Rescale>, samples: &[SampleId], measure: Measure) -> Self {
         let mut stage = Self {
             slots: Vec::new(),
             by_id: HashMap::new(),
             samples: samples.iter().zip(0..).map(|(sample, index)| (*sample, index)).collect(),
             open: 0,
+            measure,
         };
         for rescale in rescales {
             let id = rescale.id();
@@ -46,10 +51,16 @@ impl Stage {
             }
             stage.by_id.insert(id, stage.slots.len() as u32);
             let missing = samples.len() as u32;
-            stage.slots.push(Slot { rescale, id, losses: vec![None; samples.len()], failure: None, missing });
+            let slopes = if measure == Measure::Gradient { vec![None; samples.len()] } else { Vec::new() };
+            stage.slots.push(Slot { rescale, id, losses: vec![None; samples.len()], slopes, failure: None, missing });
             stage.open += u64::from(missing);
         }
         stage
+    }
+
+    /// What is wanted of each unit.
+    pub fn measure(&self) -> Measure {
+        self.measure
     }
 
     pub fn slots(&self) -> &[Slot] {
@@ -88,14 +99,20 @@ impl Stage {
         self.slots.iter().filter(|slot| slot.is_settled()).count() as u64
     }
 
-    /// Takes in a result; false when the unit is settled already.
-    pub fn complete(&mut self, unit: UnitKey, loss: Loss) -> bool {
+    /// Takes in a result; false when the unit is settled already, or a slope is wanted and missing.
+    pub fn complete(&mut self, unit: UnitKey, loss: Loss, slope: Option<LossSlope>) -> bool {
+        if self.measure == Measure::Gradient && slope.is_none() {
+            return false;
+        }
         let Some(slot) = self.slots.get_mut(unit.slot as usize) else { return false };
         let Some(place) = slot.losses.get_mut(unit.sample as usize) else { return false };
         if slot.failure.is_some() || place.is_some() {
             return false;
         }
         *place = Some(loss);
+        if let Some(place) = slot.slopes.get_mut(unit.sample as usize) {
+            *place = slope;
+        }
         slot.missing -= 1;
         self.open -= 1;
         true
@@ -112,6 +129,11 @@ impl Stage {
     /// The scores of all candidates, in slot order.
     pub fn scores(&self) -> Vec<Score> {
         self.slots.iter().map(Slot::score).collect()
+    }
+
+    /// The slopes of all candidates, in slot order; absent where they are not wanted or the candidate failed.
+    pub fn slopes(&self) -> Vec<Option<Slope>> {
+        self.slots.iter().map(Slot::slope).collect()
     }
 
     /// A reason for which a candidate failed, where one did.
@@ -134,6 +156,24 @@ impl Slot {
             Some(losses) if self.failure.is_none() => Score::new(perplexity(&losses)),
             _ => Score::FAILED,
         }
+    }
+
+    /// The derivatives of the logarithm of [`Self::score`]: the mean over samples of the per-sample mean loss.
+    fn slope(&self) -> Option<Slope> {
+        if self.failure.is_some() || self.slopes.is_empty() {
+            return None;
+        }
+        let pairs = self.rescale.factors.len();
+        let mut mean = Slope { log_factors: vec![0.0; pairs], log_attention_factor: 0.0 };
+        for (loss, slope) in self.losses.iter().zip(&self.slopes) {
+            let (loss, slope) = ((*loss)?, slope.as_ref()?);
+            let weight = 1.0 / (loss.tokens as f64 * self.losses.len() as f64);
+            for (sum, by) in mean.log_factors.iter_mut().zip(&slope.log_factors) {
+                *sum += weight * by;
+            }
+            mean.log_attention_factor += weight * slope.log_attention_factor;
+        }
+        Some(mean)
     }
 
     /// The score of a candidate whose evaluation is over.
@@ -159,7 +199,7 @@ mod tests {
 
     fn stage() -> Stage {
         let rescale = |factor| Rescale::with_factors(vec![factor]);
-        Stage::new([1.0, 2.0, 1.0].map(rescale), &[SampleId::from([1; 32]), SampleId::from([2; 32])])
+        Stage::new([1.0, 2.0, 1.0].map(rescale), &[SampleId::from([1; 32]), SampleId::from([2; 32])], Measure::Loss)
     }
 
     #[test]
@@ -169,12 +209,12 @@ mod tests {
         let units: Vec<UnitKey> = stage.open_units().collect();
         assert_eq!(units.len(), 4);
         let loss = Loss { nll_sum: 2.0, tokens: 2 };
-        assert!(stage.complete(units[0], loss));
-        assert!(!stage.complete(units[0], loss));
+        assert!(stage.complete(units[0], loss, None));
+        assert!(!stage.complete(units[0], loss, None));
         assert!(stage.fail(1, "no".into()));
-        assert!(!stage.complete(units[3], loss), "a failed candidate takes no results");
+        assert!(!stage.complete(units[3], loss, None), "a failed candidate takes no results");
         assert_eq!(stage.progress(), (3, 4));
-        assert!(stage.complete(units[1], loss));
+        assert!(stage.complete(units[1], loss, None));
         assert!(stage.is_complete());
         assert_eq!(stage.scores(), [Score::new(1f64.exp()), Score::FAILED]);
         assert!(!stage.fail(0, "late".into()));

@@ -22,7 +22,7 @@ pub(super) fn choose(
     let mut first: Option<Choice> = None;
     let mut first_loaded: Option<Choice> = None;
     for (job, queue) in jobs.iter().filter(|(_, queue)| !queue.paused) {
-        let Some(position) = queue.position(worker.max_tokens(&queue.model)) else { continue };
+        let Some(position) = queue.position(|measure| worker.max_tokens(&queue.model, measure)) else { continue };
         let choice = Choice { job, queue, position };
         if loaded.contains(&queue.model) {
             first_loaded = Some(earlier(first_loaded, choice));

@@ -2,7 +2,7 @@
 
 use super::SchedulerOptions;
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::work::LeaseId;
+use ropewalk_shared::work::{LeaseId, Measure};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct JobQueue {
     /// Tokens leased so far, those of expired leases left out.
     pub(super) served: u64,
     sample_tokens: Vec<u32>,
+    /// What is asked of each candidate; of those beyond its end, the loss.
+    measures: Vec<Measure>,
     /// The next unit first. Entries of units that are settled meanwhile are skipped when they come up.
     ready: VecDeque<UnitKey>,
     delayed: BTreeSet<(Duration, UnitKey)>,
@@ -53,7 +55,8 @@ pub(super) enum Place {
 /// A unit that was taken to be leased.
 pub(super) struct Taken {
     pub unit: UnitKey,
-    pub tokens: u32,
+    /// What it counts for between jobs, in tokens.
+    pub cost: u64,
     pub attempt: u32,
 }
 
@@ -61,12 +64,19 @@ pub(super) struct Taken {
 pub(super) struct Settled {
     pub place: Place,
     pub tokens: u32,
+    /// What it counts for between jobs, in tokens.
+    pub cost: u64,
 }
 
 // === impl JobQueue ===
 
 impl JobQueue {
-    pub(super) fn new(model: Fingerprint, sample_tokens: Vec<u32>, units: impl IntoIterator<Item = UnitKey>) -> Self {
+    pub(super) fn new(
+        model: Fingerprint,
+        sample_tokens: Vec<u32>,
+        measures: Vec<Measure>,
+        units: impl IntoIterator<Item = UnitKey>,
+    ) -> Self {
         let ready: VecDeque<UnitKey> = units.into_iter().collect();
         let units = ready.iter().map(|unit| (*unit, UnitRecord::new())).collect();
         Self {
@@ -74,6 +84,7 @@ impl JobQueue {
             paused: false,
             served: 0,
             sample_tokens,
+            measures,
             ready,
             delayed: BTreeSet::new(),
             units,
@@ -83,6 +94,15 @@ impl JobQueue {
 
     pub(super) fn tokens(&self, unit: UnitKey) -> u32 {
         self.sample_tokens.get(unit.sample as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn measure(&self, unit: UnitKey) -> Measure {
+        self.measures.get(unit.slot as usize).copied().unwrap_or_default()
+    }
+
+    /// What a unit counts for between jobs, in tokens.
+    fn cost(&self, unit: UnitKey) -> u64 {
+        self.measure(unit).cost() * u64::from(self.tokens(unit))
     }
 
     pub(super) fn leased(&self) -> impl Iterator<Item = LeaseId> + '_ {
@@ -102,9 +122,10 @@ impl JobQueue {
         self.sample_tokens.iter().copied().max().unwrap_or(0)
     }
 
-    /// The smallest unit that waits, in tokens.
-    pub(super) fn smallest_ready(&self) -> Option<u32> {
-        self.live().map(|(_, unit)| self.tokens(unit)).min()
+    /// The smallest unit that waits, in tokens, of the cheapest measure that waits.
+    pub(super) fn smallest_ready(&self) -> Option<(u32, Measure)> {
+        let least = self.live().map(|(_, unit)| (self.measure(unit), self.tokens(unit))).min();
+        least.map(|(measure, tokens)| (tokens, measure))
     }
 
     /// What the next delayed unit was delayed for, when nothing but delayed units is left.
@@ -115,9 +136,10 @@ impl JobQueue {
         idle.then_some((self.delayed.len(), reason))
     }
 
-    /// Where the first waiting unit stands that a worker with this limit can take.
-    pub(super) fn position(&self, max_tokens: u64) -> Option<usize> {
-        self.live().find(|(_, unit)| u64::from(self.tokens(*unit)) <= max_tokens).map(|(position, _)| position)
+    /// Where the first waiting unit stands that a worker can take which holds so many tokens for each measure.
+    pub(super) fn position(&self, max_tokens: impl Fn(Measure) -> u64) -> Option<usize> {
+        let fits = |unit| u64::from(self.tokens(unit)) <= max_tokens(self.measure(unit));
+        self.live().find(|(_, unit)| fits(*unit)).map(|(position, _)| position)
     }
 
     /// Takes the unit at a position to lease it.
@@ -132,14 +154,14 @@ impl JobQueue {
         record.attempts += 1;
         let attempt = record.attempts;
         self.leased.insert(lease, unit);
-        Some(Taken { unit, tokens: self.tokens(unit), attempt })
+        Some(Taken { unit, cost: self.cost(unit), attempt })
     }
 
     /// Removes a unit that has its result.
     pub(super) fn settle(&mut self, unit: UnitKey) -> Option<Settled> {
         let record = self.units.remove(&unit)?;
         self.unplace(unit, record.place);
-        Some(Settled { place: record.place, tokens: self.tokens(unit) })
+        Some(Settled { place: record.place, tokens: self.tokens(unit), cost: self.cost(unit) })
     }
 
     /// Removes all units of a candidate; returns their leases.
@@ -216,7 +238,7 @@ impl JobQueue {
         let Some(record) = self.units.get_mut(&unit) else { return false };
         let former = std::mem::replace(&mut record.place, place);
         if let Place::Leased(_) = former {
-            self.served = self.served.saturating_sub(u64::from(self.tokens(unit)));
+            self.served = self.served.saturating_sub(self.cost(unit));
         }
         self.unplace(unit, former);
         true

@@ -17,18 +17,29 @@ impl Rig {
     }
 
     fn worker(&mut self, max_tokens: u64) -> WorkerId {
+        self.gradient_worker(max_tokens, 0)
+    }
+
+    fn gradient_worker(&mut self, max_tokens: u64, max_gradient_tokens: u64) -> WorkerId {
         let text = String::new;
-        let profile = WorkerProfile { name: text(), device: text(), dtype: text(), max_tokens, version: text() };
+        let (name, device, dtype, version) = (text(), text(), text(), text());
+        let profile = WorkerProfile { name, device, dtype, max_tokens, max_gradient_tokens, version };
         self.scheduler.register(self.now, profile).unwrap()
     }
 
     /// Opens a job of `slots` candidates on samples of these lengths.
     fn open(&mut self, name: &str, model: [u8; 32], slots: u32, tokens: &[u32]) -> JobId {
+        self.open_measuring(name, model, &vec![Measure::Loss; slots as usize], tokens)
+    }
+
+    /// Opens a job with a candidate for each of these measures.
+    fn open_measuring(&mut self, name: &str, model: [u8; 32], measures: &[Measure], tokens: &[u32]) -> JobId {
+        let slots = measures.len() as u32;
         let job: JobId = name.parse().unwrap();
         let units = (0..slots)
             .flat_map(|slot| (0..tokens.len() as u32).map(move |sample| UnitKey { slot, sample }))
             .collect::<Vec<_>>();
-        self.scheduler.open(&job, model.into(), tokens.to_vec(), units);
+        self.scheduler.open(&job, model.into(), tokens.to_vec(), measures.to_vec(), units);
         job
     }
 
@@ -206,6 +217,51 @@ fn a_worker_is_never_leased_what_it_cannot_hold() {
 }
 
 #[test]
+fn gradients_go_to_workers_that_compute_them() {
+    let mut rig = Rig::new();
+    let job = rig.open_measuring("a", MODEL, &[Measure::Gradient, Measure::Loss], &[100]);
+    let (losses, both, short) = (rig.worker(1000), rig.gradient_worker(1000, 1000), rig.gradient_worker(1000, 99));
+    let slots = |grants: &[Grant]| grants.iter().map(|grant| grant.unit.slot).collect::<Vec<_>>();
+    let grants = rig.lease(&losses, 10);
+    assert_eq!(slots(&grants), [1], "the loss behind the gradient");
+    assert!(rig.complete(&losses, &grants[0]));
+    assert!(rig.lease(&short, 10).is_empty());
+    assert_eq!(rig.scheduler.waiting(rig.now, &job), None, "one of the connected can take it");
+
+    // It turns out that it cannot after all, and is not asked again; losses it still takes.
+    let grant = rig.lease(&both, 10).remove(0);
+    assert_eq!(rig.fail(&both, &grant, FailureKind::NoGradient), AfterFailure::WorkerUnable);
+    assert!(rig.lease(&both, 10).is_empty());
+    let waiting =
+        Waiting::NoneAble { connected: 3, without_model: 0, without_gradients: 2, largest: Some(99), needed: 100 };
+    assert!(waiting.to_string().contains("2 that compute no gradients"), "{waiting}");
+    assert_eq!(rig.scheduler.waiting(rig.now, &job), Some(waiting));
+    rig.open("b", MODEL, 1, &[1000]);
+    assert_eq!(rig.lease(&both, 10).len(), 1);
+}
+
+#[test]
+fn a_gradient_that_does_not_fit_says_nothing_of_losses() {
+    let mut rig = Rig::new();
+    rig.open_measuring("a", MODEL, &[Measure::Gradient, Measure::Loss], &[100]);
+    let worker = rig.gradient_worker(1000, 1000);
+    let grant = rig.lease(&worker, 1).remove(0);
+    assert_eq!(rig.fail(&worker, &grant, FailureKind::TooLarge), AfterFailure::WorkerUnable);
+    let grants = rig.lease(&worker, 10);
+    assert_eq!(grants.iter().map(|grant| grant.unit.slot).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_gradient_counts_for_three_losses_between_jobs() {
+    let mut rig = Rig::new();
+    let gradients = rig.open_measuring("gradients", MODEL, &[Measure::Gradient; 100], &[10]);
+    rig.open("losses", MODEL, 100, &[10]);
+    let worker = rig.gradient_worker(10, 10);
+    let grants: Vec<Grant> = (0..40).flat_map(|_| rig.lease(&worker, 1)).collect();
+    assert_eq!(grants.iter().filter(|grant| grant.job == gradients).count(), 10, "a quarter of the units");
+}
+
+#[test]
 fn a_worker_without_the_model_is_left_alone() {
     let mut rig = Rig::new();
     let job = rig.open("a", MODEL, 1, &[10]);
@@ -217,7 +273,7 @@ fn a_worker_without_the_model_is_left_alone() {
     let mut request = rig.request(&other, 1, &[]);
     request.missing = vec![MODEL.into()];
     assert!(rig.scheduler.lease(rig.now, &request).unwrap().is_empty());
-    let waiting = Waiting::NoneAble { connected: 2, without_model: 2, largest: None, needed: 10 };
+    let waiting = Waiting::NoneAble { connected: 2, without_model: 2, without_gradients: 0, largest: None, needed: 10 };
     assert_eq!(rig.scheduler.waiting(rig.now, &job), Some(waiting));
     rig.now += 60 * SECOND;
     assert_eq!(rig.scheduler.waiting(rig.now, &job), Some(Waiting::NoWorker));

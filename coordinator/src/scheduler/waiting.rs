@@ -2,6 +2,7 @@
 
 use super::queue::JobQueue;
 use super::workers::Worker;
+use ropewalk_shared::work::Measure;
 use std::fmt;
 
 /// What a job waits for.
@@ -15,6 +16,8 @@ pub enum Waiting {
         connected: usize,
         /// How many of them do not have the model.
         without_model: usize,
+        /// How many have the model and compute no gradients, where nothing else is wanted.
+        without_gradients: usize,
         /// Tokens that the others can hold at most.
         largest: Option<u64>,
         /// Tokens that it takes.
@@ -37,11 +40,12 @@ pub(super) fn reason<'a>(queue: &JobQueue, workers: impl Iterator<Item = &'a Wor
     if let Some((units, reason)) = queue.only_delayed() {
         return Some(Waiting::Retry { units, reason: reason.to_owned() });
     }
-    let needed = queue.smallest_ready()?;
-    let (mut connected, mut without_model, mut largest) = (0, 0, None);
+    let (needed, measure) = queue.smallest_ready()?;
+    let (mut connected, mut without_model, mut without_gradients, mut largest) = (0, 0, 0, None);
     for worker in workers {
         connected += 1;
-        match worker.max_tokens(&queue.model) {
+        match worker.max_tokens(&queue.model, measure) {
+            0 if worker.max_tokens(&queue.model, Measure::Loss) > 0 => without_gradients += 1,
             0 => without_model += 1,
             holds if holds >= u64::from(needed) => return None,
             holds => largest = largest.max(Some(holds)),
@@ -50,7 +54,7 @@ pub(super) fn reason<'a>(queue: &JobQueue, workers: impl Iterator<Item = &'a Wor
     if connected == 0 {
         return Some(Waiting::NoWorker);
     }
-    Some(Waiting::NoneAble { connected, without_model, largest, needed })
+    Some(Waiting::NoneAble { connected, without_model, without_gradients, largest, needed })
 }
 
 // === impl Waiting ===
@@ -61,10 +65,13 @@ impl fmt::Display for Waiting {
             Self::NoWorker => {
                 f.write_str("waiting for a worker: none is connected; start ropewalk-worker --coordinator URL")
             }
-            Self::NoneAble { connected, without_model, largest, needed } => {
+            Self::NoneAble { connected, without_model, without_gradients, largest, needed } => {
                 write!(f, "waiting for a worker that can take it: of {connected} connected")?;
                 if *without_model > 0 {
                     write!(f, ", {without_model} without the job's model (--model-root)")?;
+                }
+                if *without_gradients > 0 {
+                    write!(f, ", {without_gradients} that compute no gradients (--device cpu does)")?;
                 }
                 if let Some(largest) = largest {
                     write!(f, ", the others hold at most {largest} of {needed} tokens")?;

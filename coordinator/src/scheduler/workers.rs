@@ -2,7 +2,7 @@
 
 use super::{Grant, SchedulerOptions, UnknownWorker};
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::work::{LeaseRequest, WorkerId, WorkerProfile};
+use ropewalk_shared::work::{LeaseRequest, Measure, WorkerId, WorkerProfile};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub struct Worker {
     /// Models it says it does not have.
     missing: HashSet<Fingerprint>,
     /// What it turned out to hold of a model, in tokens; 0 when it cannot evaluate it at all.
-    limits: HashMap<Fingerprint, u64>,
+    limits: HashMap<(Fingerprint, Measure), u64>,
     last_request: Option<(u64, Vec<Grant>)>,
 }
 
@@ -50,12 +50,19 @@ pub struct Workers {
 // === impl Worker ===
 
 impl Worker {
-    /// The longest sequence of a model that this worker can evaluate; 0 when it does not have the model.
-    pub fn max_tokens(&self, model: &Fingerprint) -> u64 {
+    /// The longest sequence of a model of which this worker can find this out; 0 when it does not have the model or
+    /// does not compute such things.
+    pub fn max_tokens(&self, model: &Fingerprint, measure: Measure) -> u64 {
         if self.missing.contains(model) {
             return 0;
         }
-        self.limits.get(model).copied().unwrap_or(u64::MAX).min(self.profile.max_tokens)
+        let limit = |measure| self.limits.get(&(*model, measure)).copied().unwrap_or(u64::MAX);
+        // A gradient takes at least what the loss takes.
+        let losses = limit(Measure::Loss).min(self.profile.max_tokens);
+        match measure {
+            Measure::Loss => losses,
+            Measure::Gradient => limit(Measure::Gradient).min(self.profile.max_gradient_tokens).min(losses),
+        }
     }
 
     pub(super) fn note_models(&mut self, request: &LeaseRequest) {
@@ -167,10 +174,10 @@ impl Workers {
         }
     }
 
-    /// Notes that a worker holds at most this many tokens of a model; whether that is news.
-    pub(super) fn limit(&mut self, id: &WorkerId, model: Fingerprint, tokens: u64) -> bool {
+    /// Notes that a worker holds at most this many tokens of a model for this; whether that is news.
+    pub(super) fn limit(&mut self, id: &WorkerId, model: Fingerprint, measure: Measure, tokens: u64) -> bool {
         let Some(worker) = self.by_id.get_mut(id) else { return false };
-        let limit = worker.limits.entry(model).or_insert(u64::MAX);
+        let limit = worker.limits.entry((model, measure)).or_insert(u64::MAX);
         let is_news = tokens < *limit;
         *limit = tokens.min(*limit);
         is_news

@@ -82,6 +82,10 @@ impl Digest {
         for point in &candidate.factors {
             hash.update(&point.to_le_bytes());
         }
+        // Left out where there is none, so that digests stored before attention factors were searched stay what they were.
+        if let Some(point) = candidate.attention {
+            hash.update(&point.to_le_bytes());
+        }
         let mut first = [0; 16];
         first.copy_from_slice(&hash.finalize().as_bytes()[..16]);
         Self(u128::from_be_bytes(first))
@@ -106,7 +110,7 @@ mod tests {
     use super::*;
 
     fn candidate(factor: u32) -> Candidate {
-        Candidate { factors: vec![factor], start_tokens: 0 }
+        Candidate { factors: vec![factor], start_tokens: 0, attention: None }
     }
 
     #[test]
@@ -134,7 +138,7 @@ mod tests {
         let mut archive = Archive::new(1);
         assert!(archive.admit(&candidate(1)));
         assert!(!archive.admit(&candidate(1)));
-        assert!(archive.admit(&Candidate { factors: vec![1], start_tokens: 1 }));
+        assert!(archive.admit(&Candidate { factors: vec![1], start_tokens: 1, attention: None }));
         let text = serde_json::to_string(&archive).unwrap();
         assert_eq!(serde_json::from_str::<Archive>(&text).unwrap(), archive);
         assert_eq!(archive.asked(), 2);

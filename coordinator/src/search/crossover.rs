@@ -33,7 +33,10 @@ pub fn crossover(space: &SearchSpace, first: &Candidate, second: &Candidate, rng
         factors[pair] = parents[from].factors[pair];
         previous = Some(factors[pair]);
     }
-    Candidate { factors, start_tokens: parents[usize::from(rng.random_bool(0.5))].start_tokens }
+    let start_tokens = parents[usize::from(rng.random_bool(0.5))].start_tokens;
+    // Drawn only where there is something to choose, so that searches without it draw the same as ever.
+    let attention = space.attention.and_then(|_| parents[usize::from(rng.random_bool(0.5))].attention);
+    Candidate { factors, start_tokens, attention }
 }
 
 #[cfg(test)]
@@ -45,7 +48,7 @@ mod tests {
 
     fn parent(mut factors: Vec<u32>, start_tokens: u32) -> Candidate {
         factors.sort_unstable();
-        Candidate { factors, start_tokens }
+        Candidate { factors, start_tokens, attention: None }
     }
 
     proptest! {
@@ -56,7 +59,7 @@ mod tests {
             let (first, second): (Vec<u32>, Vec<u32>) = factors.into_iter().unzip();
             let (first, second) = (parent(first, 0), parent(second, 4));
             let space = SearchSpace {
-                grid: Grid::PAPER, pairs: first.factors.len(), max_point: 1000, start_tokens: vec![0, 4],
+                grid: Grid::PAPER, pairs: first.factors.len(), max_point: 1000, start_tokens: vec![0, 4], attention: None,
             };
             let mut rng = stream(seed, 0, 0, Purpose::Crossover);
             for _ in 0..10 {
@@ -72,7 +75,8 @@ mod tests {
     #[test]
     fn children_mix_their_parents() {
         let (first, second) = (parent((100..132).collect(), 0), parent((101..133).collect(), 4));
-        let space = SearchSpace { grid: Grid::PAPER, pairs: 32, max_point: 1000, start_tokens: vec![0, 4] };
+        let space =
+            SearchSpace { grid: Grid::PAPER, pairs: 32, max_point: 1000, start_tokens: vec![0, 4], attention: None };
         let mut rng = stream(0, 0, 0, Purpose::Crossover);
         let mixed = (0..100).filter(|_| {
             let child = crossover(&space, &first, &second, &mut rng);

@@ -60,6 +60,20 @@ impl Evolution {
         Self::new(EvolutionSettings::of_job(job, description))
     }
 
+    /// Goes on from what another strategy found: `generations` more after those of `history`, bred from the best of
+    /// `archive`.
+    pub(super) fn continued(
+        mut settings: EvolutionSettings,
+        archive: Archive,
+        history: Vec<GenerationSummary>,
+        generations: u32,
+    ) -> Self {
+        settings.options.generations = (history.len() as u32).saturating_sub(1).saturating_add(generations);
+        let mut search = Self { settings, archive, history, pending: Vec::new(), duplicates_avoided: 0 };
+        search.open();
+        search
+    }
+
     /// Its settings.
     pub fn settings(&self) -> &EvolutionSettings {
         &self.settings

@@ -11,6 +11,7 @@ pub mod history;
 mod isotonic;
 pub mod mutation;
 pub mod rng;
+pub mod ropewalk;
 pub mod score;
 pub mod seeds;
 pub mod strategy;
@@ -18,5 +19,6 @@ mod walk;
 
 pub use evolution::{Evolution, EvolutionSettings};
 pub use history::GenerationSummary;
+pub use ropewalk::Ropewalk;
 pub use score::Score;
-pub use strategy::{Ask, InvalidState, Strategy, StrategyState, TellError};
+pub use strategy::{Ask, InvalidState, Slope, Strategy, StrategyState, TellError};

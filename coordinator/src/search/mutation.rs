@@ -15,7 +15,7 @@
 
 use super::isotonic::nearest_monotone;
 use rand::{Rng, RngExt};
-use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::candidate::{Candidate, attention_value};
 use ropewalk_shared::space::SearchSpace;
 
 /// Typical shifts, as shares of the factor.
@@ -24,6 +24,9 @@ const SHIFTS: [f64; 4] = [0.05, 0.1, 0.2, 0.4];
 const REACHES: [i64; 4] = [1, 2, 4, 8];
 /// Weight of a selected dimension against one of weight 1 that has to give way.
 const SELECTED_WEIGHT: f64 = 3.0;
+
+/// Typical shift of an attention factor, as a share of it.
+const ATTENTION_SHIFT: f64 = 0.02;
 
 /// The mutation operator.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +51,27 @@ impl Mutation {
             shift(space, &parent.factors, &selected, rng)
         };
         let start_tokens = if rng.random_bool(self.probability) { any_start(space, rng) } else { parent.start_tokens };
-        Candidate { factors, start_tokens }
+        // Drawn only where it is searched, so that searches without it draw the same as ever.
+        let attention = space.attention.and_then(|_| {
+            let moves = rng.random_bool(self.probability);
+            let nudge = normal(rng) * ATTENTION_SHIFT;
+            parent.attention.map(|point| if moves { nudged(space, point, nudge) } else { point })
+        });
+        Candidate { factors, start_tokens, attention }
     }
+}
+
+fn nudged(space: &SearchSpace, point: u32, share: f64) -> u32 {
+    let wanted = attention_value(point) * (1.0 + share);
+    space.nearest_attention(wanted).unwrap_or(point)
 }
 
 /// A candidate without a parent.
 pub fn random_candidate(space: &SearchSpace, rng: &mut impl Rng) -> Candidate {
     let factors = redraw(space, &vec![space.grid.one(); space.pairs], &vec![true; space.pairs], rng);
-    Candidate { factors, start_tokens: any_start(space, rng) }
+    let start_tokens = any_start(space, rng);
+    let attention = space.attention.map(|(low, high)| rng.random_range(low..=high));
+    Candidate { factors, start_tokens, attention }
 }
 
 fn any_start(space: &SearchSpace, rng: &mut impl Rng) -> u32 {
@@ -118,7 +134,7 @@ mod tests {
     use ropewalk_shared::grid::Grid;
 
     fn space(pairs: usize, max_point: u32) -> SearchSpace {
-        SearchSpace { grid: Grid::PAPER, pairs, max_point, start_tokens: vec![0, 4, 16] }
+        SearchSpace { grid: Grid::PAPER, pairs, max_point, start_tokens: vec![0, 4, 16], attention: None }
     }
 
     proptest! {
@@ -130,7 +146,7 @@ mod tests {
         ) {
             factors.sort_unstable();
             let space = space(factors.len(), 1000);
-            let parent = Candidate { factors, start_tokens: 4 };
+            let parent = Candidate { factors, start_tokens: 4, attention: None };
             let mut rng = stream(seed, 0, 0, Purpose::Mutation);
             for _ in 0..20 {
                 let child = Mutation::with_probability(probability).apply(&space, &parent, &mut rng);
@@ -157,7 +173,7 @@ mod tests {
     #[test]
     fn flat_candidates_move() {
         let space = space(32, 1000);
-        let flat = Candidate { factors: vec![800; 32], start_tokens: 0 };
+        let flat = Candidate { factors: vec![800; 32], start_tokens: 0, attention: None };
         let mut rng = stream(0, 0, 0, Purpose::Mutation);
         let moved = |pair: usize, rng: &mut _| {
             (0..200).any(|_| Mutation::with_probability(0.3).apply(&space, &flat, rng).factors[pair] != 800)

@@ -9,16 +9,19 @@ use ropewalk_shared::space::SearchSpace;
 
 /// Given factors first, then PI, NTK and YaRN (both blends), each as the nearest candidate, none twice.
 ///
-/// The attention factor is not searched: that of the job holds for all candidates, the given ones included.
+/// Where the attention factor is searched, given factors bring their own and the methods start from `attention_factor`.
 pub fn seeds(
     space: &SearchSpace,
     geometry: &RopeGeometry,
     original_length: u32,
     ratio: f64,
+    attention_factor: f64,
     init: &[Rescale],
 ) -> Vec<Candidate> {
-    let given = init.iter().map(|rescale| space.nearest(&rescale.factors, rescale.start_tokens));
-    let baselines = Baseline::ALL.map(|baseline| space.nearest(&baseline.factors(geometry, original_length, ratio), 0));
+    let given =
+        init.iter().map(|rescale| space.nearest(&rescale.factors, rescale.start_tokens, rescale.attention_factor));
+    let baselines = Baseline::ALL
+        .map(|baseline| space.nearest(&baseline.factors(geometry, original_length, ratio), 0, attention_factor));
     let mut seeds: Vec<Candidate> = Vec::new();
     for seed in given.chain(baselines) {
         if !seeds.contains(&seed) {
@@ -32,7 +35,8 @@ pub fn seeds(
 pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Vec<Candidate> {
     let space = job.space(description);
     let ratio = job.extension_ratio(description);
-    seeds(&space, &description.geometry, description.original_length, ratio, &job.search.init)
+    let (length, factor) = (description.original_length, job.attention_factor(description));
+    seeds(&space, &description.geometry, length, ratio, factor, &job.search.init)
 }
 
 #[cfg(test)]
@@ -42,13 +46,14 @@ mod tests {
 
     #[test]
     fn given_factors_come_first_and_nothing_twice() {
-        let space = SearchSpace { grid: Grid::PAPER, pairs: 32, max_point: 1000, start_tokens: vec![0, 4] };
+        let space =
+            SearchSpace { grid: Grid::PAPER, pairs: 32, max_point: 1000, start_tokens: vec![0, 4], attention: None };
         let geometry = RopeGeometry { head_dim: 64, rotary_dim: 64, theta: 10_000.0 };
         let given = Rescale { factors: vec![2.001; 32], start_tokens: 5, attention_factor: 1.1 };
         let again = Rescale::with_factors(vec![8.0; 32]);
-        let seeds = seeds(&space, &geometry, 256, 8.0, &[given, again]);
+        let seeds = seeds(&space, &geometry, 256, 8.0, 1.0, &[given, again]);
         assert_eq!(seeds.len(), 5, "position interpolation was given already");
-        assert_eq!(seeds[0], Candidate { factors: vec![200; 32], start_tokens: 4 });
+        assert_eq!(seeds[0], Candidate { factors: vec![200; 32], start_tokens: 4, attention: None });
         assert!(seeds.iter().all(|seed| space.check(seed).is_ok()));
     }
 }

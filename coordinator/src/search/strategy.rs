@@ -2,9 +2,11 @@
 
 use super::evolution::Evolution;
 use super::history::GenerationSummary;
+use super::ropewalk::Ropewalk;
 use super::score::Score;
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::space::OutsideSpace;
+use ropewalk_shared::work::Measure;
 use serde::{Deserialize, Serialize};
 
 /// What a strategy wants next.
@@ -21,6 +23,16 @@ pub enum Ask {
     Finished,
 }
 
+/// How a score changes with a candidate: derivatives of `ln score` by the logarithm of each factor and of the attention
+/// factor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slope {
+    /// `d ln score / d ln lambda_i`, one for each rotary pair.
+    pub log_factors: Vec<f64>,
+    /// `d ln score / d ln f`.
+    pub log_attention_factor: f64,
+}
+
 /// A search strategy. Asking changes nothing; telling closes the generation and opens the next one.
 pub trait Strategy: Send {
     /// What to evaluate now. The same answer until it is told.
@@ -31,6 +43,24 @@ pub trait Strategy: Send {
     /// # Errors
     /// [`TellError`] when these are not the scores that were asked for; nothing has changed then.
     fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError>;
+
+    /// What is to be measured of the asked candidates.
+    fn measure(&self) -> Measure {
+        Measure::Loss
+    }
+
+    /// As [`Self::tell`], with the slopes of those candidates of which they were wanted and could be had.
+    ///
+    /// # Errors
+    /// [`TellError`] when these are not the scores that were asked for; nothing has changed then.
+    fn tell_slopes(&mut self, generation: u32, scores: &[Score], _: &[Option<Slope>]) -> Result<(), TellError> {
+        self.tell(generation, scores)
+    }
+
+    /// Document passes spent so far for each sample; a gradient counts as [`Measure::cost`] says.
+    fn passes_per_sample(&self) -> u64 {
+        self.evaluations()
+    }
 
     /// The best candidate so far that has a usable score; of equals, the one asked first.
     fn best(&self) -> Option<(&Candidate, Score)>;
@@ -83,6 +113,8 @@ pub enum TellError {
 pub enum StrategyState {
     /// The paper's evolutionary search.
     EvolutionV1(Box<Evolution>),
+    /// Gradient steps, then a small population.
+    RopewalkV1(Box<Ropewalk>),
 }
 
 /// A stored strategy that contradicts itself.
@@ -112,6 +144,10 @@ impl StrategyState {
             Self::EvolutionV1(evolution) => {
                 evolution.check()?;
                 Ok(evolution)
+            }
+            Self::RopewalkV1(ropewalk) => {
+                ropewalk.check()?;
+                Ok(ropewalk)
             }
         }
     }

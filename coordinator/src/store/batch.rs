@@ -6,7 +6,7 @@ use super::value::{self, Head, PART_BYTES};
 use crate::search::StrategyState;
 use ropewalk_shared::event::Event;
 use ropewalk_shared::job::{JobId, JobSpec};
-use ropewalk_shared::outcome::Loss;
+use ropewalk_shared::outcome::{Loss, LossSlope};
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
 use serde::Serialize;
@@ -39,6 +39,11 @@ impl Batch {
     /// The result of one unit.
     pub fn result(&mut self, job: &JobId, rescale: RescaleId, sample: SampleId, loss: Loss) {
         self.insert(keys::result(job, rescale, sample), value::encode_loss(loss).to_vec());
+    }
+
+    /// The slope of one unit, beside its result.
+    pub fn slope(&mut self, job: &JobId, rescale: RescaleId, sample: SampleId, slope: &LossSlope) {
+        self.value(&keys::slope(job, rescale, sample), &value::encode_slope(slope));
     }
 
     /// A candidate that could not be evaluated.

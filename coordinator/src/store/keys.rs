@@ -12,6 +12,7 @@ pub(super) enum Space {
     Spec = b'j',
     JobRecord = b's',
     Result = b'r',
+    Slope = b'd',
     CandidateFailure = b'x',
     Generation = b'g',
     Strategy = b't',
@@ -68,6 +69,10 @@ pub(super) fn candidate_failure(job: &JobId, rescale: RescaleId) -> Vec<u8> {
 
 pub(super) fn result(job: &JobId, rescale: RescaleId, sample: SampleId) -> Vec<u8> {
     with(with(of_job(Space::Result, job), rescale.as_bytes()), sample.as_bytes())
+}
+
+pub(super) fn slope(job: &JobId, rescale: RescaleId, sample: SampleId) -> Vec<u8> {
+    with(with(of_job(Space::Slope, job), rescale.as_bytes()), sample.as_bytes())
 }
 
 pub(super) fn part(key: &[u8], index: u32) -> Vec<u8> {

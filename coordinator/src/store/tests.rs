@@ -90,6 +90,30 @@ fn what_was_not_flushed_is_there_as_a_whole_or_not_at_all() {
 }
 
 #[test]
+fn slopes_come_back_to_the_last_bit_and_by_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let rescale = ropewalk_shared::rope::Rescale::with_factors(vec![2.0]).id();
+    let sample = |number| SampleId::from([number; 32]);
+    // The second is cut into parts; neither infinity nor a negative zero is changed.
+    let slopes = [vec![0.1 + 0.2, f64::INFINITY, -0.0], vec![1e-300; 8192]]
+        .map(|log_factors| LossSlope { log_factors, log_attention_factor: f64::NAN });
+    let mut batch = Batch::default();
+    for (slope, number) in slopes.iter().zip(0..) {
+        batch.slope(&job(), rescale, sample(number), slope);
+    }
+    store.apply(batch).unwrap();
+    for (slope, number) in slopes.iter().zip(0..) {
+        let found = store.slope(&job(), rescale, sample(number)).unwrap().unwrap();
+        assert!(found.log_attention_factor.is_nan());
+        let bits = |slope: &LossSlope| slope.log_factors.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&found), bits(slope));
+    }
+    assert_eq!(store.slope(&job(), rescale, sample(7)).unwrap(), None);
+    assert_eq!(store.results(&job()).unwrap(), 0, "a slope is no result of its own");
+}
+
+#[test]
 fn every_run_has_a_number_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let epochs = [(); 3].map(|()| Store::open(folder.path()).unwrap().epoch());

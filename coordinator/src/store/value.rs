@@ -2,7 +2,7 @@
 //!
 //! Records are JSON behind a version byte; results are numbers of fixed size.
 
-use ropewalk_shared::outcome::Loss;
+use ropewalk_shared::outcome::{Loss, LossSlope};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -68,6 +68,18 @@ pub(super) fn encode_loss(loss: Loss) -> [u8; 16] {
     bytes[..8].copy_from_slice(&loss.nll_sum.to_le_bytes());
     bytes[8..].copy_from_slice(&loss.tokens.to_le_bytes());
     bytes
+}
+
+/// The factors' derivatives, then the attention factor's: every bit, NaN and infinity included.
+pub(super) fn encode_slope(slope: &LossSlope) -> Vec<u8> {
+    slope.log_factors.iter().chain([&slope.log_attention_factor]).flat_map(|by| by.to_le_bytes()).collect()
+}
+
+pub(super) fn decode_slope(bytes: &[u8]) -> Option<LossSlope> {
+    let (numbers, []) = bytes.as_chunks::<8>() else { return None };
+    let mut log_factors: Vec<f64> = numbers.iter().map(|number| f64::from_le_bytes(*number)).collect();
+    let log_attention_factor = log_factors.pop()?;
+    Some(LossSlope { log_factors, log_attention_factor })
 }
 
 pub(super) fn decode_loss(bytes: &[u8]) -> Option<Loss> {

@@ -39,6 +39,7 @@ pub async fn register(service: &mut WorkClient<Channel>, max_tokens: u64) -> Res
         device: "cpu".into(),
         dtype: "f64".into(),
         max_tokens,
+        max_gradient_tokens: Some(max_tokens),
         version: "0".into(),
     };
     Ok(service.register(request).await?.into_inner().worker_id)

@@ -8,7 +8,7 @@ use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, Strate
 use crate::rope::Rescale;
 
 /// Most factors of a rescale: half the largest head dimension of any configuration.
-const MAX_FACTORS: u64 = 1 << 13;
+pub(super) const MAX_FACTORS: u64 = 1 << 13;
 /// Largest config.json, in bytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 const MAX_NAME: usize = 200;
@@ -76,6 +76,7 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
     fn try_from(message: pb::SearchOptions) -> Result<Self, InvalidField> {
         let strategy = match message.strategy() {
             pb::Strategy::Longrope => StrategyKind::LongRope,
+            pb::Strategy::Ropewalk => StrategyKind::Ropewalk,
             pb::Strategy::Unspecified => {
                 return Err(invalid("search.strategy", FieldProblem::Unknown(message.strategy)));
             }
@@ -102,6 +103,7 @@ impl From<&SearchOptions> for pb::SearchOptions {
     fn from(search: &SearchOptions) -> Self {
         let strategy = match search.strategy {
             StrategyKind::LongRope => pb::Strategy::Longrope,
+            StrategyKind::Ropewalk => pb::Strategy::Ropewalk,
         };
         Self {
             strategy: strategy.into(),

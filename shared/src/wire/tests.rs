@@ -6,13 +6,13 @@ use crate::event::{Event, JobEvent};
 use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
 use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, StrategyKind};
-use crate::outcome::{FailureKind, Loss, UnitFailure};
+use crate::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use crate::rope::Rescale;
 use crate::sample::SampleId;
 use crate::status::{JobState, JobStatus, WorkerStatus};
 use crate::work::{
-    LeaseId, LeaseRequest, MAX_UNITS_PER_LEASE, Registration, Unit, UnitOutcome, UnitReport, Verdict, WorkerId,
-    WorkerProfile,
+    LeaseId, LeaseRequest, MAX_UNITS_PER_LEASE, Measure, Registration, Unit, UnitOutcome, UnitReport, Verdict,
+    WorkerId, WorkerProfile,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -90,11 +90,19 @@ prop_compose! {
 }
 
 fn outcome() -> impl Strategy<Value = UnitOutcome> {
-    use FailureKind::{Evaluation, FingerprintMismatch, HandedBack, ModelMissing, SampleUnavailable, TooLarge};
-    let kinds = [ModelMissing, FingerprintMismatch, TooLarge, SampleUnavailable, Evaluation, HandedBack];
+    use FailureKind::{
+        Evaluation, FingerprintMismatch, HandedBack, ModelMissing, NoGradient, SampleUnavailable, TooLarge,
+    };
+    let kinds = [ModelMissing, FingerprintMismatch, TooLarge, SampleUnavailable, Evaluation, HandedBack, NoGradient];
+    let number = || any::<f64>().prop_filter("comparable", |sum| !sum.is_nan());
+    let loss = move || {
+        (number(), any::<u64>(), 0.0f64..1e9).prop_map(|(nll_sum, tokens, seconds)| (Loss { nll_sum, tokens }, seconds))
+    };
     prop_oneof![
-        (any::<f64>().prop_filter("comparable", |sum| !sum.is_nan()), any::<u64>(), 0.0f64..1e9)
-            .prop_map(|(nll_sum, tokens, seconds)| UnitOutcome::Loss { loss: Loss { nll_sum, tokens }, seconds }),
+        loss().prop_map(|(loss, seconds)| UnitOutcome::Loss { loss, seconds }),
+        (loss(), vec(number(), 0..130), number()).prop_map(|((loss, seconds), log_factors, log_attention_factor)| {
+            UnitOutcome::Gradient { loss, slope: LossSlope { log_factors, log_attention_factor }, seconds }
+        }),
         (proptest::sample::select(kinds.to_vec()), "\\PC{0,100}")
             .prop_map(|(kind, reason)| UnitOutcome::Failure(UnitFailure { kind, reason })),
     ]
@@ -113,6 +121,7 @@ proptest! {
         rescale in rescale(),
         ids in (any::<u64>(), any::<[u8; 32]>(), any::<[u8; 32]>(), any::<u32>(), any::<u32>()),
         outcome in outcome(),
+        measure in prop_oneof![Just(Measure::Loss), Just(Measure::Gradient)],
     ) {
         let (lease, fingerprint, sample, tokens, attempt) = ids;
         let (lease, sample) = (LeaseId(lease), SampleId::from(sample));
@@ -125,6 +134,7 @@ proptest! {
             sample,
             tokens,
             rescale: rescale.clone(),
+            measure,
             attempt,
         };
         prop_assert_eq!(Unit::try_from(pb::Unit::from(&unit)).unwrap(), unit);
@@ -224,6 +234,7 @@ fn registrations_and_verdicts_come_back() {
         device: "cpu".into(),
         dtype: "f32".into(),
         max_tokens: 7,
+        max_gradient_tokens: 3,
         version: "1".into(),
     };
     assert_eq!(WorkerProfile::try_from(pb::RegisterRequest::from(&profile)), Ok(profile));
@@ -255,6 +266,41 @@ fn bad_rescales_are_named() {
         assert_eq!(refused(with(vec![1.0, bad], 1.0)), "rescale");
         assert_eq!(refused(with(vec![1.0], bad)), "rescale");
     }
+}
+
+#[test]
+fn bad_measures_and_gradients_are_named() {
+    let unit = |measure| {
+        let rescale = Some(pb::Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0 });
+        let digest = vec![0; 32];
+        Unit::try_from(pb::Unit {
+            job_id: "lab-0123456789".into(),
+            model_fingerprint: digest.clone(),
+            sample_id: digest,
+            rescale,
+            measure,
+            ..Default::default()
+        })
+    };
+    // What is not said is the loss: there was nothing else once.
+    assert_eq!(unit(0).unwrap().measure, Measure::Loss);
+    assert_eq!(unit(3).unwrap_err(), InvalidField { field: "measure", problem: FieldProblem::Unknown(3) });
+
+    let report = |gradient| {
+        UnitReport::try_from(pb::UnitReport {
+            job_id: "lab-0123456789".into(),
+            sample_id: vec![0; 32],
+            rescale: Some(pb::Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0 }),
+            outcome: Some(pb::unit_report::Outcome::Gradient(gradient)),
+            ..Default::default()
+        })
+    };
+    let loss = |seconds| Some(pb::Loss { nll_sum: f64::NAN, tokens: 1, seconds });
+    let gradient = |loss, length| pb::Gradient { loss, log_factors: vec![f64::INFINITY; length], ..Default::default() };
+    assert!(report(gradient(loss(1.0), 1)).is_ok(), "what is not finite is a value");
+    assert_eq!(refused(report(gradient(loss(1.0), 10_000))), "gradient.log_factors");
+    assert_eq!(refused(report(gradient(None, 1))), "gradient.loss");
+    assert_eq!(refused(report(gradient(loss(-1.0), 1))), "loss.seconds");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Registrations, leases and reports on the wire.
 
 use super::field::{InvalidField, amount, at_most, digest, digests, invalid, line, present, value};
+use super::job::MAX_FACTORS;
 use super::{FieldProblem, pb};
 use crate::fingerprint::Fingerprint;
-use crate::outcome::{FailureKind, Loss, UnitFailure};
+use crate::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use crate::sample::SampleId;
 use crate::work::{
-    LeaseId, LeaseRequest, MAX_UNITS_PER_LEASE, MAX_WAIT, Registration, Unit, UnitOutcome, UnitReport, Verdict,
-    WorkerId, WorkerProfile,
+    LeaseId, LeaseRequest, MAX_UNITS_PER_LEASE, MAX_WAIT, Measure, Registration, Unit, UnitOutcome, UnitReport,
+    Verdict, WorkerId, WorkerProfile,
 };
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ impl TryFrom<pb::RegisterRequest> for WorkerProfile {
             dtype: line("dtype", message.dtype, MAX_LINE)?,
             version: line("version", message.version, MAX_LINE)?,
             max_tokens: message.max_tokens,
+            max_gradient_tokens: message.max_gradient_tokens.unwrap_or(0),
         })
     }
 }
@@ -38,6 +40,7 @@ impl From<&WorkerProfile> for pb::RegisterRequest {
             device: profile.device.clone(),
             dtype: profile.dtype.clone(),
             max_tokens: profile.max_tokens,
+            max_gradient_tokens: Some(profile.max_gradient_tokens),
             version: profile.version.clone(),
         }
     }
@@ -113,6 +116,11 @@ impl TryFrom<pb::Unit> for Unit {
             sample: SampleId::from(digest::<32>("sample_id", &message.sample_id)?),
             tokens: message.tokens,
             rescale: present("rescale", message.rescale)?.try_into()?,
+            measure: match pb::Measure::try_from(message.measure) {
+                Ok(pb::Measure::Unspecified | pb::Measure::Loss) => Measure::Loss,
+                Ok(pb::Measure::Gradient) => Measure::Gradient,
+                Err(_) => return Err(invalid("measure", FieldProblem::Unknown(message.measure))),
+            },
             attempt: message.attempt,
         })
     }
@@ -128,6 +136,11 @@ impl From<&Unit> for pb::Unit {
             sample_id: unit.sample.as_bytes().to_vec(),
             tokens: unit.tokens,
             rescale: Some((&unit.rescale).into()),
+            measure: match unit.measure {
+                Measure::Loss => pb::Measure::Loss,
+                Measure::Gradient => pb::Measure::Gradient,
+            }
+            .into(),
             attempt: unit.attempt,
         }
     }
@@ -145,15 +158,26 @@ impl TryFrom<pb::UnitReport> for UnitReport {
             sample: SampleId::from(digest::<32>("sample_id", &message.sample_id)?),
             rescale: present("rescale", message.rescale)?.try_into()?,
             outcome: match present("outcome", message.outcome)? {
-                Outcome::Loss(loss) => UnitOutcome::Loss {
-                    // NaN and infinity are values: a candidate can be that bad.
-                    loss: Loss { nll_sum: loss.nll_sum, tokens: loss.tokens },
-                    seconds: amount("loss.seconds", loss.seconds)?,
-                },
+                Outcome::Loss(message) => {
+                    let (loss, seconds) = loss(&message)?;
+                    UnitOutcome::Loss { loss, seconds }
+                }
+                Outcome::Gradient(message) => {
+                    at_most("gradient.log_factors", message.log_factors.len() as u64, MAX_FACTORS)?;
+                    let (loss, seconds) = loss(&present("gradient.loss", message.loss)?)?;
+                    let (log_factors, log_attention_factor) = (message.log_factors, message.log_attention_factor);
+                    UnitOutcome::Gradient { loss, slope: LossSlope { log_factors, log_attention_factor }, seconds }
+                }
                 Outcome::Failure(failure) => UnitOutcome::Failure(failure.try_into()?),
             },
         })
     }
+}
+
+/// A loss and how long it took. NaN and infinity are values: a candidate can be that bad.
+fn loss(message: &pb::Loss) -> Result<(Loss, f64), InvalidField> {
+    let loss = Loss { nll_sum: message.nll_sum, tokens: message.tokens };
+    Ok((loss, amount("loss.seconds", message.seconds)?))
 }
 
 impl From<&UnitReport> for pb::UnitReport {
@@ -165,13 +189,20 @@ impl From<&UnitReport> for pb::UnitReport {
             sample_id: report.sample.as_bytes().to_vec(),
             rescale: Some((&report.rescale).into()),
             outcome: Some(match &report.outcome {
-                UnitOutcome::Loss { loss, seconds } => {
-                    Outcome::Loss(pb::Loss { nll_sum: loss.nll_sum, tokens: loss.tokens, seconds: *seconds })
-                }
+                UnitOutcome::Loss { loss, seconds } => Outcome::Loss(loss_message(*loss, *seconds)),
+                UnitOutcome::Gradient { loss, slope, seconds } => Outcome::Gradient(pb::Gradient {
+                    loss: Some(loss_message(*loss, *seconds)),
+                    log_factors: slope.log_factors.clone(),
+                    log_attention_factor: slope.log_attention_factor,
+                }),
                 UnitOutcome::Failure(failure) => Outcome::Failure(failure.into()),
             }),
         }
     }
+}
+
+fn loss_message(loss: Loss, seconds: f64) -> pb::Loss {
+    pb::Loss { nll_sum: loss.nll_sum, tokens: loss.tokens, seconds }
 }
 
 impl TryFrom<pb::Failure> for UnitFailure {
@@ -185,6 +216,7 @@ impl TryFrom<pb::Failure> for UnitFailure {
             Kind::SampleUnavailable => FailureKind::SampleUnavailable,
             Kind::Evaluation => FailureKind::Evaluation,
             Kind::HandedBack => FailureKind::HandedBack,
+            Kind::NoGradient => FailureKind::NoGradient,
             Kind::Unspecified => return Err(invalid("failure.kind", FieldProblem::Unknown(message.kind))),
         };
         // A reason is for people: made harmless and cut, never a ground to lose the failure itself.
@@ -203,6 +235,7 @@ impl From<&UnitFailure> for pb::Failure {
             FailureKind::SampleUnavailable => Kind::SampleUnavailable,
             FailureKind::Evaluation => Kind::Evaluation,
             FailureKind::HandedBack => Kind::HandedBack,
+            FailureKind::NoGradient => Kind::NoGradient,
         };
         Self { kind: kind.into(), reason: failure.reason.clone() }
     }

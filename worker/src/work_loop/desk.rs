@@ -142,7 +142,7 @@ impl Desk {
             Notice::Finished { number, outcome, took } => {
                 self.summary.busy += took;
                 match &outcome {
-                    Outcome::Loss(_) => {
+                    Outcome::Loss(_) | Outcome::Gradient(..) => {
                         self.summary.results += 1;
                         self.failures = 0;
                         self.pace.record(took);

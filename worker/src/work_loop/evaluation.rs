@@ -8,13 +8,14 @@ use super::{WorkerConfig, WorkerError};
 use crate::cancel::CancelFlag;
 use crate::device::Dtype;
 use crate::evaluator::{Evaluator, EvaluatorOptions};
+use crate::gradient::Gradient;
 use crate::model::Model;
 use crate::perplexity::EvalError;
 use candle_core::Device;
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::outcome::{FailureKind, Loss, UnitFailure};
+use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use ropewalk_shared::sample::Sample;
-use ropewalk_shared::work::Unit;
+use ropewalk_shared::work::{Measure, Unit};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,6 +60,7 @@ pub(super) enum Notice {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Outcome {
     Loss(Loss),
+    Gradient(Loss, LossSlope),
     Failure(UnitFailure),
     /// The flag was raised.
     Cancelled,
@@ -171,8 +173,21 @@ impl Bench {
         let Some((_, evaluator)) = &self.loaded else {
             return Err(failure(FailureKind::Evaluation, "no model is loaded".to_owned()));
         };
-        match evaluator.evaluate(&unit.rescale, sample.tokens(), cancel, &mut |_| {}) {
-            Ok(loss) => Ok(Outcome::Loss(Loss { nll_sum: loss.nll_sum, tokens: loss.tokens })),
+        let (tokens, progress) = (sample.tokens(), &mut |_| {});
+        let measured = match unit.measure {
+            Measure::Loss => {
+                let loss = evaluator.evaluate(&unit.rescale, tokens, cancel, progress);
+                loss.map(|loss| Outcome::Loss(Loss { nll_sum: loss.nll_sum, tokens: loss.tokens }))
+            }
+            Measure::Gradient => evaluator.gradient(&unit.rescale, tokens, cancel, progress).map(|gradient| {
+                let Gradient { loss, log_factors, log_attention_factor } = gradient;
+                let loss = Loss { nll_sum: loss.nll_sum, tokens: loss.tokens };
+                Outcome::Gradient(loss, LossSlope { log_factors, log_attention_factor })
+            }),
+        };
+        match measured {
+            Ok(outcome) => Ok(outcome),
+            Err(EvalError::NoGradient) => Err(failure(FailureKind::NoGradient, EvalError::NoGradient.to_string())),
             Err(EvalError::Cancelled) => Ok(Outcome::Cancelled),
             Err(error) if error.is_too_large() => Err(failure(FailureKind::TooLarge, error.to_string())),
             Err(error) => Err(failure(FailureKind::Evaluation, error.to_string())),

@@ -55,7 +55,8 @@ impl Held {
         }
         let same = |held: &HeldUnit| {
             let known = &*held.unit;
-            (&known.job, &known.sample, &known.rescale) == (&unit.job, &unit.sample, &unit.rescale)
+            (&known.job, &known.sample, known.measure, &known.rescale)
+                == (&unit.job, &unit.sample, unit.measure, &unit.rescale)
         };
         // What outlived its lease goes on under the new one.
         if let Some(held) = self.units.iter_mut().find(|held| !held.leased && !held.revoked && same(held)) {
@@ -122,6 +123,7 @@ impl Held {
     pub(super) fn finished(&mut self, number: u64, outcome: Outcome, took: Duration) {
         let outcome = match outcome {
             Outcome::Loss(loss) => UnitOutcome::Loss { loss, seconds: took.as_secs_f64() },
+            Outcome::Gradient(loss, slope) => UnitOutcome::Gradient { loss, slope, seconds: took.as_secs_f64() },
             Outcome::Failure(failure) => UnitOutcome::Failure(failure),
             Outcome::Cancelled => handed_back(STOPPING),
         };

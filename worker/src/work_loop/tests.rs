@@ -65,6 +65,7 @@ fn unit(lease: u64, sample: &Sample) -> pb::Unit {
         sample_id: sample.id().as_bytes().to_vec(),
         tokens: sample.tokens().len() as u32,
         rescale: Some((&rescale(lease)).into()),
+        measure: pb::Measure::Loss.into(),
         attempt: 1,
     }
 }

@@ -1,9 +1,10 @@
 //! The same factor file, byte for byte, whoever dies on the way.
 
-use super::rig::{Rig, evaluated, failed, job};
+use super::rig::{Rig, evaluated, failed, gradient_job, job};
 use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
+use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::outcome::FailureKind;
 use ropewalk_shared::work::{Unit, WorkerId};
 use std::time::Duration;
@@ -15,14 +16,14 @@ struct FakeWorker {
 
 /// Works through a job with workers that lease, report, repeat themselves, fail and die at random, while the
 /// coordinator is killed at random.
-fn disturbed(workers: usize, kills: f64, seed: u64) -> (String, u64, u64) {
+fn disturbed(spec: &JobSpec, workers: usize, kills: f64, seed: u64) -> (String, u64, u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let (mut rig, spec) = (Rig::new(), job(3));
-    rig.launch(&spec);
+    let mut rig = Rig::new();
+    rig.launch(spec);
     let mut crew: Vec<FakeWorker> =
         (0..workers).map(|_| FakeWorker { id: rig.register(u64::MAX), held: Vec::new() }).collect();
     let mut last_report = Vec::new();
-    while rig.factors(&spec).is_none() {
+    while rig.factors(spec).is_none() {
         rig.pass(Duration::from_millis(rng.random_range(0..800)));
         if rng.random_bool(kills) {
             rig.kill();
@@ -51,20 +52,34 @@ fn disturbed(workers: usize, kills: f64, seed: u64) -> (String, u64, u64) {
             _ => {}
         }
     }
-    let status = rig.status(&spec);
-    (rig.factors(&spec).unwrap(), status.evaluations, status.passes)
+    let status = rig.status(spec);
+    (rig.factors(spec).unwrap(), status.evaluations, status.passes)
 }
 
 #[test]
 fn the_factors_do_not_depend_on_what_happens_on_the_way() {
-    let (mut rig, spec) = (Rig::new(), job(3));
-    rig.launch(&spec);
-    let expected = rig.work_to_the_end(&spec);
-    let status = rig.status(&spec);
+    undisturbed_or_not(&job(3));
+}
+
+#[test]
+fn nor_do_those_of_a_search_that_follows_gradients() {
+    let factors = undisturbed_or_not(&gradient_job(3));
+    let file: serde_json::Value = serde_json::from_str(&factors).unwrap();
+    assert_eq!(file["search"]["strategy"], "ropewalk");
+    // The best attention factor of the formula is 1; the policies give more.
+    assert!((file["attention_factor"].as_f64().unwrap() - 1.0).abs() < 0.1, "{file}");
+}
+
+fn undisturbed_or_not(spec: &JobSpec) -> String {
+    let mut rig = Rig::new();
+    rig.launch(spec);
+    let expected = rig.work_to_the_end(spec);
+    let status = rig.status(spec);
     let expected = (expected, status.evaluations, status.passes);
     for (workers, kills, seed) in [(1, 0.0, 1), (3, 0.0, 2), (8, 0.0, 3), (1, 0.1, 4), (3, 0.1, 5), (8, 0.1, 6)] {
-        assert_eq!(disturbed(workers, kills, seed), expected, "{workers} workers, {kills} kills, seed {seed}");
+        assert_eq!(disturbed(spec, workers, kills, seed), expected, "{workers} workers, {kills} kills, seed {seed}");
     }
+    expected.0
 }
 
 #[test]

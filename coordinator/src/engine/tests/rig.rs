@@ -3,13 +3,14 @@
 use crate::engine::{Core, Now};
 use crate::scheduler::SchedulerOptions;
 use crate::store::Store;
+use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions};
-use ropewalk_shared::outcome::{FailureKind, Loss, UnitFailure};
+use ropewalk_shared::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, StrategyKind};
+use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::{Sample, SampleId};
 use ropewalk_shared::status::JobStatus;
-use ropewalk_shared::work::{LeaseRequest, Unit, UnitOutcome, UnitReport, Verdict, WorkerId, WorkerProfile};
+use ropewalk_shared::work::{LeaseRequest, Measure, Unit, UnitOutcome, UnitReport, Verdict, WorkerId, WorkerProfile};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,7 @@ impl Rig {
             device: "cpu".into(),
             dtype: "f64".into(),
             max_tokens,
+            max_gradient_tokens: max_tokens,
             version: "0".into(),
         };
         self.core.register(profile, self.now()).unwrap().worker
@@ -191,13 +193,39 @@ pub fn loss(rescale: &Rescale, sample: SampleId, tokens: u32) -> Loss {
     Loss { nll_sum: mean * predicted as f64, tokens: predicted }
 }
 
+/// The derivatives of [`loss`], where it has any.
+fn slope(rescale: &Rescale, sample: SampleId, tokens: u32) -> LossSlope {
+    let wish = f64::from(sample.as_bytes()[0]) / 256.0;
+    let predicted = f64::from(tokens - 1);
+    let factors = rescale.factors.iter().zip(1..);
+    let by_factor = |(factor, place): (&f64, i32)| 2.0 * (factor.ln() - f64::from(place) * (0.3 + wish / 50.0));
+    LossSlope {
+        log_factors: factors.map(|pair| predicted * by_factor(pair)).collect(),
+        log_attention_factor: predicted * (rescale.attention_factor - 1.0).signum() * rescale.attention_factor / 10.0,
+    }
+}
+
+/// The same job under the strategy that follows gradients, with the attention factor searched.
+pub fn gradient_job(seed: u64) -> JobSpec {
+    let mut spec = job(seed);
+    spec.search.strategy = StrategyKind::Ropewalk;
+    spec.search.attention_factor = AttentionFactorPolicy::Search;
+    spec
+}
+
 pub fn report_of(unit: &Unit, outcome: UnitOutcome) -> UnitReport {
     UnitReport { lease: unit.lease, job: unit.job.clone(), sample: unit.sample, rescale: unit.rescale.clone(), outcome }
 }
 
 pub fn evaluated(unit: &Unit) -> UnitReport {
     let loss = loss(&unit.rescale, unit.sample, unit.tokens);
-    report_of(unit, UnitOutcome::Loss { loss, seconds: 0.01 })
+    let outcome = match unit.measure {
+        Measure::Loss => UnitOutcome::Loss { loss, seconds: 0.01 },
+        Measure::Gradient => {
+            UnitOutcome::Gradient { loss, slope: slope(&unit.rescale, unit.sample, unit.tokens), seconds: 0.03 }
+        }
+    };
+    report_of(unit, outcome)
 }
 
 pub fn failed(unit: &Unit, kind: FailureKind) -> UnitReport {

@@ -62,7 +62,7 @@ impl EvolutionSettings {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), InvalidSettings> {
+    pub(in crate::search) fn check(&self) -> Result<(), InvalidSettings> {
         let (space, options) = (&self.space, &self.options);
         if space.pairs == 0 || space.max_point < space.grid.one() || space.start_tokens.is_empty() {
             return Err(InvalidSettings::EmptySpace);

@@ -125,6 +125,7 @@ impl Desk {
             device: self.config.device.to_string(),
             dtype: self.config.dtype.to_string(),
             max_tokens: self.config.capacity(),
+            max_gradient_tokens: self.config.gradient_capacity(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (mut client, request) = (self.link.client(), pb::RegisterRequest::from(&profile));

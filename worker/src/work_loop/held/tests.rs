@@ -3,6 +3,7 @@
 use super::*;
 use ropewalk_shared::outcome::Loss;
 use ropewalk_shared::rope::Rescale;
+use ropewalk_shared::work::Measure;
 
 const LOSS: Outcome = Outcome::Loss(Loss { nll_sum: 12.5, tokens: 5 });
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,6 +17,7 @@ fn unit(lease: u64, seed: u8) -> Unit {
         sample: [seed; 32].into(),
         tokens: 6,
         rescale: Rescale::with_factors(vec![1.0, 2.0]),
+        measure: Measure::Loss,
         attempt: 1,
     }
 }
@@ -33,7 +35,7 @@ fn leases(held: &Held) -> Vec<u64> {
 fn kind(report: &UnitReport) -> Option<FailureKind> {
     match &report.outcome {
         UnitOutcome::Failure(failure) => Some(failure.kind),
-        UnitOutcome::Loss { .. } => None,
+        UnitOutcome::Loss { .. } | UnitOutcome::Gradient { .. } => None,
     }
 }
 
