@@ -85,8 +85,9 @@ impl Desk {
         sample: SampleId,
     ) {
         let Some(rescale) = job.stage.slot(unit.slot).map(|slot| slot.id) else { return };
-        // What cannot be read now was not found when the stage was opened either.
-        let known = self.known_result(&job.id, rescale, sample).ok().flatten();
+        // Of losses alone nothing is known while the unit is open, and the store need not be asked. What cannot be read
+        // now was not found when the stage was opened either.
+        let known = slope.as_ref().and_then(|_| self.known_result(&job.id, rescale, sample).ok().flatten());
         if job.stage.complete(unit, known.unwrap_or(loss), slope.clone()) {
             let key = (job.id.clone(), rescale, sample);
             if let Some(slope) = slope {

@@ -122,15 +122,7 @@ impl Strategy for Evolution {
 
     fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError> {
         let (open, expected) = (self.generation(), self.pending.len());
-        if expected == 0 {
-            return Err(TellError::Finished(generation));
-        }
-        if generation != open {
-            return Err(TellError::Generation { told: generation, open });
-        }
-        if scores.len() != expected {
-            return Err(TellError::Count { got: scores.len(), expected });
-        }
+        TellError::check((generation, scores.len()), (open, expected))?;
         let summary = GenerationSummary::close(generation, scores, self.duplicates_avoided, self.history.last());
         let evaluated = std::mem::take(&mut self.pending).into_iter().zip(scores);
         self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));

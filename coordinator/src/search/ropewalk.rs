@@ -196,15 +196,7 @@ impl Strategy for Ropewalk {
             Phase::Steps(steps) => steps,
         };
         let expected = steps.pending.len();
-        if expected == 0 {
-            return Err(TellError::Finished(generation));
-        }
-        if generation != open {
-            return Err(TellError::Generation { told: generation, open });
-        }
-        if scores.len() != expected {
-            return Err(TellError::Count { got: scores.len(), expected });
-        }
+        TellError::check((generation, scores.len()), (open, expected))?;
         let mut steps = steps.clone();
         let summary = GenerationSummary::close(generation, scores, 0, steps.history.last());
         let asked = std::mem::take(&mut steps.pending);

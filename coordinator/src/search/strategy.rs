@@ -132,6 +132,24 @@ pub enum InvalidState {
     Settings(#[from] super::evolution::InvalidSettings),
 }
 
+// === impl TellError ===
+
+impl TellError {
+    /// Whether a number of scores for a generation is what was asked; `expected` is 0 when the search has finished.
+    pub(super) fn check((told, got): (u32, usize), (open, expected): (u32, usize)) -> Result<(), Self> {
+        if expected == 0 {
+            return Err(Self::Finished(told));
+        }
+        if told != open {
+            return Err(Self::Generation { told, open });
+        }
+        if got != expected {
+            return Err(Self::Count { got, expected });
+        }
+        Ok(())
+    }
+}
+
 // === impl StrategyState ===
 
 impl StrategyState {
