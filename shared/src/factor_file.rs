@@ -1,5 +1,9 @@
 //! The factor file: what a search hands over, `ropewalk.factors/v1`.
 
+mod windows;
+
+pub use windows::{FactorWindow, InvalidWindows, MAX_WINDOWS};
+
 use crate::fingerprint::Fingerprint;
 use crate::outcome::non_finite;
 use crate::rope::{InvalidRescale, Rescale, RopeGeometry};
@@ -43,6 +47,9 @@ pub struct FactorFile {
     /// Multiplies cosine and sine.
     #[serde(default = "one")]
     pub attention_factor: f64,
+    /// One set for each range of lengths, the shortest first; the factors above are those of the last. Empty: no table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<FactorWindow>,
     /// What was minimised, and what was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objective: Option<Objective>,
@@ -144,6 +151,9 @@ pub enum FactorFileError {
     /// Numbers that cannot be applied.
     #[error(transparent)]
     Factors(#[from] InvalidRescale),
+    /// A table that cannot be used.
+    #[error(transparent)]
+    Windows(#[from] InvalidWindows),
 }
 
 // === impl FactorFile ===
@@ -169,6 +179,7 @@ impl FactorFile {
         }
         let file: Self = serde_json::from_str(text)?;
         file.rescale().check(file.rescale_factors.len().max(1))?;
+        windows::check(&file.windows, &file.rescale())?;
         Ok(file)
     }
 
@@ -191,11 +202,57 @@ impl FactorFile {
             rescale_factors: rescale.factors,
             start_tokens: rescale.start_tokens,
             attention_factor: rescale.attention_factor,
+            windows: Vec::new(),
             objective: None,
             baselines: BTreeMap::new(),
             search: None,
             created_by: None,
         }
+    }
+
+    /// The table's window that a sequence of `length` tokens lies in: the last that begins at or below it, else the
+    /// first. Absent without a table.
+    pub fn window_for(&self, length: u32) -> Option<&FactorWindow> {
+        windows::for_length(&self.windows, length)
+    }
+
+    /// The factors for a sequence of `length` tokens: of the table's window it lies in, or the file's own without a table.
+    pub fn rescale_for(&self, length: u32) -> Rescale {
+        self.window_for(length).map_or_else(|| self.rescale(), |window| window.rescale.clone())
+    }
+
+    /// The file with one set only: that of the table's window `length` lies in. What was measured is kept with the last
+    /// window's, which it belongs to.
+    ///
+    /// # Errors
+    /// [`InvalidWindows::NoTable`] for a file without a table.
+    pub fn at_window(&self, length: u32) -> Result<Self, InvalidWindows> {
+        let window = self.window_for(length).ok_or(InvalidWindows::NoTable)?;
+        let mut file = Self {
+            rescale_factors: window.rescale.factors.clone(),
+            start_tokens: window.rescale.start_tokens,
+            attention_factor: window.rescale.attention_factor,
+            ..self.clone()
+        };
+        if self.windows.last() != Some(window) {
+            (file.objective, file.search) = (None, None);
+            file.baselines.clear();
+        }
+        file.windows.clear();
+        Ok(file)
+    }
+
+    /// Makes `windows` the file's table, and the last one's factors the file's own.
+    ///
+    /// # Errors
+    /// [`InvalidWindows`] for a table that no reader would accept.
+    pub fn set_windows(&mut self, windows: Vec<FactorWindow>) -> Result<(), InvalidWindows> {
+        let own = windows.last().map_or_else(|| self.rescale(), |last| last.rescale.clone());
+        windows::check(&windows, &own)?;
+        self.windows = windows;
+        (self.rescale_factors, self.start_tokens) = (own.factors, own.start_tokens);
+        self.attention_factor = own.attention_factor;
+        Ok(())
     }
 
     /// The factors, ready to be evaluated.
@@ -240,6 +297,30 @@ mod tests {
         file.baselines.insert("none".into(), Measured { value: f64::INFINITY, held_out: None, attention_factor: 1.0 });
         let text = file.to_json().unwrap();
         assert_eq!(FactorFile::from_json(&text).unwrap(), file);
+    }
+
+    #[test]
+    fn a_table_survives_its_text_and_gives_a_set_for_each_length() {
+        let text = r#"{"rescale_factors": [1.0, 8.0], "attention_factor": 1.2, "target_length": 4096, "windows": [
+            {"from_length": 256, "rescale_factors": [1.0, 1.0]},
+            {"from_length": 512, "rescale_factors": [1.0, 8.0], "start_tokens": 0, "attention_factor": 1.2}],
+            "objective": {"kind": "perplexity", "value": 9.0, "samples": 5, "held_out": null}}"#;
+        let file = FactorFile::from_json(text).unwrap();
+        assert_eq!(FactorFile::from_json(&file.to_json().unwrap()).unwrap(), file);
+        let short = Rescale { factors: vec![1.0, 1.0], start_tokens: 0, attention_factor: 1.0 };
+        assert_eq!((file.rescale_for(511), file.rescale_for(512)), (short.clone(), file.rescale()));
+
+        let one = file.at_window(300).unwrap();
+        assert_eq!((one.rescale(), one.windows.len(), &one.objective), (short, 0, &None));
+        assert_eq!(file.at_window(5000).unwrap(), FactorFile { windows: Vec::new(), ..file.clone() });
+        assert_eq!(one.at_window(300), Err(InvalidWindows::NoTable));
+
+        let mut made = FactorFile::from_rescale(Rescale::identity(2));
+        made.set_windows(file.windows.clone()).unwrap();
+        assert_eq!(made.rescale(), file.rescale());
+        assert!(made.set_windows(file.windows.iter().rev().cloned().collect()).is_err());
+        let differs = text.replacen("8.0", "7.0", 1);
+        assert!(matches!(FactorFile::from_json(&differs), Err(FactorFileError::Windows(InvalidWindows::LastDiffers))));
     }
 
     #[test]

@@ -14,12 +14,14 @@ use anyhow::Context as _;
 use clap::Args;
 use ropewalk_shared::factor_file::{FactorFile, WITHOUT_START_TOKENS};
 use ropewalk_shared::model_description::ModelDescription;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Write the factors of a job or factor file in the form an engine loads.
 ///
 /// Formats: json is the factor file; hf a patch of config.json for transformers, vLLM and SGLang; csv one factor a line, as
-/// the LongRoPE authors' code reads them. With --apply MODEL the export is a whole model: a folder with the weights and
+/// the LongRoPE authors' code reads them. Of a factor table, hf takes the set at the original length and the last, and says
+/// which it leaves out; csv takes the one that --window names. With --apply MODEL the export is a whole model: a folder with the weights and
 /// tokenizer of MODEL, a config.json with the factors, the factor file and a model card. How to use the result is
 /// printed to standard error.
 #[derive(Args, Debug)]
@@ -54,6 +56,10 @@ pub struct ExportArgs {
     #[arg(long, value_name = "same|ones|FILE")]
     short: Option<String>,
 
+    /// Of a factor table, export the one set that serves inputs of this many tokens
+    #[arg(long, value_name = "LENGTH", value_parser = tokens)]
+    window: Option<u32>,
+
     /// Export without the starting tokens of the search, which no engine can leave alone
     #[arg(long)]
     drop_start_tokens: bool,
@@ -66,8 +72,27 @@ pub struct ExportArgs {
     #[arg(long)]
     hf5_only: bool,
 
+    /// Print one JSON object: what was written or would be, the notes, and the windows of a factor table left out
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     coordinator: CoordinatorArgs,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    /// `json`, `hf` or `csv`; `model` with --apply.
+    format: &'a str,
+    /// Where it was written; absent without --out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out: Option<&'a Path>,
+    /// The export itself, without --out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+    notes: &'a [String],
+    left_out_windows: &'a [u32],
 }
 
 /// Factors, and the config.json they are for where that is known.
@@ -86,12 +111,20 @@ pub(super) async fn run(args: ExportArgs) -> Outcome {
     let model = args.model.as_deref().map(ModelFolder::open).transpose()?;
     let subject = args.subject(model.as_ref()).await?;
     let export = args.export(subject)?;
-    for hint in &export.notes {
-        note(hint);
+    export.notes.iter().for_each(note);
+    if let Some(path) = &args.out {
+        write(path, &export.content)?;
     }
     match &args.out {
+        out if args.json => output::json(&Report {
+            format: args.format.name(),
+            out: out.as_deref(),
+            content: out.is_none().then_some(&export.content),
+            notes: &export.notes,
+            left_out_windows: &export.left_out_windows,
+        }),
         None => output::line(export.content.trim_end()),
-        Some(path) => write(path, &export.content),
+        Some(_) => Ok(()),
     }
 }
 
@@ -112,8 +145,17 @@ pub(super) fn write(path: &Path, content: &str) -> Outcome {
 // === impl ExportArgs ===
 
 impl ExportArgs {
-    /// The factors, checked against the model where one is given.
+    /// The factors, checked against the model where one is given; of a table the set that `--window` names.
     async fn subject(&self, model: Option<&ModelFolder>) -> Result<Subject, Failure> {
+        let mut subject = self.whole_subject(model).await?;
+        if let Some(length) = self.window {
+            subject.file = subject.file.at_window(length).context("--window").or_input()?;
+            subject.text = None;
+        }
+        Ok(subject)
+    }
+
+    async fn whole_subject(&self, model: Option<&ModelFolder>) -> Result<Subject, Failure> {
         let given = model.map(|model| model.config_json.clone());
         let path = Path::new(&self.what);
         if path.is_file() {
@@ -141,7 +183,7 @@ impl ExportArgs {
         match self.format {
             Format::Csv => csv::export(&file, dropped.as_ref()).or_input(),
             Format::Json => match (text, dropped) {
-                (Some(content), None) => Ok(Export { content, notes: Vec::new() }),
+                (Some(content), None) => Ok(Export { content, ..Export::default() }),
                 (_, dropped) => json::export(&file, dropped.as_ref()).or_input(),
             },
             Format::Hf => {
@@ -167,7 +209,8 @@ impl ExportArgs {
             Some("ones") => Ok(Some(ShortSet::Ones)),
             Some(path) => {
                 let description = ModelDescription::from_config_json(config_json).or_input()?;
-                Ok(Some(ShortSet::Given(read_file(Path::new(path), &description)?.factors)))
+                let given = read_file(Path::new(path), &description)?;
+                Ok(Some(ShortSet::Given(given.rescale_for(description.original_length).factors)))
             }
         }
     }

@@ -8,8 +8,13 @@ use std::fmt::Write;
 /// `rotary_dim / 2` lines of one number.
 ///
 /// # Errors
-/// [`ExportError::StartTokens`] unless there are none, or they were dropped.
+/// [`ExportError::StartTokens`] unless there are none, or they were dropped; [`ExportError::ManyWindows`] for a table of
+/// more than one set.
 pub fn export(file: &FactorFile, dropped: Option<&DroppedStartTokens>) -> Result<Export, ExportError> {
+    if let [first, .., last] = &file.windows[..] {
+        let (count, first, last) = (file.windows.len(), first.from_length, last.from_length);
+        return Err(ExportError::ManyWindows { count, first, last, format: Format::Csv });
+    }
     let mut notes: Vec<String> = refuse_start_tokens(file, Format::Csv, dropped)?.into_iter().collect();
     notes.push(format!(
         "the file holds the factors alone: set the attention factor ({}) where you use it",
@@ -20,7 +25,7 @@ pub fn export(file: &FactorFile, dropped: Option<&DroppedStartTokens>) -> Result
         // The shortest decimals that read back as the same number; writing to a string cannot fail.
         let _ = writeln!(content, "{factor:?}");
     }
-    Ok(Export { content, notes })
+    Ok(Export { content, notes, ..Export::default() })
 }
 
 /// Reads comma-separated factors: one row, one column, or the same row for every layer.

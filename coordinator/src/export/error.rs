@@ -23,6 +23,32 @@ pub enum ExportError {
         /// The format asked for.
         format: Format,
     },
+    /// A format that holds one set of factors.
+    #[error(
+        "the factor file holds {count} sets of factors, the first from {first} tokens and the last from {last}, and format \
+         {format} holds one; choose with --window LENGTH, or export all with --format json"
+    )]
+    ManyWindows {
+        /// How many.
+        count: usize,
+        /// Where the first begins, in tokens.
+        first: u32,
+        /// Where the last begins, in tokens.
+        last: u32,
+        /// The format asked for.
+        format: Format,
+    },
+    /// The set for short inputs leaves starting tokens alone.
+    #[error(
+        "the factors for inputs up to {original} tokens leave {start_tokens} starting tokens unscaled, which no engine can \
+         do; search that window with --start-tokens 0, or export other short factors with --short same|ones|FILE"
+    )]
+    ShortStartTokens {
+        /// How many.
+        start_tokens: u32,
+        /// The model's original length.
+        original: u32,
+    },
     /// The model's configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),

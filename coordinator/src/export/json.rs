@@ -3,18 +3,24 @@
 use super::{DroppedStartTokens, Export, ExportError};
 use ropewalk_shared::factor_file::FactorFile;
 
-/// The factor file as it is; where starting tokens were dropped, without them and with what that costs.
+/// The factor file as it is, its table of windows included; where starting tokens were dropped, without them and with
+/// what that costs.
+///
+/// What dropping costs is known of the file's own factors alone, so other windows of a table keep their starting tokens.
 ///
 /// # Errors
 /// [`ExportError::Json`] for numbers that JSON cannot write, which checked factors do not have.
 pub fn export(file: &FactorFile, dropped: Option<&DroppedStartTokens>) -> Result<Export, ExportError> {
     let Some(dropped) = dropped else {
-        return Ok(Export { content: file.to_json()?, notes: Vec::new() });
+        return Ok(Export { content: file.to_json()?, ..Export::default() });
     };
-    let file = FactorFile { start_tokens: 0, ..file.clone() };
+    let mut file = FactorFile { start_tokens: 0, ..file.clone() };
+    if let Some(last) = file.windows.last_mut() {
+        last.rescale.start_tokens = 0;
+    }
     let mut value = serde_json::to_value(&file)?;
     if let Some(object) = value.as_object_mut() {
         object.insert("dropped_start_tokens".to_owned(), serde_json::to_value(dropped)?);
     }
-    Ok(Export { content: serde_json::to_string_pretty(&value)? + "\n", notes: Vec::new() })
+    Ok(Export { content: serde_json::to_string_pretty(&value)? + "\n", ..Export::default() })
 }

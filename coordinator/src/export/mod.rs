@@ -37,12 +37,14 @@ pub enum Format {
 pub struct InvalidFormat(String);
 
 /// An export, ready to be written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Export {
     /// The file's text.
     pub content: String,
     /// For the user: how to use it, and what to know before.
     pub notes: Vec<String>,
+    /// Where the windows of a factor table begin, in tokens, whose factors this form has no place for; a note says so too.
+    pub left_out_windows: Vec<u32>,
 }
 
 /// Starting tokens that were given up so that engines can run the factors, and what that costs.

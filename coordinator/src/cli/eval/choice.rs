@@ -4,6 +4,7 @@ use crate::cli::factors::read_file;
 use crate::cli::failure::Failure;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::Baseline;
+use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
 use std::path::Path;
@@ -15,8 +16,8 @@ pub enum FactorChoice {
     None,
     /// A published method, scaled to each length.
     Baseline(Baseline),
-    /// The numbers of a file, whatever the length.
-    File { name: String, rescale: Rescale },
+    /// The numbers of a file: the same at every length, or of a factor table those of the window that a length lies in.
+    File { name: String, file: Box<FactorFile> },
 }
 
 impl FactorChoice {
@@ -34,9 +35,9 @@ impl FactorChoice {
                 "--factors {text}: no such file, and no method of that name (none, pi, ntk, yarn, yarn-factors)"
             )));
         }
-        let rescale = read_file(path, description)?;
+        let file = Box::new(read_file(path, description)?);
         let name = path.file_name().map_or_else(|| text.to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(Self::File { name, rescale })
+        Ok(Self::File { name, file })
     }
 
     /// The name for tables.
@@ -62,7 +63,7 @@ impl FactorChoice {
                 let factors = baseline.factors(&description.geometry, original, ratio);
                 Rescale { attention_factor: policy.value(ratio, original), ..Rescale::with_factors(factors) }
             }
-            Self::File { rescale, .. } => rescale.clone(),
+            Self::File { file, .. } => file.rescale_for(length),
         }
     }
 }

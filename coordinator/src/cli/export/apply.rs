@@ -1,6 +1,6 @@
 //! `ropewalk export --apply`: a whole model's folder with the factors in it.
 
-use super::{ExportArgs, dropped};
+use super::{ExportArgs, Report, dropped};
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::output::{self, note};
 use crate::cli::prepare::ModelFolder;
@@ -44,11 +44,22 @@ pub(super) async fn run(args: &ExportArgs, model: &Path, out: &Path) -> Outcome 
         note("the factors do not name their model: that they belong to this one is not checked");
     }
     let written = checkpoint.write(out).map_err(failure)?;
-    checkpoint.notes.iter().for_each(note);
-    note(match written.copied {
-        0 => "the weights are hard links: whoever changes them in one folder changes them in both",
-        _ => "the weights could not be linked and are copies",
+    let mut notes = checkpoint.notes;
+    notes.push(match written.copied {
+        0 => "the weights are hard links: whoever changes them in one folder changes them in both".to_owned(),
+        _ => "the weights could not be linked and are copies".to_owned(),
     });
+    notes.iter().for_each(note);
+    if args.json {
+        let left_out_windows = &checkpoint.left_out_windows;
+        return output::json(&Report {
+            format: "model",
+            out: Some(out),
+            content: None,
+            notes: &notes,
+            left_out_windows,
+        });
+    }
     output::line(out.display().to_string())
 }
 

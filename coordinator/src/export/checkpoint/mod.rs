@@ -46,6 +46,8 @@ pub struct Checkpoint {
     weights: Vec<PathBuf>,
     /// For the user: what to know of the result.
     pub notes: Vec<String>,
+    /// Where the windows of a factor table begin, in tokens, that config.json has no place for; factors.json has all.
+    pub left_out_windows: Vec<u32>,
 }
 
 /// What was written.
@@ -114,7 +116,8 @@ impl Checkpoint {
             notes.push(format!("model_max_length in {} is raised to {target}", files::TOKENIZER_CONFIG));
         }
         notes.extend(files::left_out(from.config_json));
-        Ok(Self { texts, copied: files, weights: from.weights.to_vec(), notes })
+        let left_out_windows = config.left_out_windows;
+        Ok(Self { texts, copied: files, weights: from.weights.to_vec(), notes, left_out_windows })
     }
 
     /// Writes the folder `out`, which must be empty or not there.

@@ -7,6 +7,7 @@
 
 mod notes;
 mod short;
+mod windows;
 
 pub use short::ShortSet;
 
@@ -25,8 +26,8 @@ const SAME_ATTENTION: f64 = 1e-6;
 /// What an export needs to know besides the factors.
 #[derive(Clone, Debug, Default)]
 pub struct HfOptions {
-    /// Where the factors for windows up to the original length come from; absent for the set the model was shipped
-    /// with, or else the long one.
+    /// Where the factors for windows up to the original length come from; absent for the file's own table where it has
+    /// one, or else the set the model was shipped with, or else the long one.
     pub short: Option<ShortSet>,
     /// The window, where the factors come without one.
     pub target_length: Option<u32>,
@@ -43,6 +44,8 @@ struct Plan {
     target: u32,
     factor: f64,
     attention_factor: f64,
+    /// Of the short set: what only vLLM and SGLang can tell apart from the long one's.
+    short_attention: f64,
     /// What engines compute where they are not told.
     computed_attention: f64,
     partial_rotary_factor: Option<f64>,
@@ -56,9 +59,9 @@ struct Plan {
 /// # Errors
 /// [`ExportError`] when the factors do not fit the model, or the form has no way to say them.
 pub fn export(file: &FactorFile, config_json: &str, options: &HfOptions) -> Result<Export, ExportError> {
-    let (patch, mut notes) = patch(file, config_json, options)?;
-    notes.push(notes::PATCH.to_owned());
-    Ok(Export { content: serde_json::to_string_pretty(&patch)? + "\n", notes })
+    let mut patched = patch(file, config_json, options)?;
+    patched.notes.push(notes::PATCH.to_owned());
+    Ok(patched.export(serde_json::to_string_pretty(&patched.patch)? + "\n"))
 }
 
 /// The whole config.json with the patch applied.
@@ -66,22 +69,33 @@ pub fn export(file: &FactorFile, config_json: &str, options: &HfOptions) -> Resu
 /// # Errors
 /// Those of [`export`].
 pub fn whole(file: &FactorFile, config_json: &str, options: &HfOptions) -> Result<Export, ExportError> {
-    let (patch, notes) = patch(file, config_json, options)?;
-    Ok(Export { content: apply(config_json, &serde_json::to_string(&patch)?)?, notes })
+    let patched = patch(file, config_json, options)?;
+    Ok(patched.export(apply(config_json, &serde_json::to_string(&patched.patch)?)?))
 }
 
-fn patch(
-    file: &FactorFile,
-    config_json: &str,
-    options: &HfOptions,
-) -> Result<(Map<String, Value>, Vec<String>), ExportError> {
+/// What is changed in config.json, and what is to be said of it.
+struct Patched {
+    patch: Map<String, Value>,
+    notes: Vec<String>,
+    left_out_windows: Vec<u32>,
+}
+
+impl Patched {
+    fn export(&self, content: String) -> Export {
+        Export { content, notes: self.notes.clone(), left_out_windows: self.left_out_windows.clone() }
+    }
+}
+
+fn patch(file: &FactorFile, config_json: &str, options: &HfOptions) -> Result<Patched, ExportError> {
     let mut notes: Vec<String> = refuse_start_tokens(file, Format::Hf, options.dropped.as_ref())?.into_iter().collect();
     let config: Map<String, Value> =
         serde_json::from_str(config_json).map_err(|error| ConfigError::Syntax(error.to_string()))?;
     let plan = Plan::new(file, &config, options)?;
     let patch = if plan.is_phi() { plan.phi(options.hf5_only)? } else { plan.generic() };
+    let left_out_windows = windows::left_out(file, &plan);
+    notes.extend(windows::note(file, &plan, &left_out_windows));
     notes.extend(notes::notes(&plan, &config));
-    Ok((patch, notes))
+    Ok(Patched { patch, notes, left_out_windows })
 }
 
 /// A config.json with a patch applied: the file to put beside the weights.
@@ -119,7 +133,12 @@ impl Plan {
             return Err(ExportError::NotExtended { target, original });
         }
         let factor = f64::from(target) / f64::from(original);
-        let short_set = options.short.clone().unwrap_or_else(|| ShortSet::default_for(&model));
+        let short_set = options.short.clone().unwrap_or_else(|| ShortSet::default_for(&model, file));
+        if let ShortSet::Window(window) = &short_set
+            && window.rescale.start_tokens > 0
+        {
+            return Err(ExportError::ShortStartTokens { start_tokens: window.rescale.start_tokens, original });
+        }
         let long = file.rescale_factors.clone();
         let short = short_set.factors(&model, &long);
         Rescale::with_factors(short.clone()).check(model.geometry.pairs()).map_err(ExportError::Short)?;
@@ -130,6 +149,7 @@ impl Plan {
             target,
             factor,
             attention_factor: file.attention_factor,
+            short_attention: short_set.attention_factor().unwrap_or(file.attention_factor),
             computed_attention: AttentionFactorPolicy::LongRope.value(factor, original),
             partial_rotary_factor: stated.or_else(nested).and_then(Value::as_f64),
             long,
@@ -196,8 +216,8 @@ impl Plan {
         dictionary.insert("original_max_position_embeddings".into(), json!(self.original));
         // Always: a reader that has to compute it would apply it to searches that ran without.
         dictionary.insert("attention_factor".into(), json!(self.attention_factor));
-        if !self.attention_is_computed() {
-            dictionary.insert("short_mscale".into(), json!(self.attention_factor));
+        if !self.attention_is_computed() || self.short_attention != self.attention_factor {
+            dictionary.insert("short_mscale".into(), json!(self.short_attention));
             dictionary.insert("long_mscale".into(), json!(self.attention_factor));
         }
         if let Some(partial) = self.partial_rotary_factor {

@@ -45,9 +45,16 @@ fn short_set(plan: &Plan) -> Option<String> {
     let source = match plan.short_set {
         ShortSet::Shipped => "the model's own short factors are kept",
         ShortSet::Ones => "the short factors are ones",
+        ShortSet::Window(_) => "the short factors are those of the factor table's short window",
         _ => "the short factors are a set of their own",
     };
-    let attention = if plan.attention_factor == 1.0 {
+    let attention = if plan.short_attention != plan.attention_factor {
+        let engines = if plan.is_phi() { "every engine" } else { "transformers" };
+        format!(
+            "; they come with the attention factor {:.6}, and {engines} multiplies by {:.6} at every length",
+            plan.short_attention, plan.attention_factor
+        )
+    } else if plan.attention_factor == 1.0 {
         String::new()
     } else {
         format!("; the attention factor {:.6} multiplies short inputs as well", plan.attention_factor)

@@ -1,5 +1,6 @@
 //! The short set: what engines use for windows up to the original length.
 
+use ropewalk_shared::factor_file::{FactorFile, FactorWindow};
 use ropewalk_shared::model_description::{ModelDescription, ShippedScaling};
 
 /// Where the short factors come from.
@@ -13,22 +14,35 @@ pub enum ShortSet {
     Shipped,
     /// These, for example from a search at a short window.
     Given(Vec<f64>),
+    /// A window of the file's own factor table.
+    Window(FactorWindow),
 }
 
 // === impl ShortSet ===
 
 impl ShortSet {
-    /// The set a model is shipped with, or else the long one.
-    pub(super) fn default_for(model: &ModelDescription) -> Self {
-        match model.shipped {
-            ShippedScaling::LongRope { .. } => Self::Shipped,
-            _ => Self::Same,
+    /// The table's set at the original length; without one the set a model is shipped with, or else the long one.
+    pub(super) fn default_for(model: &ModelDescription, file: &FactorFile) -> Self {
+        match (file.window_for(model.original_length), &model.shipped) {
+            (Some(window), _) if file.windows.last() != Some(window) => Self::Window(window.clone()),
+            (Some(_), _) => Self::Same,
+            (None, ShippedScaling::LongRope { .. }) => Self::Shipped,
+            (None, _) => Self::Same,
+        }
+    }
+
+    /// What multiplies cosine and sine of short inputs, where it is known to differ from the long set's.
+    pub(super) fn attention_factor(&self) -> Option<f64> {
+        match self {
+            Self::Window(window) => Some(window.rescale.attention_factor),
+            _ => None,
         }
     }
 
     pub(super) fn factors(&self, model: &ModelDescription, long: &[f64]) -> Vec<f64> {
         match (self, &model.shipped) {
             (Self::Given(factors), _) => factors.clone(),
+            (Self::Window(window), _) => window.rescale.factors.clone(),
             (Self::Ones, _) => vec![1.0; long.len()],
             (Self::Shipped, ShippedScaling::LongRope { short, .. }) => short.clone(),
             (Self::Same | Self::Shipped, _) => long.to_vec(),
