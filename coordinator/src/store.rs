@@ -210,7 +210,7 @@ impl Store {
         let head = value::Head::parse(&head).ok_or_else(|| self.corrupt(what, "its form"))?;
         let length = match head {
             value::Head::Whole(bytes) => return Ok(Some(bytes.to_vec())),
-            value::Head::Cut { length } => length,
+            value::Head::Cut { length, .. } => length,
         };
         let mut bytes = Vec::new();
         for index in 0..value::parts(length) {

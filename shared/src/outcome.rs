@@ -10,7 +10,7 @@ pub struct Loss {
     /// Sum over the predicted tokens, in nats.
     #[serde(with = "non_finite")]
     pub nll_sum: f64,
-    /// Number of predicted tokens: one fewer than the sample has.
+    /// Number of predicted tokens that count: one fewer than the sample has, unless it counts its last ones alone.
     pub tokens: u64,
 }
 

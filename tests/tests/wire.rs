@@ -117,7 +117,7 @@ async fn jobs_that_make_no_sense_are_refused_by_field() -> Result<()> {
     let launched = raw.client.launch_job(spec(|_| {})?).await;
     assert!(refusal("a job whose sample was never sent", launched)?.contains("sample"));
     let good = sample()?;
-    let parts: Vec<_> = chunks(good.id(), good.tokens()).collect();
+    let parts: Vec<_> = chunks(good.id(), &good).collect();
     raw.client.put_sample(tokio_stream::iter(parts)).await?;
 
     type Change = fn(&mut pb::JobSpec);
@@ -195,7 +195,7 @@ async fn ids_that_make_no_sense_are_refused() -> Result<()> {
 async fn samples_that_are_not_what_they_say_are_refused() -> Result<()> {
     let mut raw = Raw::start().await?;
     let good = sample()?;
-    let chunk = chunks(good.id(), good.tokens()).next().context("no chunk")?;
+    let chunk = chunks(good.id(), &good).next().context("no chunk")?;
     let with = |change: fn(&mut pb::SampleChunk)| {
         let mut chunk = chunk.clone();
         change(&mut chunk);

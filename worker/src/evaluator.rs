@@ -131,22 +131,23 @@ impl Evaluator {
         self.pool.install(|| counted::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
     }
 
-    /// The loss of a document and its gradient with respect to the candidate, for about three times the price; see
-    /// [`gradient::evaluate`].
+    /// The loss of a document's tokens from a position on (0 and 1 both mean all that have one before them), and its
+    /// gradient with respect to the candidate, for about three times the price; see [`gradient::evaluate`].
     ///
     /// # Errors
-    /// As [`Self::evaluate`]; and [`EvalError::NoGradient`] where the model is not on the CPU.
+    /// As [`Self::evaluate_counted`]; and [`EvalError::NoGradient`] where the model is not on the CPU.
     pub fn gradient(
         &self,
         rescale: &Rescale,
-        tokens: &[u32],
+        (tokens, counted_from): (&[u32], usize),
         cancel: &CancelFlag,
         progress: &mut (dyn FnMut(f32) + Send),
     ) -> Result<Gradient, EvalError> {
         if tokens.len() > self.max_gradient_tokens {
             return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_gradient_tokens });
         }
-        let mut progress = |fraction| progress(fraction);
-        self.pool.install(|| gradient::evaluate(&self.model, rescale, tokens, self.chunk_tokens, cancel, &mut progress))
+        let (mut progress, counted) = (|fraction| progress(fraction), (tokens, counted_from));
+        self.pool
+            .install(|| gradient::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
     }
 }

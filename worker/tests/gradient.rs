@@ -49,7 +49,7 @@ fn rescale(pairs: usize) -> Rescale {
 }
 
 fn gradient(evaluator: &Evaluator, rescale: &Rescale, tokens: &[u32]) -> Gradient {
-    evaluator.gradient(rescale, tokens, &CancelFlag::new(), &mut |_| {}).unwrap()
+    evaluator.gradient(rescale, (tokens, 0), &CancelFlag::new(), &mut |_| {}).unwrap()
 }
 
 fn numbers(gradient: &Gradient) -> Vec<f64> {
@@ -99,6 +99,36 @@ fn differences_of_the_loss_are_the_gradient_for_every_family() {
         let want = differences(&evaluator, &rescale, tokens);
         let distance = distance(&numbers(&got), &want);
         assert!(distance < DIFFERENCE_TOLERANCE, "{case}: off by {distance:.1e}");
+    }
+}
+
+/// Attention is causal: what is counted from a position on is the whole without the tokens before.
+#[test]
+fn counted_gradients_are_the_rest_of_the_whole() {
+    for case in ["llama", "qwen2-window", "phi3-partial"] {
+        let tokens = tokens(case);
+        for chunk in [7, 32, 1024] {
+            let evaluator = evaluator(case, 2, chunk);
+            let rescale = rescale(evaluator.model().description().geometry.pairs());
+            let whole = gradient(&evaluator, &rescale, &tokens);
+            for from in [1, 2, chunk, chunk + 1, tokens.len() - 3, tokens.len() - 1] {
+                if from >= tokens.len() {
+                    continue;
+                }
+                let counted = (&tokens[..], from);
+                let got = evaluator.gradient(&rescale, counted, &CancelFlag::new(), &mut |_| {}).unwrap();
+                assert_eq!(got.loss.tokens, (tokens.len() - from) as u64);
+                let (mut sum, mut nll_sum) = (numbers(&got), got.loss.nll_sum);
+                if from > 1 {
+                    let before = gradient(&evaluator, &rescale, &tokens[..from]);
+                    sum.iter_mut().zip(numbers(&before)).for_each(|(sum, by)| *sum += by);
+                    nll_sum += before.loss.nll_sum;
+                }
+                let what = format!("{case} in chunks of {chunk}, from {from}");
+                assert!((nll_sum / whole.loss.nll_sum - 1.0).abs() < 3e-6, "{what}");
+                assert!(distance(&sum, &numbers(&whole)) < AUTOGRAD_TOLERANCE, "{what}");
+            }
+        }
     }
 }
 
@@ -191,15 +221,15 @@ fn the_loss_rises_along_the_gradient_as_fast_as_it_says() {
 fn what_cannot_be_differentiated_is_an_answer() {
     let (model, tokens) = large(None);
     let evaluator = large_evaluator(&model, 1, Some(2000));
-    let run = |tokens: &[u32]| evaluator.gradient(&rescale(16), tokens, &CancelFlag::new(), &mut |_| {});
+    let run = |tokens: &[u32]| evaluator.gradient(&rescale(16), (tokens, 0), &CancelFlag::new(), &mut |_| {});
     assert!(matches!(run(&tokens), Err(EvalError::TooLarge { tokens: 2300, max_tokens: 2000 })));
     assert!(matches!(run(&[1]), Err(EvalError::TooShort(1))));
     assert!(matches!(run(&[1, 512]), Err(EvalError::Token { position: 1, .. })));
-    let short = evaluator.gradient(&rescale(15), &[1, 2], &CancelFlag::new(), &mut |_| {});
+    let short = evaluator.gradient(&rescale(15), (&[1, 2], 0), &CancelFlag::new(), &mut |_| {});
     assert!(matches!(short, Err(EvalError::Rescale(_))));
     let elsewhere = Model::load(model.dir(), &Device::Cpu, Dtype::F32).unwrap().with_tensor_operations();
     let elsewhere = Evaluator::new(elsewhere.into(), EvaluatorOptions::default()).unwrap();
-    let error = elsewhere.gradient(&rescale(16), &[1, 2], &CancelFlag::new(), &mut |_| {}).unwrap_err();
+    let error = elsewhere.gradient(&rescale(16), (&[1, 2], 0), &CancelFlag::new(), &mut |_| {}).unwrap_err();
     assert!(matches!(error, EvalError::NoGradient) && error.to_string().contains("CPU"), "{error}");
 
     model.poison("model.layers.1.mlp.down_proj.weight");
@@ -212,11 +242,11 @@ fn cancelling_stops_anywhere() {
     let (model, tokens) = large(None);
     let (evaluator, tokens) = (large_evaluator(&model, 2, None), &tokens[..1000]);
     let mut all = Vec::new();
-    evaluator.gradient(&rescale(16), tokens, &CancelFlag::new(), &mut |fraction| all.push(fraction)).unwrap();
+    evaluator.gradient(&rescale(16), (tokens, 0), &CancelFlag::new(), &mut |fraction| all.push(fraction)).unwrap();
     assert!(all.is_sorted() && all[0] == 0.0 && *all.last().unwrap() == 1.0, "{all:?}");
     for stop in 1..all.len() {
         let (cancel, mut seen) = (CancelFlag::new(), 0);
-        let result = evaluator.gradient(&rescale(16), tokens, &cancel, &mut |_| {
+        let result = evaluator.gradient(&rescale(16), (tokens, 0), &cancel, &mut |_| {
             seen += 1;
             if seen == stop {
                 cancel.cancel();

@@ -185,7 +185,7 @@ impl EvalArgs {
             let mut progress = |share: f32| bar.set_position(((done as f32 + share) * STEPS) as u64);
             let (tokens, cancel) = (sample.tokens(), CancelFlag::new());
             if self.gradient {
-                let gradient = evaluator.gradient(rescale, tokens, &cancel, &mut progress).or_work()?;
+                let gradient = evaluator.gradient(rescale, (tokens, 0), &cancel, &mut progress).or_work()?;
                 losses.push(gradient.loss);
                 slopes.push(gradient);
             } else {

@@ -62,7 +62,7 @@ impl Client {
         let upload = service.put_sample(ReceiverStream::new(receiver));
         let feed = async {
             let mut tokens = 0;
-            for chunk in chunks(id, sample.tokens()) {
+            for chunk in chunks(id, sample) {
                 tokens += chunk.token_ids.len() as u64 / 4;
                 // A closed channel means that the upload has ended, and its answer says why.
                 if sender.send(chunk).await.is_err() {

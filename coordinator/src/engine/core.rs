@@ -13,6 +13,7 @@ use crate::scheduler::{Scheduler, SchedulerOptions};
 use crate::store::{Batch, Ended, JobRecord, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::{JobId, JobSpec};
+use ropewalk_shared::sample::{SampleId, SampleShape};
 use ropewalk_shared::status::{JobState, JobStatus, WorkerStatus};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -186,8 +187,8 @@ impl Core {
             return Ok(Launched { job: id, created: false });
         }
         check_size(&spec)?;
-        let sample_tokens = self.sample_tokens(&spec)?;
-        let mut job = ActiveJob::begin(spec, description, sample_tokens, now)?;
+        let sample_shapes = self.sample_shapes(&spec)?;
+        let mut job = ActiveJob::begin(spec, description, sample_shapes, now)?;
         let launched = self.desk.launch(&mut job, now);
         self.or_broken(launched)?;
         tracing::info!(job = %id, "launched");
@@ -211,24 +212,24 @@ impl Core {
         Ok(())
     }
 
-    fn sample_tokens(&self, spec: &JobSpec) -> Result<HashMap<ropewalk_shared::sample::SampleId, u32>, EngineError> {
-        let mut tokens = HashMap::new();
+    fn sample_shapes(&self, spec: &JobSpec) -> Result<HashMap<SampleId, SampleShape>, EngineError> {
+        let mut shapes = HashMap::new();
         let mut missing = Vec::new();
         for &sample in spec.samples.iter().chain(&spec.held_out) {
-            match self.desk.store.sample_tokens(sample)? {
+            match self.desk.store.sample_shape(sample)? {
                 None => missing.push(sample),
-                Some(length) if length < spec.target_length as usize => {
-                    let target_length = spec.target_length;
-                    return Err(EngineError::ShortSample { sample, tokens: length, target_length });
+                Some(SampleShape { tokens, .. }) if tokens < spec.target_length => {
+                    let (tokens, target_length) = (tokens as usize, spec.target_length);
+                    return Err(EngineError::ShortSample { sample, tokens, target_length });
                 }
-                Some(length) => {
-                    tokens.insert(sample, length as u32);
+                Some(shape) => {
+                    shapes.insert(sample, shape);
                 }
             }
         }
         match missing.first() {
             Some(&first) => Err(EngineError::MissingSamples { missing: missing.len(), first }),
-            None => Ok(tokens),
+            None => Ok(shapes),
         }
     }
 

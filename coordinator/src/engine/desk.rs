@@ -154,7 +154,8 @@ impl Desk {
                 }
             }
         }
-        let tokens = samples.iter().map(|sample| job.sample_tokens.get(sample).copied().unwrap_or(0)).collect();
+        let tokens =
+            samples.iter().map(|sample| job.sample_shapes.get(sample).map_or(0, |shape| shape.tokens)).collect();
         let units: Vec<UnitKey> = stage.open_units().collect();
         let measures = vec![measure; stage.slots().len()];
         self.scheduler.open(&job.id, job.spec.model.fingerprint, tokens, measures, units);

@@ -12,7 +12,7 @@ use ropewalk_shared::grid::Grid;
 use ropewalk_shared::job::{JobId, JobSpec, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::{Rescale, RescaleId};
-use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::sample::{SampleId, SampleShape};
 use ropewalk_shared::status::{JobState, JobStatus};
 use ropewalk_shared::work::Measure;
 use std::collections::HashMap;
@@ -26,8 +26,8 @@ pub(super) struct ActiveJob {
     pub record: JobRecord,
     pub strategy: Box<dyn Strategy>,
     pub stage: Stage,
-    /// Tokens of every sample of the job.
-    pub sample_tokens: HashMap<SampleId, u32>,
+    /// Length and counted part of every sample of the job.
+    pub sample_shapes: HashMap<SampleId, SampleShape>,
     /// Units with a result.
     pub passes: u64,
     /// What it waits for, and since when.
@@ -47,7 +47,7 @@ impl ActiveJob {
     pub fn begin(
         spec: JobSpec,
         description: ModelDescription,
-        sample_tokens: HashMap<SampleId, u32>,
+        sample_shapes: HashMap<SampleId, SampleShape>,
         now: Now,
     ) -> Result<Self, EngineError> {
         let strategy = started(&spec, &description).map_err(|error| {
@@ -62,7 +62,7 @@ impl ActiveJob {
             description,
             record: JobRecord::new(now.unix_ms),
             strategy,
-            sample_tokens,
+            sample_shapes,
             passes: 0,
             waiting: None,
             counted_to: now.since_start,
@@ -79,11 +79,11 @@ impl ActiveJob {
         let description = spec.check().map_err(|error| corrupt("a job specification", error.to_string()))?;
         let state = store.strategy(&id)?.ok_or_else(|| corrupt("a search state", "it is missing".into()))?;
         let strategy = state.restore().map_err(|error| corrupt("a search state", error.to_string()))?;
-        let mut sample_tokens = HashMap::new();
+        let mut sample_shapes = HashMap::new();
         for sample in spec.samples.iter().chain(&spec.held_out) {
-            let tokens = store.sample_tokens(*sample)?;
-            let tokens = tokens.ok_or_else(|| corrupt("a sample", format!("{sample} is missing")))?;
-            sample_tokens.insert(*sample, tokens as u32);
+            let shape = store.sample_shape(*sample)?;
+            let shape = shape.ok_or_else(|| corrupt("a sample", format!("{sample} is missing")))?;
+            sample_shapes.insert(*sample, shape);
         }
         Ok(Self {
             stage: Stage::new([], &[], Measure::Loss),
@@ -93,7 +93,7 @@ impl ActiveJob {
             description,
             record,
             strategy,
-            sample_tokens,
+            sample_shapes,
             waiting: None,
             counted_to: now.since_start,
             is_dirty: false,

@@ -57,7 +57,7 @@ impl Core {
                 model_name: job.spec.model.name.clone(),
                 model_fingerprint: job.spec.model.fingerprint,
                 sample,
-                tokens: job.sample_tokens.get(&sample).copied()?,
+                tokens: job.sample_shapes.get(&sample)?.tokens,
                 rescale: job.stage.slot(grant.unit.slot)?.rescale.clone(),
                 measure: job.stage.measure(),
                 attempt: grant.attempt,
@@ -200,10 +200,9 @@ impl super::job::ActiveJob {
             None if self.asks_slope(report) => return Some("a loss reported where a gradient was asked for".into()),
             _ => {}
         }
-        let tokens = self.sample_tokens.get(&report.sample)?;
-        let expected = u64::from(*tokens) - 1;
+        let expected = self.sample_shapes.get(&report.sample)?.counted();
         if loss.tokens != expected {
-            return Some(format!("{} predicted tokens reported, the sample has {expected}", loss.tokens));
+            return Some(format!("{} counted tokens reported, the sample has {expected}", loss.tokens));
         }
         // NaN and infinity are what a bad candidate gives; a likelihood above 1 is none.
         (loss.nll_sum < -ROUNDING * expected as f64).then(|| format!("a loss of {} nats reported", loss.nll_sum))

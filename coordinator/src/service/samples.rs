@@ -77,7 +77,7 @@ impl Transfers {
         blocking(move || {
             let mut missing = Vec::new();
             for id in ids {
-                if store.sample_tokens(id).map_err(store_failed)?.is_none() {
+                if store.sample_shape(id).map_err(store_failed)?.is_none() {
                     missing.push(id);
                 }
             }
@@ -88,7 +88,7 @@ impl Transfers {
 }
 
 async fn send_chunks(id: SampleId, sample: &Sample, sender: mpsc::Sender<Result<pb::SampleChunk, Status>>) {
-    for chunk in chunks(id, sample.tokens()) {
+    for chunk in chunks(id, sample) {
         // A receiver that has gone, or does not read, asks again.
         if sender.send_timeout(Ok(chunk), CHUNK_TIMEOUT).await.is_err() {
             return;

@@ -89,7 +89,7 @@ impl Batch {
         for (index, part) in bytes.chunks(PART_BYTES).enumerate() {
             self.insert(keys::part(key, index as u32), part.to_vec());
         }
-        self.insert(key.to_vec(), Head::Cut { length: bytes.len() }.to_bytes());
+        self.insert(key.to_vec(), Head::Cut { length: bytes.len(), counted_from: 1 }.to_bytes());
     }
 
     pub(super) fn insert(&mut self, key: Vec<u8>, value: Vec<u8>) {

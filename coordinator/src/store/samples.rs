@@ -1,7 +1,7 @@
 //! Samples: token ids under their content address, cut into parts, checked whenever they are read.
 
 use super::{Store, StoreError, keys, space, value};
-use ropewalk_shared::sample::{Sample, SampleId};
+use ropewalk_shared::sample::{Sample, SampleId, SampleShape};
 use value::{Head, PART_BYTES};
 
 /// Parts written in one go.
@@ -13,7 +13,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub fn put_sample(&self, id: SampleId, sample: &Sample) -> Result<(), StoreError> {
-        if self.sample_tokens(id)?.is_some() {
+        if self.sample_shape(id)?.is_some() {
             return Ok(());
         }
         // sled writes parts more than once before it has found their place.
@@ -30,19 +30,21 @@ impl Store {
             self.write("writing", || self.samples.apply_batch(batch))?;
         }
         // The head comes last: a sample without it was never completed, and its parts are written again.
-        let head = Head::Cut { length: sample.tokens().len() * 4 };
+        let head = Head::Cut { length: sample.tokens().len() * 4, counted_from: sample.counted_from() };
         self.write("writing", || self.samples.insert(key, head.to_bytes()))?;
         self.flush()
     }
 
-    /// The length of a sample, if it is stored.
+    /// The length of a sample and which part of it counts, if it is stored.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn sample_tokens(&self, id: SampleId) -> Result<Option<usize>, StoreError> {
+    pub fn sample_shape(&self, id: SampleId) -> Result<Option<SampleShape>, StoreError> {
         match self.read(|| self.samples.get(id.as_bytes()))?.as_deref().map(Head::parse) {
             None => Ok(None),
-            Some(Some(Head::Cut { length })) => Ok(Some(length / 4)),
+            Some(Some(Head::Cut { length, counted_from })) => {
+                Ok(Some(SampleShape { tokens: (length / 4) as u32, counted_from }))
+            }
             Some(Some(Head::Whole(_)) | None) => Err(self.corrupt("a sample", "its form")),
         }
     }
@@ -52,9 +54,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] when the tokens are not those that the address names.
     pub fn sample(&self, id: SampleId) -> Result<Option<Sample>, StoreError> {
+        let Some(SampleShape { counted_from, .. }) = self.sample_shape(id)? else { return Ok(None) };
         let Some(bytes) = self.value(&self.samples, "a sample", id.as_bytes())? else { return Ok(None) };
         let tokens = bytes.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
-        let sample = Sample::new(tokens).map_err(|error| self.corrupt("a sample", error))?;
+        let sample = Sample::counted(tokens, counted_from).map_err(|error| self.corrupt("a sample", error))?;
         if sample.id() == id {
             Ok(Some(sample))
         } else {

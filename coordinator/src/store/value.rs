@@ -12,13 +12,19 @@ pub(super) const PART_BYTES: usize = 16 << 10;
 const MAX_BYTES: usize = 128 << 20;
 const WHOLE: u8 = 1;
 const CUT: u8 = 2;
+/// A sample that counts its last tokens alone, cut.
+const COUNTED: u8 = 3;
 /// Version of the records. A new one is added beside it, with the conversion from this one.
 const RECORD: u8 = 1;
 
 /// What stands under a value's own key.
 pub(super) enum Head<'a> {
     Whole(&'a [u8]),
-    Cut { length: usize },
+    /// Bytes of all parts; of a sample also where it begins to count, 1 for one that counts whole.
+    Cut {
+        length: usize,
+        counted_from: u32,
+    },
 }
 
 // === impl Head ===
@@ -29,7 +35,12 @@ impl<'a> Head<'a> {
             [WHOLE, rest @ ..] => Some(Self::Whole(rest)),
             [CUT, rest @ ..] => {
                 let length = u32::from_le_bytes(rest.try_into().ok()?) as usize;
-                (length <= MAX_BYTES).then_some(Self::Cut { length })
+                (length <= MAX_BYTES).then_some(Self::Cut { length, counted_from: 1 })
+            }
+            [COUNTED, rest @ ..] => {
+                let ([length, counted_from], []) = rest.as_chunks::<4>() else { return None };
+                let (length, counted_from) = (u32::from_le_bytes(*length) as usize, u32::from_le_bytes(*counted_from));
+                (length <= MAX_BYTES).then_some(Self::Cut { length, counted_from })
             }
             _ => None,
         }
@@ -38,7 +49,10 @@ impl<'a> Head<'a> {
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Whole(bytes) => [&[WHOLE], *bytes].concat(),
-            Self::Cut { length } => [&[CUT], (*length as u32).to_le_bytes().as_slice()].concat(),
+            Self::Cut { length, counted_from: 1 } => [&[CUT], (*length as u32).to_le_bytes().as_slice()].concat(),
+            Self::Cut { length, counted_from } => {
+                [&[COUNTED], (*length as u32).to_le_bytes().as_slice(), &counted_from.to_le_bytes()].concat()
+            }
         }
     }
 }

@@ -90,7 +90,8 @@ async fn hostile_messages_are_refused_and_the_coordinator_lives() {
         assert!(error.message().contains("`ropewalk jobs` lists them"), "{}", error.message());
         assert!(!error.message().contains('\u{1b}'));
     }
-    let bad_chunk = pb::SampleChunk { sample_id: vec![1; 32], total_tokens: 4, token_ids: vec![0; 16] };
+    let bad_chunk =
+        pb::SampleChunk { sample_id: vec![1; 32], total_tokens: 4, token_ids: vec![0; 16], counted_from: 0 };
     let wrong_content = clients.put_sample(tokio_stream::iter([bad_chunk])).await.unwrap_err();
     assert!(wrong_content.message().contains("send the sample again"), "{}", wrong_content.message());
     assert!(is(clients.put_sample(tokio_stream::iter([])).await, Code::InvalidArgument));

@@ -49,16 +49,17 @@ pub enum InvalidTransfer {
 /// Puts a sample together. Memory grows with what arrives, never with what is announced.
 #[derive(Debug, Default)]
 pub struct SampleAssembly {
-    announced: Option<(SampleId, usize)>,
+    announced: Option<(SampleId, usize, u32)>,
     tokens: Vec<u32>,
 }
 
-/// The chunks of a sample, in order.
-pub fn chunks(id: SampleId, tokens: &[u32]) -> impl Iterator<Item = pb::SampleChunk> + '_ {
-    let total_tokens = tokens.len() as u32;
-    tokens.chunks(SENT_CHUNK_TOKENS).map(move |part| pb::SampleChunk {
+/// The chunks of a sample with this address, in order.
+pub fn chunks(id: SampleId, sample: &Sample) -> impl Iterator<Item = pb::SampleChunk> + '_ {
+    let total_tokens = sample.tokens().len() as u32;
+    sample.tokens().chunks(SENT_CHUNK_TOKENS).map(move |part| pb::SampleChunk {
         sample_id: id.as_bytes().to_vec(),
         total_tokens,
+        counted_from: sample.counted_from(),
         token_ids: part.iter().flat_map(|token| token.to_le_bytes()).collect(),
     })
 }
@@ -74,9 +75,10 @@ impl SampleAssembly {
         let id = SampleId::from(digest::<32>("sample_id", &chunk.sample_id)?);
         let total = chunk.total_tokens as usize;
         if !(2..=MAX_SAMPLE_TOKENS).contains(&total) {
-            return Err(InvalidSample(total).into());
+            return Err(InvalidSample::Length(total).into());
         }
-        if *self.announced.get_or_insert((id, total)) != (id, total) {
+        let announced = (id, total, chunk.counted_from);
+        if *self.announced.get_or_insert(announced) != announced {
             return Err(InvalidTransfer::Mixed);
         }
         let bytes = chunk.token_ids.len();
@@ -101,11 +103,11 @@ impl SampleAssembly {
     /// # Errors
     /// [`InvalidTransfer`] when something is missing or the content is not what was announced.
     pub fn finish(self) -> Result<(SampleId, Sample), InvalidTransfer> {
-        let (expected, announced) = self.announced.ok_or(invalid("sample_id", FieldProblem::Missing))?;
+        let (expected, announced, counted_from) = self.announced.ok_or(invalid("sample_id", FieldProblem::Missing))?;
         if self.tokens.len() < announced {
             return Err(InvalidTransfer::Incomplete { got: self.tokens.len(), announced });
         }
-        let sample = Sample::new(self.tokens).map_err(value("total_tokens"))?;
+        let sample = Sample::counted(self.tokens, counted_from).map_err(value("counted_from"))?;
         match sample.id() {
             id if id == expected => Ok((id, sample)),
             got => Err(InvalidTransfer::Content { expected, got }),
@@ -125,16 +127,32 @@ mod tests {
     fn a_sample_of_many_chunks_arrives() {
         let sample = sample(200_000);
         let mut assembly = SampleAssembly::default();
-        for chunk in chunks(sample.id(), sample.tokens()) {
+        for chunk in chunks(sample.id(), &sample) {
             assembly.push(&chunk).unwrap();
         }
         assert_eq!(assembly.finish(), Ok((sample.id(), sample)));
     }
 
     #[test]
+    fn what_counts_arrives_with_the_tokens() {
+        let sample = Sample::counted(vec![5, 6, 7], 2).unwrap();
+        let arrived = |change: fn(&mut pb::SampleChunk)| {
+            let mut chunk = chunks(sample.id(), &sample).next().unwrap();
+            change(&mut chunk);
+            let mut assembly = SampleAssembly::default();
+            assembly.push(&chunk)?;
+            assembly.finish()
+        };
+        assert_eq!(arrived(|_| {}), Ok((sample.id(), sample.clone())));
+        assert!(matches!(arrived(|chunk| chunk.counted_from = 1), Err(InvalidTransfer::Content { .. })));
+        let nothing = arrived(|chunk| chunk.counted_from = 3).unwrap_err().to_string();
+        assert!(nothing.contains("no token of the sample counts"), "{nothing}");
+    }
+
+    #[test]
     fn what_is_not_the_announced_sample_is_refused() {
         let (first, second) = (sample(70_000), sample(70_001));
-        let chunk = |sample: &Sample, index| chunks(sample.id(), sample.tokens()).nth(index).unwrap();
+        let chunk = |sample: &Sample, index| chunks(sample.id(), sample).nth(index).unwrap();
         let mut assembly = SampleAssembly::default();
         assembly.push(&chunk(&first, 0)).unwrap();
         assert_eq!(assembly.push(&chunk(&second, 1)), Err(InvalidTransfer::Mixed));
@@ -157,7 +175,7 @@ mod tests {
 
     #[test]
     fn hostile_chunks_are_refused() {
-        let good = chunks(sample(10).id(), sample(10).tokens()).next().unwrap();
+        let good = chunks(sample(10).id(), &sample(10)).next().unwrap();
         let refused = |change: fn(&mut pb::SampleChunk)| {
             let mut chunk = good.clone();
             change(&mut chunk);

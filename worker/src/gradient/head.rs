@@ -19,11 +19,12 @@ struct Head<'m> {
 }
 
 /// Replaces hidden states, `(tokens, hidden)` in chunks, by their gradients, and returns the sum of the negative
-/// log-likelihoods of `targets`, which follow the first tokens. Logits of `rows` tokens are held at a time.
+/// log-likelihoods of `targets`, which follow the first tokens, from row `first_row` on. Logits of `rows` tokens are held
+/// at a time.
 pub(super) fn run(
     model: &Model,
     chunks: &mut [Tensor],
-    mut targets: &[u32],
+    (mut targets, mut first_row): (&[u32], usize),
     rows: usize,
     steps: &mut Steps<'_>,
 ) -> std::result::Result<f64, Stop> {
@@ -36,8 +37,11 @@ pub(super) fn run(
         let grad = chunk.zeros_like()?;
         let (here, rest) = targets.split_at(chunk.dim(0)?.min(targets.len()));
         targets = rest;
-        for (index, targets) in here.chunks(rows).enumerate() {
-            let part = |x: &Tensor| x.narrow(0, index * rows, targets.len());
+        // Rows before the first that counts have no loss, and no gradient of their own either.
+        let skipped = first_row.min(here.len());
+        first_row -= skipped;
+        for (index, targets) in here[skipped..].chunks(rows).enumerate() {
+            let part = |x: &Tensor| x.narrow(0, skipped + index * rows, targets.len());
             nll_sum += head.differentiate(&part(chunk)?, targets, &part(&grad)?)?;
         }
         *chunk = grad;

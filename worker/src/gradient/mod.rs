@@ -47,23 +47,27 @@ pub struct Gradient {
     pub log_attention_factor: f64,
 }
 
-/// Computes loss and gradient of `tokens` under `rescale`, `chunk_tokens` at a time, on the current thread pool.
+/// Computes loss and gradient of `tokens` from position `counted_from` on under `rescale`, `chunk_tokens` at a time, on
+/// the current thread pool. Positions 0 and 1 both mean all tokens that have one before them.
 ///
 /// `progress` is called with the finished fraction, and `cancel` looked at, between chunks. [`bytes`] says what it takes
 /// in memory.
 ///
 /// # Errors
-/// [`EvalError`], [`EvalError::NoGradient`] for a model that is not on the CPU among them; a loss or gradient that is
-/// not finite is none.
+/// [`EvalError`], [`EvalError::NoGradient`] for a model that is not on the CPU and [`EvalError::NothingCounted`] among
+/// them; a loss or gradient that is not finite is none.
 pub fn evaluate(
     model: &Model,
     rescale: &Rescale,
-    tokens: &[u32],
+    (tokens, counted_from): (&[u32], usize),
     chunk_tokens: usize,
     cancel: &CancelFlag,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Gradient, EvalError> {
     perplexity::check(model, tokens)?;
+    if counted_from >= tokens.len() {
+        return Err(EvalError::NothingCounted { counted_from, tokens: tokens.len() });
+    }
     let rule = AngleRule::new(&model.description().geometry, rescale)?;
     if model.kernels() != Kernels::Cpu {
         return Err(EvalError::NoGradient);
@@ -72,7 +76,7 @@ pub fn evaluate(
     let steps = Steps::new(model.spec().layers(), tokens.len().div_ceil(chunk), cancel, progress);
     let candidate = CandidateGradient::new(rule, rescale.start_tokens);
     let limits = Limits::of(model.spec(), tokens.len());
-    let made = differentiate(model, candidate, tokens, chunk, limits, steps);
+    let made = differentiate(model, candidate, (tokens, counted_from), chunk, limits, steps);
     made.map_err(|stop| match stop {
         Stop::Cancelled => EvalError::Cancelled,
         Stop::Device(error) => EvalError::device(error, tokens.len()),
@@ -82,7 +86,7 @@ pub fn evaluate(
 fn differentiate(
     model: &Model,
     mut candidate: CandidateGradient,
-    tokens: &[u32],
+    (tokens, counted_from): (&[u32], usize),
     chunk: usize,
     limits: Limits,
     mut steps: Steps<'_>,
@@ -90,7 +94,9 @@ fn differentiate(
     let mut table = RopeTable::new(candidate.rule().clone(), tokens.len(), chunk, model.device());
     let mut pass = Pass::new(model, tokens, chunk)?;
     let mut kept = forward::run(model, &mut pass, &mut table, limits.keep_attended, &mut steps)?;
-    let nll_sum = head::run(model, &mut pass.chunks, &tokens[1..], limits.logit_rows, &mut steps)?;
+    // The row that predicts the first counted token.
+    let first_row = counted_from.max(1) - 1;
+    let nll_sum = head::run(model, &mut pass.chunks, (&tokens[1..], first_row), limits.logit_rows, &mut steps)?;
 
     // From here on the pass's chunks are gradients with respect to the hidden states that they were.
     let mut backward = LayerBackward::new(model, chunk, pass)?;
@@ -99,7 +105,11 @@ fn differentiate(
     }
     steps.finish();
     let (log_factors, log_attention_factor) = candidate.finish();
-    Ok(Gradient { loss: Loss { nll_sum, tokens: tokens.len() as u64 - 1 }, log_factors, log_attention_factor })
+    Ok(Gradient {
+        loss: Loss { nll_sum, tokens: (tokens.len() - 1 - first_row) as u64 },
+        log_factors,
+        log_attention_factor,
+    })
 }
 
 #[cfg(test)]
@@ -120,7 +130,7 @@ mod tests {
                 let (cancel, progress) = (CancelFlag::new(), &mut |_| {});
                 let limits = Limits { keep_attended, logit_rows };
                 let steps = Steps::new(2, 5, &cancel, progress);
-                differentiate(&model, CandidateGradient::new(rule, 3), &tokens, 32, limits, steps).ok()
+                differentiate(&model, CandidateGradient::new(rule, 3), (&tokens, 0), 32, limits, steps).ok()
             };
             let kept = run(true, 1000).unwrap();
             assert_eq!(run(false, 1000).unwrap(), kept, "{case}");

@@ -173,13 +173,18 @@ impl Bench {
         let Some((_, evaluator)) = &self.loaded else {
             return Err(failure(FailureKind::Evaluation, "no model is loaded".to_owned()));
         };
-        let (tokens, progress) = (sample.tokens(), &mut |_| {});
+        let (tokens, from, progress) = (sample.tokens(), sample.counted_from() as usize, &mut |_| {});
         let measured = match unit.measure {
             Measure::Loss => {
-                let loss = evaluator.evaluate(&unit.rescale, tokens, cancel, progress);
+                let loss = if sample.shape().is_whole() {
+                    evaluator.evaluate(&unit.rescale, tokens, cancel, progress)
+                } else {
+                    let counted = evaluator.evaluate_counted(&unit.rescale, tokens, from, cancel, progress);
+                    counted.map(|counted| counted.loss)
+                };
                 loss.map(|loss| Outcome::Loss(Loss { nll_sum: loss.nll_sum, tokens: loss.tokens }))
             }
-            Measure::Gradient => evaluator.gradient(&unit.rescale, tokens, cancel, progress).map(|gradient| {
+            Measure::Gradient => evaluator.gradient(&unit.rescale, (tokens, from), cancel, progress).map(|gradient| {
                 let Gradient { loss, log_factors, log_attention_factor } = gradient;
                 let loss = Loss { nll_sum: loss.nll_sum, tokens: loss.tokens };
                 Outcome::Gradient(loss, LossSlope { log_factors, log_attention_factor })

@@ -123,6 +123,35 @@ async fn units_are_evaluated_and_reported() {
 }
 
 #[tokio::test]
+async fn of_a_counted_sample_only_what_counts_is_reported() {
+    let (fake, whole) = fake(200, 1);
+    let counted = Sample::counted(whole.tokens().to_vec(), 190).unwrap();
+    fake.hold(&counted);
+    let gradient = pb::Unit { measure: pb::Measure::Gradient.into(), ..unit(3, &counted) };
+    fake.state().units.extend([unit(2, &counted), gradient]);
+    let served = fake.serve("127.0.0.1:0").await;
+    let worker = start(&served, |_| {});
+    fake.until("3 reports", |state| state.reports.len() == 3).await;
+    worker.stop().await;
+    let before = Sample::new(whole.tokens()[..190].to_vec()).unwrap();
+    let (whole, before) = (expected(&whole, 1..=3), expected(&before, 1..=3));
+    let (mut tokens, state) = (Vec::new(), fake.state());
+    for report in &state.reports {
+        let loss = match &report.outcome {
+            Some(Outcome::Loss(loss)) => loss,
+            Some(Outcome::Gradient(gradient)) => gradient.loss.as_ref().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        tokens.push((report.lease_id, loss.tokens));
+        let at = report.lease_id as usize - 1;
+        let expected = if at == 0 { whole[0].1 } else { whole[at].1 - before[at].1 };
+        assert!((loss.nll_sum - expected).abs() < 1e-3, "{loss:?} for {expected}");
+    }
+    tokens.sort_unstable();
+    assert_eq!(tokens, [(1, 199), (2, 10), (3, 10)]);
+}
+
+#[tokio::test]
 async fn failing_calls_are_made_again() {
     let (fake, sample) = fake(100, 10);
     let codes = [Code::Unavailable, Code::Internal, Code::Ok, Code::Unavailable, Code::Ok, Code::ResourceExhausted];

@@ -47,7 +47,7 @@ impl Fake {
 
     /// Keeps a sample, so that it can be fetched.
     pub(super) fn hold(&self, sample: &Sample) {
-        let chunks = chunks(sample.id(), sample.tokens()).collect();
+        let chunks = chunks(sample.id(), sample).collect();
         self.state().samples.insert(sample.id().as_bytes().to_vec(), chunks);
     }
 
