@@ -17,6 +17,7 @@ mod launch;
 #[cfg(feature = "local")]
 mod local;
 mod logging;
+mod needle;
 mod options;
 #[cfg(feature = "local")]
 mod plan;

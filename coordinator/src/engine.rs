@@ -13,6 +13,7 @@ mod error;
 mod factors;
 mod job;
 mod jobs;
+mod objective;
 mod report_plan;
 mod reports;
 mod stage;

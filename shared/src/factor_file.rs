@@ -92,7 +92,7 @@ pub struct FactorGeometry {
 /// What was minimised, and what was reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
-    /// `perplexity`.
+    /// `perplexity`; `needle` for that of answers, `mixture:W` for a mean of both with weight W of the answers.
     pub kind: String,
     /// On the samples of the search.
     #[serde(with = "non_finite")]
@@ -101,6 +101,9 @@ pub struct Objective {
     pub samples: usize,
     /// On samples the search never saw; absent when there were none.
     pub held_out: Option<f64>,
+    /// Perplexity of held-out documents, where something else was minimised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_text: Option<f64>,
 }
 
 /// A baseline under the same measure.
@@ -114,6 +117,9 @@ pub struct Measured {
     /// Attention factor it was measured with.
     #[serde(default = "one")]
     pub attention_factor: f64,
+    /// Perplexity of held-out documents, where something else was minimised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_text: Option<f64>,
 }
 
 /// How factors were found.
@@ -293,8 +299,12 @@ mod tests {
     fn a_file_survives_its_text() {
         let mut file =
             FactorFile::from_rescale(Rescale { factors: vec![1.0, 2.37], start_tokens: 0, attention_factor: 1.1 });
-        file.objective = Some(Objective { kind: "perplexity".into(), value: 9.37, samples: 5, held_out: None });
-        file.baselines.insert("none".into(), Measured { value: f64::INFINITY, held_out: None, attention_factor: 1.0 });
+        file.objective =
+            Some(Objective { kind: "perplexity".into(), value: 9.37, samples: 5, held_out: None, held_out_text: None });
+        file.baselines.insert(
+            "none".into(),
+            Measured { value: f64::INFINITY, held_out: None, attention_factor: 1.0, held_out_text: None },
+        );
         let text = file.to_json().unwrap();
         assert_eq!(FactorFile::from_json(&text).unwrap(), file);
     }

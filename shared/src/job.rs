@@ -2,9 +2,11 @@
 
 mod checks;
 mod id;
+mod objective;
 
 pub use checks::{InvalidJob, Problem};
 pub use id::{InvalidJobId, JobId};
+pub use objective::{InvalidObjective, NothingToJudge, SearchObjective};
 
 use crate::attention_factor::AttentionFactorPolicy;
 use crate::fingerprint::Fingerprint;
@@ -69,6 +71,9 @@ pub struct SearchOptions {
     pub max_evaluations: Option<u64>,
     /// Open no generation once the search has run for this long. Results then depend on the workers' speed.
     pub time_budget_seconds: Option<u64>,
+    /// What is minimised.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub objective: SearchObjective,
 }
 
 /// Search algorithms.
@@ -99,6 +104,11 @@ pub struct EvolutionOptions {
     pub mutation_probability: f64,
 }
 
+/// Fields that came later are not written where they change nothing, so that the identity of a job stays what it was.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 // === defaults ===
 
 impl Default for EvolutionOptions {
@@ -121,6 +131,7 @@ impl Default for SearchOptions {
             patience: None,
             max_evaluations: None,
             time_budget_seconds: None,
+            objective: SearchObjective::default(),
         }
     }
 }

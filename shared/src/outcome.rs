@@ -62,6 +62,12 @@ pub fn perplexity(losses: &[Loss]) -> f64 {
     (sum / losses.len() as f64).exp()
 }
 
+/// The same with a weight for each sample; weights add up to 1, and a sample without weight may have any loss.
+pub fn weighted_perplexity(losses: &[Loss], weights: &[f64]) -> f64 {
+    let weighed = losses.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
+    weighed.map(|(loss, weight)| weight * loss.mean()).sum::<f64>().exp()
+}
+
 // === impl Loss ===
 
 impl Loss {

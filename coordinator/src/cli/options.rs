@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::grid::Grid;
-use ropewalk_shared::job::{EvolutionOptions, SearchOptions, StrategyKind};
+use ropewalk_shared::job::{EvolutionOptions, SearchObjective, SearchOptions, StrategyKind};
 use ropewalk_shared::space::PAPER_START_TOKENS;
 use std::path::PathBuf;
 
@@ -133,16 +133,10 @@ pub struct SearchArgs {
     #[arg(long, value_name = "N")]
     pub max_evaluations: Option<u64>,
 
-    /// What is minimised
-    #[arg(long, value_enum, default_value_t = ObjectiveArg::Perplexity)]
-    pub objective: ObjectiveArg,
-}
-
-/// What a search minimises.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum ObjectiveArg {
-    /// Perplexity of long documents
-    Perplexity,
+    /// What is minimised: perplexity of long documents, needle (of numbers hidden near their start and asked for at their
+    /// end), or mixture:W of both, with weight W of the needles; mixture is mixture:0.5
+    #[arg(long, default_value_t = SearchObjective::Perplexity, value_name = "OBJECTIVE")]
+    pub objective: SearchObjective,
 }
 
 impl SearchArgs {
@@ -156,7 +150,6 @@ impl SearchArgs {
             StrategyArg::Ropewalk => StrategyKind::Ropewalk,
         };
         let usual = strategy.options();
-        let ObjectiveArg::Perplexity = self.objective;
         Ok(SearchOptions {
             strategy,
             seed: self.seed,
@@ -176,6 +169,7 @@ impl SearchArgs {
             patience: self.patience,
             max_evaluations: self.max_evaluations,
             time_budget_seconds: self.time_budget,
+            objective: self.objective,
         })
     }
 }

@@ -2,13 +2,14 @@
 
 use super::factors::read_init;
 use super::failure::{Failure, OrFail as _};
+use super::needle::NeedleArgs;
 use super::options::{SamplingArgs, SearchArgs, SourceArgs, tokens};
 use super::output::note;
-use crate::documents::{DocumentTokenizer, Documents, NamedSample, SamplePlan, SampleSets};
+use crate::documents::{DocumentTokenizer, Documents, NamedSample, NeedlePlan, SamplePlan, SampleSets};
 use anyhow::Context as _;
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
+use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchObjective, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::sample::Sample;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,9 @@ pub struct JobArgs {
 
     #[command(flatten)]
     search: SearchArgs,
+
+    #[command(flatten)]
+    needle: NeedleArgs,
 }
 
 /// A job ready to be launched, and the samples it names.
@@ -140,7 +144,8 @@ impl JobArgs {
     pub fn prepare(&self, folder: &ModelFolder, fingerprint: Fingerprint) -> Result<PreparedJob, Failure> {
         let mut options = self.search.options().or_input()?;
         options.init = read_init(&self.search.init, &folder.description)?;
-        let inputs = (&self.source, self.sampling, options);
+        let needles = self.needle.plan(options.objective, options.seed)?;
+        let inputs = (&self.source, self.sampling, options, needles);
         prepare(folder, fingerprint, self.name.as_deref(), self.target_length, inputs)
     }
 }
@@ -151,7 +156,7 @@ pub fn prepare(
     fingerprint: Fingerprint,
     name: Option<&str>,
     target_length: u32,
-    (source, sampling, options): (&SourceArgs, SamplingArgs, SearchOptions),
+    (source, sampling, options, needles): (&SourceArgs, SamplingArgs, SearchOptions, Option<NeedlePlan>),
 ) -> Result<PreparedJob, Failure> {
     let original = folder.description.original_length;
     if target_length <= original {
@@ -167,18 +172,38 @@ pub fn prepare(
     };
     let sets = folder.source(source)?.draw(&plan)?;
     note(format!("{}", sets.tally));
-    let ids = |samples: &[NamedSample]| samples.iter().map(|named| named.sample.id()).collect();
+    let (search, held_out) = samples_of(folder, sets, options.objective, needles)?;
+    let ids = |samples: &[Sample]| samples.iter().map(Sample::id).collect();
     let spec = JobSpec {
         name: name.map_or_else(|| default_name(&folder.name, target_length), str::to_owned),
         model: ModelIdentity { name: folder.name.clone(), fingerprint, config_json: folder.config_json.clone() },
         target_length,
         search: options,
-        samples: ids(&sets.search),
-        held_out: ids(&sets.held_out),
+        samples: ids(&search),
+        held_out: ids(&held_out),
     };
     spec.check().or_input()?;
-    let samples = sets.search.into_iter().chain(sets.held_out).map(|named| named.sample).collect();
-    Ok(PreparedJob { spec, samples })
+    Ok(PreparedJob { spec, samples: search.into_iter().chain(held_out).collect() })
+}
+
+/// The samples of a search and those held out: documents, or needles in them, or both. Held-out documents are measured
+/// whatever is minimised: what needles cost in text should stand beside what they gain.
+fn samples_of(
+    folder: &ModelFolder,
+    sets: SampleSets,
+    objective: SearchObjective,
+    needles: Option<NeedlePlan>,
+) -> Result<(Vec<Sample>, Vec<Sample>), Failure> {
+    let documents = |named: &[NamedSample]| named.iter().map(|named| named.sample.clone()).collect::<Vec<_>>();
+    let (mut search, mut held_out) = (documents(&sets.search), documents(&sets.held_out));
+    let Some(plan) = needles else { return Ok((search, held_out)) };
+    if objective == SearchObjective::Needle {
+        search.clear();
+    }
+    let tokenizer = DocumentTokenizer::open(&folder.path, &folder.description).or_input()?;
+    search.extend(plan.hide(&sets.search, 0, &tokenizer).or_input()?);
+    held_out.extend(plan.hide(&sets.held_out, sets.search.len(), &tokenizer).or_input()?);
+    Ok((search, held_out))
 }
 
 /// `<model>-<length>`, with lengths that are whole multiples of 1,024 in k.

@@ -10,6 +10,7 @@
 mod error;
 mod files;
 mod jsonl;
+mod needles;
 mod parquet_rows;
 mod reading;
 mod sampling;
@@ -18,6 +19,7 @@ mod tally;
 mod tokenizer;
 
 pub use error::{DocumentsError, TextProblem};
+pub use needles::{NeedleError, NeedlePlan};
 pub use reading::Documents;
 pub use sampling::{NamedSample, SamplePlan, SampleSets};
 pub use source::{Document, Place};

@@ -8,6 +8,7 @@ use super::error::EngineError;
 use super::factors::factors_so_far;
 use super::job::{ActiveJob, planned_evaluations};
 use super::jobs::{EndedJob, Job, unreadable};
+use super::objective;
 use super::time::Now;
 use crate::scheduler::{Scheduler, SchedulerOptions};
 use crate::store::{Batch, Ended, JobRecord, Store, StoreError};
@@ -188,6 +189,7 @@ impl Core {
         }
         check_size(&spec)?;
         let sample_shapes = self.sample_shapes(&spec)?;
+        objective::check(&spec, &sample_shapes)?;
         let mut job = ActiveJob::begin(spec, description, sample_shapes, now)?;
         let launched = self.desk.launch(&mut job, now);
         self.or_broken(launched)?;

@@ -137,7 +137,7 @@ impl Desk {
     pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
         let samples = job.stage_samples();
         let measure = job.stage_measure();
-        let mut stage = Stage::new(job.stage_rescales(), &samples, measure);
+        let mut stage = Stage::new(job.stage_rescales(), &samples, measure).weighted(job.stage_weights(&samples));
         for index in 0..stage.slots().len() as u32 {
             let Some(id) = stage.slot(index).map(|slot| slot.id) else { continue };
             if let Some(reason) = self.known_failure(&job.id, id)? {

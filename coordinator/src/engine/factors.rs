@@ -2,8 +2,8 @@
 //! often the coordinator was stopped on the way.
 
 use super::job::ActiveJob;
+use super::objective;
 use super::report_plan::baselines;
-use super::stage::Slot;
 use ropewalk_shared::factor_file::{FactorFile, FactorModel, Measured, Objective, SearchRecord};
 use ropewalk_shared::job::StrategyKind;
 use ropewalk_shared::rope::Rescale;
@@ -21,11 +21,11 @@ pub(super) fn factors_so_far(job: &ActiveJob) -> Option<FactorFile> {
 pub(super) fn final_factors(job: &ActiveJob) -> Option<FactorFile> {
     let (rescale, value) = job.winner()?;
     let reported = Reported { job };
-    let held_out = reported.measure(&rescale).held_out;
+    let measured = reported.measure(&rescale);
     let mut file = factor_file(job, rescale, value);
     file.baselines = reported.baselines();
     if let Some(objective) = &mut file.objective {
-        objective.held_out = held_out;
+        (objective.held_out, objective.held_out_text) = (measured.held_out, measured.held_out_text);
     }
     Some(file)
 }
@@ -43,7 +43,13 @@ fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
         original_length: Some(description.original_length),
         target_length: Some(spec.target_length),
         extension_ratio: Some(spec.extension_ratio(description)),
-        objective: Some(Objective { kind: "perplexity".into(), value, samples: spec.samples.len(), held_out: None }),
+        objective: Some(Objective {
+            kind: spec.search.objective.to_string(),
+            value,
+            samples: spec.samples.len(),
+            held_out: None,
+            held_out_text: None,
+        }),
         search: Some(SearchRecord {
             strategy: strategy_name(spec.search.strategy).into(),
             seed: spec.search.seed,
@@ -77,11 +83,7 @@ impl Reported<'_> {
     fn measure(&self, rescale: &Rescale) -> Measured {
         let id = rescale.id();
         let slot = self.job.stage.slots().iter().find(|slot| slot.id == id);
-        let perplexities = |slot: &Slot| slot.perplexities(self.job.spec.samples.len());
-        let (value, held_out) = slot.map_or((f64::NAN, f64::NAN), perplexities);
-        // There is no finite number when a sample failed or when there are no held-out samples.
-        let held_out = Some(held_out).filter(|value| value.is_finite());
-        Measured { value, held_out, attention_factor: rescale.attention_factor }
+        objective::measured(self.job, slot, rescale.attention_factor)
     }
 
     fn baselines(&self) -> BTreeMap<String, Measured> {

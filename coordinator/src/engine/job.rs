@@ -133,6 +133,20 @@ impl ActiveJob {
         spec.samples.get(index).or_else(held_out).copied()
     }
 
+    /// The shapes of some of its samples.
+    pub fn shapes(&self, samples: &[SampleId]) -> Vec<SampleShape> {
+        samples.iter().filter_map(|sample| self.sample_shapes.get(sample).copied()).collect()
+    }
+
+    /// The weights of the current stage's samples in a score; absent where all weigh alike, and in the report, which
+    /// judges nobody.
+    pub fn stage_weights(&self, samples: &[SampleId]) -> Option<Vec<f64>> {
+        match self.record.stage {
+            StoredStage::Search => self.spec.search.objective.weights(&self.shapes(samples)).ok().flatten(),
+            StoredStage::Report => None,
+        }
+    }
+
     /// What the current stage evaluates; nothing when the strategy has finished.
     pub fn stage_rescales(&self) -> Vec<Rescale> {
         match self.record.stage {
@@ -164,7 +178,7 @@ impl ActiveJob {
             return winner;
         }
         let open = self.stage.slots().iter().filter_map(|slot| {
-            let value = slot.settled_score()?.value()?;
+            let value = self.stage.settled_score(slot)?.value()?;
             Some((&slot.rescale, value))
         });
         match open.min_by(|a, b| a.1.total_cmp(&b.1)) {

@@ -2,7 +2,7 @@
 
 use crate::scheduler::UnitKey;
 use crate::search::{Score, Slope};
-use ropewalk_shared::outcome::{Loss, LossSlope, perplexity};
+use ropewalk_shared::outcome::{Loss, LossSlope, perplexity, weighted_perplexity};
 use ropewalk_shared::rope::{Rescale, RescaleId};
 use ropewalk_shared::sample::SampleId;
 use ropewalk_shared::work::Measure;
@@ -17,6 +17,8 @@ pub(super) struct Stage {
     /// Units without a result whose candidate has not failed.
     open: u64,
     measure: Measure,
+    /// Of each sample in a candidate's score; absent where all weigh alike.
+    weights: Option<Vec<f64>>,
 }
 
 /// One candidate.
@@ -43,6 +45,7 @@ impl Stage {
             samples: samples.iter().zip(0..).map(|(sample, index)| (*sample, index)).collect(),
             open: 0,
             measure,
+            weights: None,
         };
         for rescale in rescales {
             let id = rescale.id();
@@ -56,6 +59,11 @@ impl Stage {
             stage.open += u64::from(missing);
         }
         stage
+    }
+
+    /// The same with a weight for each sample, in their order.
+    pub fn weighted(self, weights: Option<Vec<f64>>) -> Self {
+        Self { weights, ..self }
     }
 
     /// What is wanted of each unit.
@@ -128,12 +136,29 @@ impl Stage {
 
     /// The scores of all candidates, in slot order.
     pub fn scores(&self) -> Vec<Score> {
-        self.slots.iter().map(Slot::score).collect()
+        self.slots.iter().map(|slot| self.score(slot)).collect()
     }
 
     /// The slopes of all candidates, in slot order; absent where they are not wanted or the candidate failed.
     pub fn slopes(&self) -> Vec<Option<Slope>> {
-        self.slots.iter().map(Slot::slope).collect()
+        self.slots.iter().map(|slot| slot.slope(self.weights.as_deref())).collect()
+    }
+
+    /// The score of a candidate: the perplexity over all samples of the stage by their weights, once all are there.
+    fn score(&self, slot: &Slot) -> Score {
+        let losses: Option<Vec<Loss>> = slot.losses.iter().copied().collect();
+        match (losses, &self.weights) {
+            (Some(losses), None) if slot.failure.is_none() => Score::new(perplexity(&losses)),
+            (Some(losses), Some(weights)) if slot.failure.is_none() => {
+                Score::new(weighted_perplexity(&losses, weights))
+            }
+            _ => Score::FAILED,
+        }
+    }
+
+    /// The score of a candidate whose evaluation is over.
+    pub fn settled_score(&self, slot: &Slot) -> Option<Score> {
+        slot.is_settled().then(|| self.score(slot))
     }
 
     /// A reason for which a candidate failed, where one did.
@@ -149,25 +174,19 @@ impl Slot {
         self.missing == 0 || self.failure.is_some()
     }
 
-    /// The perplexity over all samples of the stage, once all are there.
-    fn score(&self) -> Score {
-        let losses: Option<Vec<Loss>> = self.losses.iter().copied().collect();
-        match losses {
-            Some(losses) if self.failure.is_none() => Score::new(perplexity(&losses)),
-            _ => Score::FAILED,
-        }
-    }
-
-    /// The derivatives of the logarithm of [`Self::score`]: the mean over samples of the per-sample mean loss.
-    fn slope(&self) -> Option<Slope> {
+    /// The derivatives of the logarithm of the score: the mean over samples of the per-sample mean loss.
+    fn slope(&self, weights: Option<&[f64]>) -> Option<Slope> {
         if self.failure.is_some() || self.slopes.is_empty() {
             return None;
         }
         let pairs = self.rescale.factors.len();
         let mut mean = Slope { log_factors: vec![0.0; pairs], log_attention_factor: 0.0 };
-        for (loss, slope) in self.losses.iter().zip(&self.slopes) {
+        for (place, (loss, slope)) in self.losses.iter().zip(&self.slopes).enumerate() {
             let (loss, slope) = ((*loss)?, slope.as_ref()?);
-            let weight = 1.0 / (loss.tokens as f64 * self.losses.len() as f64);
+            let weight = match weights {
+                None => 1.0 / (loss.tokens as f64 * self.losses.len() as f64),
+                Some(weights) => weights.get(place)? / loss.tokens as f64,
+            };
             for (sum, by) in mean.log_factors.iter_mut().zip(&slope.log_factors) {
                 *sum += weight * by;
             }
@@ -176,21 +195,10 @@ impl Slot {
         Some(mean)
     }
 
-    /// The score of a candidate whose evaluation is over.
-    pub fn settled_score(&self) -> Option<Score> {
-        self.is_settled().then(|| self.score())
+    /// The losses in the order of the stage's samples.
+    pub fn losses(&self) -> &[Option<Loss>] {
+        &self.losses
     }
-
-    /// The perplexity over the first `count` samples of the stage, or those after them; NaN where one is missing.
-    pub fn perplexities(&self, count: usize) -> (f64, f64) {
-        let (search, held_out) = self.losses.split_at(count.min(self.losses.len()));
-        (perplexity_of(search), perplexity_of(held_out))
-    }
-}
-
-fn perplexity_of(losses: &[Option<Loss>]) -> f64 {
-    let losses: Option<Vec<Loss>> = losses.iter().copied().collect();
-    losses.map_or(f64::NAN, |losses| perplexity(&losses))
 }
 
 #[cfg(test)]
@@ -200,6 +208,24 @@ mod tests {
     fn stage() -> Stage {
         let rescale = |factor| Rescale::with_factors(vec![factor]);
         Stage::new([1.0, 2.0, 1.0].map(rescale), &[SampleId::from([1; 32]), SampleId::from([2; 32])], Measure::Loss)
+    }
+
+    #[test]
+    fn slopes_are_weighed_as_losses_are() {
+        let mut stage = Stage::new(
+            [Rescale::with_factors(vec![1.0])],
+            &[SampleId::from([1; 32]), SampleId::from([2; 32])],
+            Measure::Gradient,
+        )
+        .weighted(Some(vec![0.25, 0.75]));
+        for (sample, tokens, by) in [(0, 10, 5.0), (1, 2, 8.0)] {
+            let slope = LossSlope { log_factors: vec![by], log_attention_factor: -by };
+            let loss = Loss { nll_sum: tokens as f64, tokens };
+            assert!(stage.complete(UnitKey { slot: 0, sample }, loss, Some(slope)));
+        }
+        // 5 nats over 10 tokens at a quarter, 8 over 2 at three quarters.
+        let slope = stage.slopes().remove(0).unwrap();
+        assert_eq!((slope.log_factors, slope.log_attention_factor), (vec![3.125], -3.125));
     }
 
     #[test]

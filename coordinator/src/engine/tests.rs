@@ -2,5 +2,6 @@
 
 mod disturbances;
 mod life;
+mod objective;
 mod rig;
 mod threads;

@@ -12,6 +12,8 @@ pub const SEARCHED: &str = "searched";
 /// Perplexities of the searched factors and of what they are compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
+    /// What was minimised, by the name that the factor file gives it.
+    pub kind: String,
     /// Tokens of each sample, where known.
     pub length: Option<u32>,
     /// Samples the search saw.
@@ -33,6 +35,8 @@ pub struct Row {
     pub search: Option<f64>,
     /// Perplexity on samples it never saw; absent when there were none.
     pub held_out: Option<f64>,
+    /// Perplexity of held-out documents, where something else was minimised.
+    pub held_out_text: Option<f64>,
 }
 
 // === impl Comparison ===
@@ -53,8 +57,9 @@ impl Comparison {
             attention_factor: file.attention_factor,
             search: finite(objective.value),
             held_out: objective.held_out.and_then(finite),
+            held_out_text: objective.held_out_text.and_then(finite),
         });
-        Some(Self { length: file.target_length, search_samples: objective.samples, rows })
+        Some(Self { kind: objective.kind.clone(), length: file.target_length, search_samples: objective.samples, rows })
     }
 
     /// The best row: by held-out perplexity where every usable row has one, else by that of the search.
@@ -69,6 +74,15 @@ impl Comparison {
         let others = self.rows.iter().filter(|row| ![SEARCHED, WITHOUT_START_TOKENS].contains(&row.factors.as_str()));
         let best = others.filter(|row| self.value(row).is_some()).min_by(|a, b| self.order(a, b))?;
         Some((1.0 - searched / self.value(best)?, best))
+    }
+
+    /// What the numbers of the table are.
+    pub fn measure(&self) -> &str {
+        match self.kind.split(':').next().unwrap_or_default() {
+            "needle" => "Perplexity of hidden numbers",
+            "mixture" => "Perplexity of text and hidden numbers together",
+            _ => "Perplexity",
+        }
     }
 
     fn judged_by_held_out(&self) -> bool {
@@ -89,7 +103,9 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let has_held_out = self.rows.iter().any(|row| row.held_out.is_some());
-        let mut table = vec![["", "factors", "start tokens", "attention", "search", "held-out"].map(str::to_owned)];
+        let has_text = self.rows.iter().any(|row| row.held_out_text.is_some());
+        let header = ["", "factors", "start tokens", "attention", "search", "held-out", "held-out text"];
+        let mut table = vec![header.map(str::to_owned)];
         let best = self.best().map(|best| best.factors.as_str());
         for row in &self.rows {
             table.push([
@@ -99,13 +115,18 @@ impl fmt::Display for Comparison {
                 format!("{:.4}", row.attention_factor),
                 perplexity(row.search),
                 perplexity(row.held_out),
+                perplexity(row.held_out_text),
             ]);
         }
         match self.length {
-            Some(length) => writeln!(f, "Perplexity at {} tokens, lower is better", thousands(length))?,
-            None => writeln!(f, "Perplexity, lower is better")?,
+            Some(length) => writeln!(f, "{} at {} tokens, lower is better", self.measure(), thousands(length))?,
+            None => writeln!(f, "{}, lower is better", self.measure())?,
         }
-        let columns = if has_held_out { 6 } else { 5 };
+        let columns = match (has_held_out, has_text) {
+            (_, true) => 7,
+            (true, false) => 6,
+            (false, false) => 5,
+        };
         let width = |column: usize| table.iter().map(|row| row[column].len()).max().unwrap_or(0);
         for (at, row) in table.iter().enumerate() {
             let cells: Vec<String> = (0..columns)
@@ -140,6 +161,7 @@ impl Row {
             attention_factor: measured.attention_factor,
             search: finite(measured.value),
             held_out: measured.held_out.and_then(finite),
+            held_out_text: measured.held_out_text.and_then(finite),
         }
     }
 }
@@ -181,8 +203,14 @@ mod tests {
         let mut file =
             FactorFile::from_rescale(Rescale { factors: vec![1.0], start_tokens: 4, attention_factor: 1.1726 });
         file.target_length = Some(2048);
-        file.objective = Some(Objective { kind: "perplexity".into(), value: 14.5, samples: 5, held_out: Some(15.25) });
-        let measured = |value, held_out| Measured { value, held_out, attention_factor: 1.0 };
+        file.objective = Some(Objective {
+            kind: "perplexity".into(),
+            value: 14.5,
+            samples: 5,
+            held_out: Some(15.25),
+            held_out_text: None,
+        });
+        let measured = |value, held_out| Measured { value, held_out, attention_factor: 1.0, held_out_text: None };
         for (name, value, held_out) in [
             ("yarn-factors", 20.1, Some(21.0)),
             ("yarn", 16.25, Some(16.5)),
@@ -211,6 +239,18 @@ Perplexity at 2,048 tokens, lower is better
 * best on held-out samples; searched is 7.6 % below the best other (yarn)
 ";
         assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn text_stands_beside_what_was_minimised() {
+        let mut file = file();
+        let objective = file.objective.as_mut().unwrap();
+        (objective.kind, objective.held_out_text) = ("needle".into(), Some(20.5));
+        let text = Comparison::of_factor_file(&file).unwrap().to_string();
+        assert!(text.starts_with("Perplexity of hidden numbers at 2,048 tokens"), "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].ends_with("held-out  held-out text") && lines[8].ends_with("15.250         20.500"), "{text}");
+        assert!(lines[3].ends_with("74.900              -"), "{text}");
     }
 
     #[test]

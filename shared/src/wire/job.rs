@@ -4,7 +4,7 @@ use super::field::{InvalidField, at_most, digest, digests, invalid, line, presen
 use super::{FieldProblem, pb};
 use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
-use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, StrategyKind};
+use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, StrategyKind};
 use crate::rope::Rescale;
 
 /// Most factors of a rescale: half the largest head dimension of any configuration.
@@ -95,6 +95,10 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
             patience: message.patience,
             max_evaluations: message.max_evaluations,
             time_budget_seconds: message.time_budget_seconds,
+            objective: match message.objective.as_str() {
+                "" => SearchObjective::Perplexity,
+                text => text.parse().map_err(value("search.objective"))?,
+            },
         })
     }
 }
@@ -117,6 +121,7 @@ impl From<&SearchOptions> for pb::SearchOptions {
             patience: search.patience,
             max_evaluations: search.max_evaluations,
             time_budget_seconds: search.time_budget_seconds,
+            objective: search.objective.to_string(),
         }
     }
 }

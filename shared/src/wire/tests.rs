@@ -5,7 +5,7 @@ use crate::attention_factor::AttentionFactorPolicy;
 use crate::event::{Event, JobEvent};
 use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
-use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, StrategyKind};
+use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, StrategyKind};
 use crate::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use crate::rope::Rescale;
 use crate::sample::SampleId;
@@ -39,6 +39,14 @@ prop_compose! {
     }
 }
 
+fn objective() -> impl Strategy<Value = SearchObjective> {
+    prop_oneof![
+        Just(SearchObjective::Perplexity),
+        Just(SearchObjective::Needle),
+        (0.001f64..0.999).prop_map(|needle_share| SearchObjective::Mixture { needle_share }),
+    ]
+}
+
 prop_compose! {
     fn search()(
         seed in any::<u64>(),
@@ -50,6 +58,7 @@ prop_compose! {
         init in vec(rescale(), 0..3),
         patience in option::of(any::<u32>()),
         limits in option::of((any::<u64>(), any::<u64>())),
+        objective in objective(),
     ) -> SearchOptions {
         SearchOptions {
             strategy: StrategyKind::LongRope,
@@ -63,6 +72,7 @@ prop_compose! {
             patience,
             max_evaluations: limits.map(|(evaluations, _)| evaluations),
             time_budget_seconds: limits.map(|(_, seconds)| seconds),
+            objective,
         }
     }
 }
