@@ -18,5 +18,6 @@ pub mod rope;
 pub mod sample;
 pub mod space;
 pub mod status;
+pub mod training;
 pub mod wire;
 pub mod work;

@@ -7,12 +7,14 @@
     python tests/golden/generate_gradients.py --only phi3-partial    some cases (repeatable)
 
 For each of CASES: gradient.json, the loss of the case's tokens under rescale factors and its derivatives by the
-logarithms of these factors and of the attention factor. All arithmetic is float64, transformers' own float32 steps
-(norms, softmax) included, and every derivative is checked against differences of the loss. README.md beside the output
-documents the files.
+logarithms of these factors and of the attention factor; weight_gradient.json, the loss of the tokens from one position
+on and what identifies its gradient by each tensor of the model. For each of TRAINED: training.json, a few steps of
+torch.optim.AdamW. All arithmetic is float64, transformers' own float32 steps (norms, softmax) included, and the
+derivatives by factors are checked against differences of the loss. README.md beside the output documents the files.
 """
 import argparse
 import json
+import math
 import sys
 
 import torch
@@ -20,7 +22,10 @@ import transformers
 
 import generate
 
-CASES = ["llama", "llama-mlp-attn-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "phi3", "phi3-partial"]
+CASES = ["llama", "llama-tied", "llama-mlp-attn-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "phi3",
+         "phi3-partial"]
+TRAINED = ["llama", "qwen2"]
+COUNTED_FROM = 11
 EVALUATION = "rescaled-start4-attention"  # of golden.json
 STEP = 1e-5
 
@@ -48,12 +53,12 @@ def load_float64(name):
     return model
 
 
-def loss(model, ids, evaluation, log_factors, log_attention_factor):
+def loss(model, ids, evaluation, log_factors, log_attention_factor, counted_from=1):
     theta, dim = generate.rotary_geometry(model.config)
     model.model.rotary_emb = Differentiable(theta, dim, log_factors, log_attention_factor, evaluation["start_tokens"])
     logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
     assert logits.dtype == torch.float64
-    return torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum")
+    return torch.nn.functional.cross_entropy(logits[counted_from - 1:], ids[counted_from:], reduction="sum")
 
 
 def check_differences(of, point, gradient):
@@ -90,6 +95,75 @@ def generate_case(name):
     print(f"{name:20} nll_sum {nll_sum.item():.9f}  norm {gradient.norm().item():.6f}")
 
 
+def describe(tensor):
+    """Length, and products with two fixed directions: what tells a tensor of any size from others."""
+    flat = tensor.flatten()
+    index = torch.arange(len(flat))
+    directions = [(index * prime % 1013 - 506).double() / 506 for prime in (7919, 6007)]
+    return [flat.norm().item()] + [(flat * direction).sum().item() for direction in directions]
+
+
+def weight_gradients(name):
+    """Of the loss from COUNTED_FROM on, by every tensor of the model."""
+    directory = generate.OUT / name
+    golden = json.loads((directory / "golden.json").read_text())
+    evaluation = next(e for e in golden["evaluations"] if e["name"] == EVALUATION)
+    model, ids = load_float64(name), torch.tensor(golden["tokens"][:evaluation["length"]])
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    point = torch.tensor(evaluation["rescale_factors"] + [evaluation["attention_factor"]], dtype=torch.float64).log()
+    nll_sum = loss(model, ids, evaluation, point[:-1], point[-1], COUNTED_FROM)
+    nll_sum.backward()
+    gradients = {n: describe(p.grad) for n, p in model.named_parameters()}
+    kept = {k: evaluation[k] for k in ("length", "rescale_factors", "start_tokens", "attention_factor")}
+    generate.write_json(directory / "weight_gradient.json", dict(
+        generate.versions(), **kept, counted_from=COUNTED_FROM, nll_sum=nll_sum.item(), gradients=gradients))
+
+
+def train(name):
+    """Six steps of two sequences each: one under the factors, and two short documents under the original RoPE."""
+    directory = generate.OUT / name
+    golden = json.loads((directory / "golden.json").read_text())
+    evaluation = next(e for e in golden["evaluations"] if e["name"] == EVALUATION)
+    kept = {k: evaluation[k] for k in ("rescale_factors", "start_tokens", "attention_factor")}
+    model, ids = load_float64(name), torch.tensor(golden["tokens"])
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    rate, warmup, steps, decay, clip, final = 3e-3, 2, 6, 0.1, 1.0, 0.1
+    optimizer = torch.optim.AdamW([
+        dict(params=[p for p in parameters if p.ndim > 1], weight_decay=decay),
+        dict(params=[p for p in parameters if p.ndim == 1], weight_decay=0.0)], lr=rate, betas=(0.9, 0.95), eps=1e-8)
+    zeros = torch.zeros(len(kept["rescale_factors"]), dtype=torch.float64)
+    factors = torch.tensor(kept["rescale_factors"], dtype=torch.float64).log()
+    attention = torch.tensor(kept["attention_factor"], dtype=torch.float64).log()
+    losses, norms = [], []
+    for step in range(steps):
+        if step < warmup:
+            share = (step + 1) / warmup
+        else:
+            done = (step - warmup) / (steps - warmup)
+            share = final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = rate * share
+        optimizer.zero_grad()
+        # The slices differ from step to step.
+        long, short = ids[step:step + 100], ids[100 - step:140 - step]
+        plain = dict(evaluation, start_tokens=0)
+        parts = [loss(model, long, evaluation, factors, attention, COUNTED_FROM) / (len(long) - COUNTED_FROM),
+                 sum(loss(model, part, plain, zeros, zeros[0]) for part in (short[:25], short[25:])) / 38]
+        mean = sum(parts) / 2
+        mean.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters, clip).item())
+        losses.append(mean.item())
+        optimizer.step()
+    weights = {n: describe(p.detach()) for n, p in model.named_parameters()}
+    generate.write_json(directory / "training.json", dict(
+        generate.versions(), **kept, counted_from=COUNTED_FROM, learning_rate=rate, warmup_steps=warmup, steps=steps,
+        weight_decay=decay, clip_norm=clip, final_share=final, losses=losses, norms=norms, weights=weights))
+    print(f"{name:20} losses {losses[0]:.6f} to {losses[-1]:.6f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=CASES, help="just this case (repeatable)")
@@ -99,6 +173,9 @@ def main():
     transformers.logging.disable_progress_bar()
     for name in args.only or CASES:
         generate_case(name)
+        weight_gradients(name)
+        if name in TRAINED:
+            train(name)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 //! [`model`] reads a Hugging Face checkpoint into one decoder, [`evaluator`] runs documents through it: layer by
 //! layer and in chunks, so that the keys and values of a single layer and the logits of a single chunk are all that
 //! ever exists at a time. The arithmetic is exact f32 on the CPU (kernels of this crate, chosen at run time for the
-//! machine) and candle's on a GPU. [`gradient`] carries a document's loss back to the candidate's numbers.
+//! machine) and candle's on a GPU. [`gradient`] carries a document's loss back to the candidate's numbers, [`train`] to
+//! the weights.
 //!
 //! ```no_run
 //! use ropewalk_worker::{cancel::CancelFlag, device::Dtype, evaluator::{Evaluator, EvaluatorOptions}, model::Model};
@@ -30,4 +31,5 @@ mod ops;
 pub mod perplexity;
 pub mod rope_table;
 pub mod simd;
+pub mod train;
 pub mod work_loop;

@@ -1,6 +1,7 @@
 //! The loss, and its gradient with respect to the hidden states that go into the final norm.
 
 use super::steps::{Step, Steps, Stop};
+use super::weights::WeightGradients;
 use crate::cost::VOCABULARY_BLOCK;
 use crate::model::Model;
 use crate::ops::Kernels;
@@ -11,25 +12,46 @@ use crate::ops::rms_norm::backward::rms_norm_backward;
 use crate::ops::rms_norm::rms_norm;
 use candle_core::{DType, Result, Tensor};
 
+/// What is to be predicted.
+#[derive(Clone, Copy)]
+pub(super) struct Targets<'a> {
+    /// What follows the first tokens.
+    pub tokens: &'a [u32],
+    /// The first row whose target counts.
+    pub first_row: usize,
+    /// What gradients are multiplied by.
+    pub scale: f64,
+}
+
+impl<'a> Targets<'a> {
+    /// Of a document whose tokens count from a position on; there is one that does.
+    pub fn of(tokens: &'a [u32], counted_from: usize, scale: f64) -> Self {
+        Self { tokens: &tokens[1..], first_row: counted_from.max(1) - 1, scale }
+    }
+}
+
 /// Room for the logits of all of the vocabulary for some of the rows of a chunk.
 struct Head<'m> {
     model: &'m Model,
+    scale: f64,
+    weights: Option<&'m WeightGradients>,
     normed: Tensor,
     logits: Tensor,
 }
 
 /// Replaces hidden states, `(tokens, hidden)` in chunks, by their gradients, and returns the sum of the negative
-/// log-likelihoods of `targets`, which follow the first tokens, from row `first_row` on. Logits of `rows` tokens are held
-/// at a time.
+/// log-likelihoods of the targets. Logits of `rows` tokens are held at a time. Gradients of weights are added to `weights`.
 pub(super) fn run(
     model: &Model,
     chunks: &mut [Tensor],
-    (mut targets, mut first_row): (&[u32], usize),
+    wanted: Targets<'_>,
     rows: usize,
+    weights: Option<&WeightGradients>,
     steps: &mut Steps<'_>,
 ) -> std::result::Result<f64, Stop> {
     let rows = rows.min(chunks.first().map_or(Ok(1), |chunk| chunk.dim(0))?);
-    let head = Head::new(model, rows)?;
+    let head = Head::new(model, rows, wanted.scale, weights)?;
+    let (mut targets, mut first_row) = (wanted.tokens, wanted.first_row);
     let mut nll_sum = 0.0;
     for chunk in chunks {
         steps.next(Step::Head)?;
@@ -50,9 +72,9 @@ pub(super) fn run(
 }
 
 impl<'m> Head<'m> {
-    fn new(model: &'m Model, rows: usize) -> Result<Self> {
+    fn new(model: &'m Model, rows: usize, scale: f64, weights: Option<&'m WeightGradients>) -> Result<Self> {
         let buffer = |width: usize| Tensor::zeros((rows, width), DType::F32, model.device());
-        Ok(Self { model, normed: buffer(model.spec().hidden)?, logits: buffer(model.spec().vocab)? })
+        Ok(Self { model, scale, weights, normed: buffer(model.spec().hidden)?, logits: buffer(model.spec().vocab)? })
     }
 
     /// Writes the gradient with respect to `x`, `(rows, hidden)`, to `grad`, and returns the loss.
@@ -68,8 +90,12 @@ impl<'m> Head<'m> {
             let (weight, logits) = (parameters.head.narrow(0, first, width)?, logits.narrow(1, first, width)?);
             loss.add(Kernels::Cpu, &product(Kernels::Cpu, &normed, &weight, Some(logits))?, first)?;
         }
-        loss.backward(&logits, 0)?;
+        loss.backward(&logits, 0, self.scale)?;
         product_backward(&logits, &parameters.head, grad)?;
+        if let Some(weights) = self.weights {
+            weights.product(&parameters.head, &logits, &normed)?;
+            weights.norm(&parameters.norm, spec.norm_eps, grad, x)?;
+        }
         rms_norm_backward(grad, x, &parameters.norm, spec.norm_eps)?;
         Ok(loss.finish())
     }

@@ -4,6 +4,7 @@ use super::candidate::CandidateGradient;
 use super::forward::{Attended, Kept};
 use super::projected::Projected;
 use super::steps::{Step, Steps, Stop};
+use super::weights::WeightGradients;
 use crate::attention::cpu::attention_with_log_sums;
 use crate::attention::cpu::backward::{Saved, Wanted, attention_backward, dot_heads};
 use crate::cancel::CancelFlag;
@@ -15,14 +16,21 @@ use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotate::backward::Turning;
 use crate::ops::rotate::rotate;
 use crate::ops::silu_mul::backward::silu_mul_backward;
+use crate::ops::silu_mul::silu_mul_to;
 use crate::rope_table::{RopeTable, Rotation};
 use candle_core::{DType, Result, Tensor};
 use std::borrow::Cow;
 
-/// Carries the gradient through layers, the last of them first, and collects the candidate's on the way.
-///
-/// The gradients of weights would be collected in the same places: wherever a projection or norm is taken backwards,
-/// what went into it is at hand beside the gradient of what came out.
+/// What is collected on the way.
+pub(super) struct Sinks<'a> {
+    /// Derivatives of the candidate's numbers.
+    pub candidate: Option<&'a mut CandidateGradient>,
+    /// Derivatives of weights: wherever a projection or norm is taken backwards, what went into it is at hand beside the
+    /// gradient of what came out.
+    pub weights: Option<&'a WeightGradients>,
+}
+
+/// Carries the gradient through layers, the last of them first.
 pub(super) struct LayerBackward<'m> {
     model: &'m Model,
     chunk: usize,
@@ -75,34 +83,37 @@ impl<'m> LayerBackward<'m> {
         })
     }
 
-    /// Carries the gradient from behind layer `index` to before it. Of the first layer only what the candidate has a
-    /// part in is computed: nothing before its rotation depends on it.
+    /// Carries the gradient from behind layer `index` to before it. Of the first layer, where weights are not asked for,
+    /// only what the candidate has a part in is computed: nothing before its rotation depends on it.
     pub fn run(
         &mut self,
         index: usize,
         kept: Kept,
         table: &mut RopeTable,
-        candidate: &mut CandidateGradient,
+        sinks: &mut Sinks<'_>,
         steps: &mut Steps<'_>,
     ) -> std::result::Result<(), Stop> {
-        let (layer, first) = (&self.model.parameters().layers[index], index == 0);
+        let layer = &self.model.parameters().layers[index];
+        let (weights, ends) = (sinks.weights, index == 0 && sinks.weights.is_none());
         self.cache.clear();
         for (chunk, x) in kept.inputs.iter().enumerate() {
             steps.next(Step::FeedForward)?;
             let kept = kept.attended.as_ref().map(|all| &all[chunk]);
             let attended = self.attention_result(layer, x, kept, chunk, &table.rotation(chunk)?)?;
-            self.feed_forward(layer, x, &attended, chunk)?;
+            self.feed_forward(layer, x, &attended, chunk, weights)?;
         }
         steps.next(Step::Attention)?;
-        let wanted = if first { Wanted::KeysOnly } else { Wanted::KeysAndValues };
+        let wanted = if ends { Wanted::KeysOnly } else { Wanted::KeysAndValues };
         self.attention(layer, wanted, steps.cancel())?;
         // Stopped in the middle of it, its gradients are not complete.
         steps.check()?;
         for (chunk, x) in kept.inputs.iter().enumerate() {
             steps.next(Step::Projection)?;
-            self.rotation(chunk, candidate)?;
-            if !first {
-                self.projection(layer, x, chunk, &table.rotation(chunk)?)?;
+            if let Some(candidate) = &mut sinks.candidate {
+                self.rotation(chunk, candidate)?;
+            }
+            if !ends {
+                self.projection(layer, x, chunk, &table.rotation(chunk)?, weights)?;
             }
         }
         Ok(())
@@ -138,7 +149,14 @@ impl<'m> LayerBackward<'m> {
     }
 
     /// The feed-forward block and the attention's projection backwards, after running them again.
-    fn feed_forward(&mut self, layer: &Layer, x: &Tensor, attended: &Tensor, chunk: usize) -> Result<()> {
+    fn feed_forward(
+        &mut self,
+        layer: &Layer,
+        x: &Tensor,
+        attended: &Tensor,
+        chunk: usize,
+        weights: Option<&WeightGradients>,
+    ) -> Result<()> {
         let (spec, rows, first) = (self.model.spec(), x.dim(0)?, chunk * self.chunk);
         let buffer = |buffer: &Tensor| buffer.narrow(0, 0, rows);
         let (normed, gate_up) = (buffer(&self.buffers.normed)?, buffer(&self.buffers.gate_up)?);
@@ -147,15 +165,32 @@ impl<'m> LayerBackward<'m> {
         let gate_up = layer.gate_up.forward(Kernels::Cpu, &normed, Some(gate_up))?;
 
         let (grad_gated, grad_normed) = (buffer(&self.buffers.grad_gated)?, buffer(&self.buffers.grad_normed)?);
+        if let Some(weights) = weights {
+            // In the place of its gradient, which comes next.
+            silu_mul_to(&gate_up, &grad_gated)?;
+            weights.linear(&layer.down, &self.grads[chunk], &grad_gated)?;
+        }
         layer.down.backward(&self.grads[chunk], &grad_gated)?;
         silu_mul_backward(&gate_up, &grad_gated)?;
         layer.gate_up.backward(&gate_up, &grad_normed)?;
+        if let Some(weights) = weights {
+            weights.linear(&layer.gate_up, &gate_up, &normed)?;
+            weights.norm(&layer.mlp_norm, spec.norm_eps, &grad_normed, &x)?;
+        }
         rms_norm_backward(&grad_normed, &x, &layer.mlp_norm, spec.norm_eps)?;
         add(&self.grads[chunk], &grad_normed)?;
 
         let grad_attended = self.grad_projected.rows(first, rows)?.queries()?;
         layer.output.backward(&self.grads[chunk], &grad_attended)?;
+        if let Some(weights) = weights {
+            weights.linear(&layer.output, &self.grads[chunk], attended)?;
+        }
         dot_heads(&layer.attention_shape(spec), attended, &grad_attended, &mut self.sums.dots, first)
+    }
+
+    /// The gradients with respect to the hidden states before the layer that was run last, in chunks.
+    pub fn into_grads(self) -> Vec<Tensor> {
+        self.grads
     }
 
     /// The attention of all chunks backwards.
@@ -184,23 +219,42 @@ impl<'m> LayerBackward<'m> {
     }
 
     /// Rotation, projection and first norm of a chunk backwards.
-    fn projection(&mut self, layer: &Layer, x: &Tensor, chunk: usize, (cos, sin): &Rotation) -> Result<()> {
+    fn projection(
+        &mut self,
+        layer: &Layer,
+        x: &Tensor,
+        chunk: usize,
+        (cos, sin): &Rotation,
+        weights: Option<&WeightGradients>,
+    ) -> Result<()> {
         let (spec, first, rows) = (self.model.spec(), chunk * self.chunk, x.dim(0)?);
         let grad = self.grad_projected.rows(first, rows)?;
         let back = (cos, &sin.neg()?);
         rotate(Kernels::Cpu, grad.queries()?, spec.head_dim, back, None)?;
         rotate(Kernels::Cpu, grad.keys()?, spec.head_dim, back, None)?;
 
-        if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
+        let head_norms = layer.query_norm.as_ref().zip(layer.key_norm.as_ref());
+        let normed = self.buffers.normed.narrow(0, 0, rows)?;
+        if weights.is_some() || head_norms.is_some() {
+            rms_norm(Kernels::Cpu, x, &layer.input_norm, spec.norm_eps, Some(normed.clone()))?;
+        }
+        if let Some((query_norm, key_norm)) = head_norms {
             // What went into these norms was overwritten by what came out.
-            let (raw, normed) = (self.projected.rows(first, rows)?, self.buffers.normed.narrow(0, 0, rows)?);
-            let normed = rms_norm(Kernels::Cpu, x, &layer.input_norm, spec.norm_eps, Some(normed))?;
+            let raw = self.projected.rows(first, rows)?;
             layer.qkv.forward(Kernels::Cpu, &normed, Some(raw.all().clone()))?;
+            if let Some(weights) = weights {
+                weights.norm(&query_norm.weight, query_norm.eps, &grad.queries()?, &raw.queries()?)?;
+                weights.norm(&key_norm.weight, key_norm.eps, &grad.keys()?, &raw.keys()?)?;
+            }
             rms_norm_backward(&grad.queries()?, &raw.queries()?, &query_norm.weight, query_norm.eps)?;
             rms_norm_backward(&grad.keys()?, &raw.keys()?, &key_norm.weight, key_norm.eps)?;
         }
         let grad_normed = self.buffers.grad_normed.narrow(0, 0, rows)?;
         layer.qkv.backward(grad.all(), &grad_normed)?;
+        if let Some(weights) = weights {
+            weights.linear(&layer.qkv, grad.all(), &normed)?;
+            weights.norm(&layer.input_norm, spec.norm_eps, &grad_normed, x)?;
+        }
         rms_norm_backward(&grad_normed, x, &layer.input_norm, spec.norm_eps)?;
         add(&self.grads[chunk], &grad_normed)
     }

@@ -14,6 +14,9 @@
 //! keys, values and their gradients exist, of one chunk its feed-forward block, of a part of a chunk the logits; no
 //! matrix of scores ever does. Arithmetic is f32, long sums are f64, and the result is the same to the last bit whatever
 //! the number of threads.
+//!
+//! The gradients of all weights come out of the same way back, for three products where an evaluation has one; see
+//! [`crate::train`].
 
 mod bytes;
 mod candidate;
@@ -22,8 +25,10 @@ mod head;
 mod layer;
 mod projected;
 mod steps;
+mod weights;
 
 pub use bytes::{bytes, max_tokens};
+pub(crate) use weights::WeightGradients;
 
 use crate::cancel::CancelFlag;
 use crate::model::{Model, Pass};
@@ -32,7 +37,8 @@ use crate::perplexity::{self, EvalError, Loss};
 use crate::rope_table::RopeTable;
 use bytes::Limits;
 use candidate::CandidateGradient;
-use layer::LayerBackward;
+use head::Targets;
+use layer::{LayerBackward, Sinks};
 use ropewalk_shared::rope::{AngleRule, Rescale};
 use steps::{Steps, Stop};
 
@@ -64,23 +70,23 @@ pub fn evaluate(
     cancel: &CancelFlag,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Gradient, EvalError> {
-    perplexity::check(model, tokens)?;
-    if counted_from >= tokens.len() {
-        return Err(EvalError::NothingCounted { counted_from, tokens: tokens.len() });
-    }
+    check(model, tokens, counted_from)?;
     let rule = AngleRule::new(&model.description().geometry, rescale)?;
-    if model.kernels() != Kernels::Cpu {
-        return Err(EvalError::NoGradient);
-    }
     let chunk = chunk_tokens.clamp(1, tokens.len());
     let steps = Steps::new(model.spec().layers(), tokens.len().div_ceil(chunk), cancel, progress);
     let candidate = CandidateGradient::new(rule, rescale.start_tokens);
     let limits = Limits::of(model.spec(), tokens.len());
     let made = differentiate(model, candidate, (tokens, counted_from), chunk, limits, steps);
-    made.map_err(|stop| match stop {
-        Stop::Cancelled => EvalError::Cancelled,
-        Stop::Device(error) => EvalError::device(error, tokens.len()),
-    })
+    made.map_err(|stop| stop.error(tokens.len()))
+}
+
+/// Checks that there is a loss, and that this model's has a gradient.
+fn check(model: &Model, tokens: &[u32], counted_from: usize) -> Result<(), EvalError> {
+    perplexity::check(model, tokens)?;
+    if counted_from >= tokens.len() {
+        return Err(EvalError::NothingCounted { counted_from, tokens: tokens.len() });
+    }
+    if model.kernels() == Kernels::Cpu { Ok(()) } else { Err(EvalError::NoGradient) }
 }
 
 fn differentiate(
@@ -91,25 +97,78 @@ fn differentiate(
     limits: Limits,
     mut steps: Steps<'_>,
 ) -> Result<Gradient, Stop> {
-    let mut table = RopeTable::new(candidate.rule().clone(), tokens.len(), chunk, model.device());
+    let rule = candidate.rule().clone();
+    let sinks = Sinks { candidate: Some(&mut candidate), weights: None };
+    let targets = Targets::of(tokens, counted_from, 1.0);
+    let loss = carry(model, rule, (tokens, targets), (chunk, limits), sinks, &mut steps)?;
+    steps.finish();
+    let (log_factors, log_attention_factor) = candidate.finish();
+    Ok(Gradient { loss, log_factors, log_attention_factor })
+}
+
+/// A document whose loss weights are to be moved by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lesson<'a> {
+    pub tokens: &'a [u32],
+    /// The loss is that of the tokens from this position on; 0 and 1 both mean all that have one before them.
+    pub counted_from: usize,
+    /// What its gradient is multiplied by.
+    pub scale: f64,
+}
+
+/// Adds to `weights` the gradient of `scale` times the loss of a document, `chunk_tokens` at a time, on the current thread
+/// pool, and returns the loss. The model is on the CPU.
+///
+/// # Errors
+/// As [`evaluate`]; and [`EvalError::NothingCounted`]. What was added until then stays.
+pub(crate) fn of_weights(
+    model: &Model,
+    rule: &AngleRule,
+    lesson: Lesson<'_>,
+    chunk_tokens: usize,
+    weights: &WeightGradients,
+    cancel: &CancelFlag,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Loss, EvalError> {
+    let Lesson { tokens, counted_from, scale } = lesson;
+    check(model, tokens, counted_from)?;
+    let chunk = chunk_tokens.clamp(1, tokens.len());
+    let mut steps = Steps::new(model.spec().layers(), tokens.len().div_ceil(chunk), cancel, progress);
+    let limits = Limits::of(model.spec(), tokens.len());
+    let targets = Targets::of(tokens, counted_from, scale);
+    let sinks = Sinks { candidate: None, weights: Some(weights) };
+    let loss = carry(model, rule.clone(), (tokens, targets), (chunk, limits), sinks, &mut steps);
+    let loss = loss.map_err(|stop| stop.error(tokens.len()))?;
+    steps.finish();
+    Ok(loss)
+}
+
+/// Forwards and backwards.
+fn carry(
+    model: &Model,
+    rule: AngleRule,
+    (tokens, targets): (&[u32], Targets<'_>),
+    (chunk, limits): (usize, Limits),
+    mut sinks: Sinks<'_>,
+    steps: &mut Steps<'_>,
+) -> Result<Loss, Stop> {
+    let mut table = RopeTable::new(rule, tokens.len(), chunk, model.device());
     let mut pass = Pass::new(model, tokens, chunk)?;
-    let mut kept = forward::run(model, &mut pass, &mut table, limits.keep_attended, &mut steps)?;
-    // The row that predicts the first counted token.
-    let first_row = counted_from.max(1) - 1;
-    let nll_sum = head::run(model, &mut pass.chunks, (&tokens[1..], first_row), limits.logit_rows, &mut steps)?;
+    let mut kept = forward::run(model, &mut pass, &mut table, limits.keep_attended, steps)?;
+    let nll_sum = head::run(model, &mut pass.chunks, targets, limits.logit_rows, sinks.weights, steps)?;
 
     // From here on the pass's chunks are gradients with respect to the hidden states that they were.
     let mut backward = LayerBackward::new(model, chunk, pass)?;
     while let Some(inputs) = kept.pop() {
-        backward.run(kept.len(), inputs, &mut table, &mut candidate, &mut steps)?;
+        backward.run(kept.len(), inputs, &mut table, &mut sinks, steps)?;
     }
-    steps.finish();
-    let (log_factors, log_attention_factor) = candidate.finish();
-    Ok(Gradient {
-        loss: Loss { nll_sum, tokens: (tokens.len() - 1 - first_row) as u64 },
-        log_factors,
-        log_attention_factor,
-    })
+    if let Some(weights) = sinks.weights {
+        let embedding = model.parameters().embedding.embeddings();
+        for (grad, ids) in backward.into_grads().iter().zip(tokens.chunks(chunk)) {
+            weights.embedding(embedding, grad, ids)?;
+        }
+    }
+    Ok(Loss { nll_sum, tokens: (targets.tokens.len() - targets.first_row) as u64 })
 }
 
 #[cfg(test)]

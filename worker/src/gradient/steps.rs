@@ -1,6 +1,7 @@
 //! Progress of a gradient, and the places where it can be stopped.
 
 use crate::cancel::CancelFlag;
+use crate::perplexity::EvalError;
 
 /// Parts of the work by chunk, in about equal units: a layer forwards, a layer again and backwards up to its attention,
 /// the attention backwards, the rest.
@@ -13,6 +14,16 @@ const PROJECTION: usize = 1;
 pub(super) enum Stop {
     Cancelled,
     Device(candle_core::Error),
+}
+
+impl Stop {
+    /// The same to the caller, of a document of so many tokens.
+    pub fn error(self, tokens: usize) -> EvalError {
+        match self {
+            Self::Cancelled => EvalError::Cancelled,
+            Self::Device(error) => EvalError::device(error, tokens),
+        }
+    }
 }
 
 /// What is about to begin.

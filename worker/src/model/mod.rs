@@ -13,6 +13,7 @@ pub mod weights;
 pub(crate) use decoder::{KeyValues, Pass};
 pub use error::LoadError;
 pub(crate) use layer::Layer;
+pub(crate) use parameters::Placed;
 
 use crate::device::{DeviceError, Dtype};
 use crate::ops::Kernels;
@@ -54,6 +55,14 @@ impl Model {
         let parameters = Parameters::load(&spec, &files, device, dtype.to_candle())?;
         let kernels = if device.is_cpu() { Kernels::Cpu } else { Kernels::Tensor };
         Ok(Self { description, spec, parameters, device: device.clone(), dtype, kernels })
+    }
+
+    /// What the decoder in a folder looks like, from its config.json alone.
+    ///
+    /// # Errors
+    /// As [`Self::load`], of that file.
+    pub fn read_spec(dir: &Path) -> Result<DecoderSpec, LoadError> {
+        DecoderSpec::from_config_json(&read_config(dir)?)
     }
 
     /// The same model run by candle's own operations, as on a GPU: slow on the CPU, and there to check that path.

@@ -19,25 +19,38 @@ pub(crate) struct Parameters {
     pub norm: Tensor,
     /// Output head, `(vocab, hidden)`; the embedding's tensor when tied.
     pub head: Tensor,
-    elements: usize,
+    placed: Vec<Placed>,
+}
+
+/// One tensor, and the tensors of the files that it was made of, below each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub tensor: Tensor,
+    /// Name, and rows of the tensor (numbers, where it has one dimension).
+    pub parts: Vec<(String, usize)>,
 }
 
 impl Parameters {
     /// Reads the weights that `spec` calls for.
     pub fn load(spec: &DecoderSpec, files: &WeightFiles, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let mut reader = Reader { files, device, dtype, elements: 0 };
+        let mut reader = Reader { files, device, dtype, placed: Vec::new() };
         let vocab = [spec.vocab, spec.hidden];
         let embedding = reader.tensor("model.embed_tokens.weight", &vocab)?;
         let layers = (0..spec.layers()).map(|layer| load_layer(&mut reader, spec, layer)).collect::<Result<_, _>>()?;
         let norm = reader.tensor("model.norm.weight", &[spec.hidden])?;
         let head = if spec.tied { embedding.clone() } else { reader.tensor("lm_head.weight", &vocab)? };
         let embedding = Embedding::from_weights(embedding).map_err(placing("model.embed_tokens.weight"))?;
-        Ok(Self { embedding, layers, norm, head, elements: reader.elements })
+        Ok(Self { embedding, layers, norm, head, placed: reader.placed })
     }
 
     /// Numbers in all weights.
     pub fn elements(&self) -> usize {
-        self.elements
+        self.placed.iter().map(|placed| placed.tensor.elem_count()).sum()
+    }
+
+    /// Every tensor once, in the order in which they were read.
+    pub fn placed(&self) -> &[Placed] {
+        &self.placed
     }
 }
 
@@ -58,7 +71,7 @@ fn load_layer(reader: &mut Reader<'_>, spec: &DecoderSpec, index: usize) -> Resu
         }
         let name = name(&format!("self_attn.{part}_norm.weight"));
         let weight = reader.tensor(&name, &[spec.head_dim])?;
-        HeadNorm::new(weight, spec.norm_eps).map(Some).map_err(placing(&name))
+        Ok(Some(HeadNorm { weight, eps: spec.norm_eps }))
     };
     let (query_norm, key_norm) = (head_norm("q")?, head_norm("k")?);
     let output = [(name("self_attn.o_proj"), spec.hidden)];
@@ -81,7 +94,7 @@ struct Reader<'a> {
     files: &'a WeightFiles,
     device: &'a Device,
     dtype: DType,
-    elements: usize,
+    placed: Vec<Placed>,
 }
 
 impl Reader<'_> {
@@ -106,12 +119,13 @@ impl Reader<'_> {
             let shape: Vec<usize> = std::iter::once(*rows).chain(rest.iter().copied()).collect();
             self.files.read(name, &shape, &mut data)?;
         }
-        self.elements += data.len();
         let rows = parts.iter().map(|(_, rows)| rows).sum();
         let shape: Vec<usize> = std::iter::once(rows).chain(rest.iter().copied()).collect();
         data.shrink_to_fit();
         let place = || Tensor::from_vec(data, shape, &Device::Cpu)?.to_device(self.device)?.to_dtype(self.dtype);
-        place().map_err(placing(&parts[0].0))
+        let tensor = place().map_err(placing(&parts[0].0))?;
+        self.placed.push(Placed { tensor: tensor.clone(), parts: parts.to_vec() });
+        Ok(tensor)
     }
 }
 

@@ -29,6 +29,15 @@ struct WeightFile {
     metadata: Metadata,
 }
 
+/// A tensor as it is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored<'a> {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: &'a [u8],
+}
+
 /// The weight files of a folder in the order of their names: `model.safetensors`, or the shards of its index.
 ///
 /// # Errors
@@ -84,6 +93,11 @@ impl WeightFiles {
         Ok(Self { dir: dir.to_owned(), files })
     }
 
+    /// The files in order, and every tensor of each in the order of the names.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&Path, impl Iterator<Item = Stored<'_>>)> {
+        self.files.iter().map(|file| (file.path.as_path(), file.stored()))
+    }
+
     /// Appends the numbers of a tensor to `out`, which must have this shape.
     ///
     /// # Errors
@@ -123,9 +137,21 @@ impl WeightFile {
         }
     }
 
+    fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
+        let tensors: BTreeMap<String, &TensorInfo> = self.metadata.tensors().into_iter().collect();
+        tensors.into_iter().map(|(name, info)| {
+            let (begin, end) = self.extent(info);
+            Stored { name, dtype: info.dtype, shape: info.shape.clone(), bytes: &self.map[begin..end] }
+        })
+    }
+
+    /// Where a tensor's bytes are; in bounds, since the library has checked the offsets against shape, format and file.
+    fn extent(&self, info: &TensorInfo) -> (usize, usize) {
+        (self.data + info.data_offsets.0, self.data + info.data_offsets.1)
+    }
+
     fn read(&self, tensor: &str, info: &TensorInfo, out: &mut Vec<f32>) -> Result<(), LoadError> {
-        // In bounds: the library has checked the offsets against shape, format and file.
-        let (begin, end) = (self.data + info.data_offsets.0, self.data + info.data_offsets.1);
+        let (begin, end) = self.extent(info);
         let bytes = &self.map[begin..end];
         let (pairs, quads) = (bytes.as_chunks::<2>().0, bytes.as_chunks::<4>().0);
         match info.dtype {

@@ -1,6 +1,7 @@
 //! Projections: `y = x W^T + b`.
 
 pub(crate) mod backward;
+pub(crate) mod weights;
 
 use super::Kernels;
 use super::view::{Rows, RowsMut, contiguous, rows, rows_mut};
@@ -21,6 +22,16 @@ impl Linear {
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         let module = with_tracing::Linear::from_weights(weight.clone(), bias.clone());
         Self { weight, bias, module }
+    }
+
+    /// `(outputs, inputs)`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// `(outputs)`, where there is one.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
     }
 
     /// `count` of the outputs from `first` on, as a projection of their own that shares the weights.

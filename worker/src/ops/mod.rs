@@ -8,6 +8,7 @@
 pub(crate) mod add;
 pub(crate) mod append;
 pub(crate) mod cross_entropy;
+pub(crate) mod embedding;
 pub(crate) mod linear;
 pub(crate) mod rms_norm;
 pub(crate) mod rotate;

@@ -1,6 +1,7 @@
 //! Root-mean-square normalisation: `y = x / sqrt(mean(x^2) + eps) * weight`.
 
 pub(crate) mod backward;
+pub(crate) mod weights;
 
 use super::view::{contiguous, rows, rows_mut};
 use super::{Kernels, rows_per_task};

@@ -11,7 +11,7 @@
 pub(crate) mod backward;
 
 use super::rms_norm::normalise;
-use super::view::{rows, rows_mut};
+use super::view::{cpu_contiguous, rows, rows_mut};
 use super::{Kernels, rows_per_task};
 use crate::simd;
 use candle_core::{CpuStorage, DType, InplaceOp3, Layout, Result, Tensor, bail};
@@ -21,16 +21,7 @@ use rayon::prelude::*;
 #[derive(Clone, Debug)]
 pub(crate) struct HeadNorm {
     pub weight: Tensor,
-    /// The weights again, for the CPU.
-    host: Vec<f32>,
     pub eps: f64,
-}
-
-impl HeadNorm {
-    pub fn new(weight: Tensor, eps: f64) -> Result<Self> {
-        let host = weight.to_dtype(DType::F32)?.to_vec1()?;
-        Ok(Self { weight, host, eps })
-    }
 }
 
 /// Rotates the heads of `x`, `(rows, heads * head_dim)`, by `cos` and `sin`, `(rows, pairs)` in f32.
@@ -99,13 +90,21 @@ impl InplaceOp3 for Rotate<'_> {
             bail!("{pairs} pairs in {} rows do not fit {} rows of {width} by {head_dim}", cos.count, x.count);
         }
         let (arch, task, step) = (simd::best(), rows_per_task(width), cos.stride);
+        let weight = self.norm.map(|norm| norm.weight.storage_and_layout());
+        let norm = match (&weight, self.norm) {
+            (Some((weight, layout)), Some(norm)) => Some((cpu_contiguous(weight, layout)?, norm.eps as f32)),
+            _ => None,
+        };
+        if norm.is_some_and(|(weight, _)| weight.len() != head_dim) {
+            bail!("heads of {head_dim} are normalised by other weights");
+        }
         let angles = cos.data.par_chunks(step * task).zip(sin.data.par_chunks(step * task));
         x.data.par_chunks_mut(stride * task).zip(angles).for_each(|(rows, (cos, sin))| {
             for ((row, cos), sin) in rows.chunks_mut(stride).zip(cos.chunks(step)).zip(sin.chunks(step)) {
                 arch.dispatch(|| {
                     for head in row[..width].chunks_exact_mut(head_dim) {
-                        if let Some(norm) = self.norm {
-                            normalise(head, &norm.host, norm.eps as f32);
+                        if let Some((weight, eps)) = norm {
+                            normalise(head, weight, eps);
                         }
                         turn(head, &cos[..pairs], &sin[..pairs]);
                     }

@@ -2,10 +2,10 @@
 
 pub(crate) mod backward;
 
-use super::view::rows_mut;
+use super::view::{rows, rows_mut};
 use super::{Kernels, rows_per_task};
 use crate::simd::{self, exp};
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -22,6 +22,11 @@ pub(crate) fn silu_mul(kernels: Kernels, gate_up: Tensor) -> Result<Tensor> {
         }
         Kernels::Tensor => gate.contiguous()?.silu()? * gate_up.narrow(1, width, width)?.contiguous()?,
     }
+}
+
+/// The same for f32 on the CPU, written to `out`; gate and up stay as they are.
+pub(crate) fn silu_mul_to(gate_up: &Tensor, out: &Tensor) -> Result<()> {
+    out.inplace_op2(gate_up, &SiluMulTo)
 }
 
 struct SiluMul;
@@ -41,6 +46,32 @@ impl InplaceOp1 for SiluMul {
             for row in task.chunks_mut(stride) {
                 let (gate, up) = row[..width].split_at_mut(width / 2);
                 arch.dispatch(Gate(gate, up));
+            }
+        });
+        Ok(())
+    }
+}
+
+struct SiluMulTo;
+
+impl InplaceOp2 for SiluMulTo {
+    fn name(&self) -> &'static str {
+        "silu-mul-to"
+    }
+
+    fn cpu_fwd(&self, out: &mut CpuStorage, layout: &Layout, gate_up: &CpuStorage, from: &Layout) -> Result<()> {
+        let (out, gate_up) = (rows_mut(out, layout)?, rows(gate_up, from)?);
+        let (width, to, from) = (out.width, out.stride, gate_up.stride);
+        if gate_up.width != 2 * width || gate_up.count != out.count {
+            bail!("gate and up have {} columns together, the result {width}", gate_up.width);
+        }
+        let (arch, task) = (simd::best(), rows_per_task(2 * width));
+        let tasks = out.data.par_chunks_mut(to * task).zip(gate_up.data.par_chunks(from * task));
+        tasks.for_each(|(out, gate_up)| {
+            for (out, row) in out.chunks_mut(to).zip(gate_up.chunks(from)) {
+                let (gate, up) = row[..2 * width].split_at(width);
+                out[..width].copy_from_slice(gate);
+                arch.dispatch(Gate(&mut out[..width], up));
             }
         });
         Ok(())
@@ -101,7 +132,11 @@ mod tests {
         let data: Vec<f32> = (0..6 * 40).map(|i| (i as f32 - 120.0) * 0.1).collect();
         let x = Tensor::from_vec(data, (6, 40), &Device::Cpu).unwrap();
         let candle = silu_mul(Kernels::Tensor, x.clone()).unwrap().to_vec2::<f32>().unwrap();
-        let cpu = silu_mul(Kernels::Cpu, x).unwrap().to_vec2::<f32>().unwrap();
+        let apart = Tensor::full(f32::NAN, (6, 20), &Device::Cpu).unwrap();
+        silu_mul_to(&x, &apart).unwrap();
+        let cpu = silu_mul(Kernels::Cpu, x.clone()).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(apart.to_vec2::<f32>().unwrap(), cpu);
+        assert!(silu_mul_to(&x, &x).is_err() && silu_mul_to(&x, &apart.narrow(0, 0, 5).unwrap()).is_err());
         for (a, b) in cpu.iter().flatten().zip(candle.iter().flatten()) {
             assert!((a - b).abs() < 1e-5);
         }

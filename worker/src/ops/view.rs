@@ -104,6 +104,28 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     }
 }
 
+/// All numbers of a contiguous tensor that is not an operand of candle's call.
+///
+/// # Errors
+/// As [`contiguous`], and when it is not on the CPU.
+pub(crate) fn cpu_contiguous<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => contiguous(storage, layout),
+        _ => bail!("a tensor on the CPU is needed here"),
+    }
+}
+
+/// All numbers of a contiguous tensor, to be written.
+///
+/// # Errors
+/// As [`contiguous`].
+pub(crate) fn contiguous_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (layout.contiguous_offsets(), storage) {
+        (Some((begin, end)), CpuStorage::F32(data)) => Ok(&mut data[begin..end]),
+        _ => bail!("a contiguous f32 tensor is needed here, got {layout:?}"),
+    }
+}
+
 fn extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, usize, usize)> {
     let (&[count, width], &[stride, 1]) = (layout.dims(), layout.stride()) else {
         bail!("rows are needed here, got {layout:?}");

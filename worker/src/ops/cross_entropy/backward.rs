@@ -1,4 +1,4 @@
-//! The gradient of the loss with respect to the logits: `softmax(logits) - [v = target]`.
+//! The gradient of the loss with respect to the logits: `softmax(logits) - [v = target]`, times a factor.
 
 use super::super::view::rows_mut;
 use super::CrossEntropy;
@@ -8,16 +8,17 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 impl CrossEntropy<'_> {
-    /// Replaces the logits of the vocabulary from `first` on, `(rows, part of the vocabulary)` on the CPU, by their
-    /// gradients. All of the vocabulary must have been added before.
-    pub fn backward(&self, logits: &Tensor, first: usize) -> Result<()> {
-        logits.inplace_op1(&Backward { loss: self, first })
+    /// Replaces the logits of the vocabulary from `first` on, `(rows, part of the vocabulary)` on the CPU, by the gradients
+    /// of `scale` times the loss. All of the vocabulary must have been added before.
+    pub fn backward(&self, logits: &Tensor, first: usize, scale: f64) -> Result<()> {
+        logits.inplace_op1(&Backward { loss: self, first, scale })
     }
 }
 
 struct Backward<'a> {
     loss: &'a CrossEntropy<'a>,
     first: usize,
+    scale: f64,
 }
 
 impl InplaceOp1 for Backward<'_> {
@@ -33,10 +34,10 @@ impl InplaceOp1 for Backward<'_> {
         let logits = block.data.par_chunks_mut(block.stride);
         logits.zip(&loss.rows).zip(loss.targets).with_min_len(8).for_each(|((logits, row), target)| {
             let logits = &mut logits[..block.width];
-            arch.dispatch(Softmax { logits, max: row.max, inverse: (1.0 / row.sum) as f32 });
+            arch.dispatch(Softmax { logits, max: row.max, inverse: (self.scale / row.sum) as f32 });
             let index = (*target as usize).checked_sub(self.first);
             if let Some(grad) = index.and_then(|index| logits.get_mut(index)) {
-                *grad -= 1.0;
+                *grad -= self.scale as f32;
             }
         });
         Ok(())
@@ -76,13 +77,13 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    fn gradient(logits: &[f32], vocab: usize, targets: &[u32], block: usize) -> Vec<f32> {
+    fn gradient(logits: &[f32], vocab: usize, targets: &[u32], block: usize, scale: f64) -> Vec<f32> {
         let all = Tensor::from_slice(logits, (targets.len(), vocab), &Device::Cpu).unwrap();
         let parts =
             || (0..vocab).step_by(block).map(|first| (first, all.narrow(1, first, block.min(vocab - first)).unwrap()));
         let mut loss = CrossEntropy::new(targets);
         parts().for_each(|(first, part)| loss.add(Kernels::Cpu, &part, first).unwrap());
-        parts().for_each(|(first, part)| loss.backward(&part, first).unwrap());
+        parts().for_each(|(first, part)| loss.backward(&part, first, scale).unwrap());
         all.flatten_all().unwrap().to_vec1().unwrap()
     }
 
@@ -91,12 +92,12 @@ mod tests {
         for (rows, vocab) in [(1, 1), (3, 17), (20, 97), (9, 1000)] {
             let logits: Vec<f32> = (0..rows * vocab).map(|i| ((i * 7919 % 1013) as f32 - 506.0) * 0.02).collect();
             let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
-            for block in [1, 16, 4096] {
-                let got = gradient(&logits, vocab, &targets, block);
+            for (block, scale) in [(1, 1.0), (16, 0.25), (4096, 1.0)] {
+                let got = gradient(&logits, vocab, &targets, block, scale);
                 for ((got, logits), target) in got.chunks(vocab).zip(logits.chunks(vocab)).zip(&targets) {
                     let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
                     for (v, (got, logit)) in got.iter().zip(logits).enumerate() {
-                        let want = f64::from(*logit).exp() / sum - f64::from(u8::from(v == *target as usize));
+                        let want = scale * (f64::from(*logit).exp() / sum - f64::from(u8::from(v == *target as usize)));
                         assert!((f64::from(*got) - want).abs() < 1e-6, "{rows}x{vocab} by {block}: {got} for {want}");
                     }
                 }
@@ -108,7 +109,7 @@ mod tests {
     fn broken_logits_give_broken_gradients() {
         let mut logits = vec![0.5; 40];
         logits[33] = f32::NAN;
-        let got = gradient(&logits, 40, &[3], 16);
+        let got = gradient(&logits, 40, &[3], 16, 1.0);
         assert!(got.iter().any(|x| x.is_nan()));
     }
 }

@@ -1,7 +1,6 @@
 //! The gradient of a projection with respect to its input: `dx = dy W`.
 //!
-//! The bias has no part in it. A projection that is trained also needs `dW += dy^T x` and `db += sum of dy`, from the
-//! same `dy` and the `x` that the caller has at hand in the same place.
+//! The bias has no part in it. What a projection that is trained needs besides is in [`super::weights`].
 
 use super::{Linear, Product, Side};
 use candle_core::{Result, Tensor};

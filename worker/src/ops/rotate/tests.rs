@@ -39,7 +39,7 @@ fn both_implementations_are_the_definition() {
         let weight = with_norm.then(|| numbers(dim, 4));
         let eps = 1e-3;
         let want = expected(&x, dim, &cos, &sin, weight.as_deref(), eps);
-        let norm = weight.map(|w| HeadNorm::new(Tensor::from_vec(w, dim, &Device::Cpu).unwrap(), eps).unwrap());
+        let norm = weight.map(|w| HeadNorm { weight: Tensor::from_vec(w, dim, &Device::Cpu).unwrap(), eps });
         let angles = (&tensor(cos, pairs), &tensor(sin, pairs));
         for kernels in [Kernels::Tensor, Kernels::Cpu] {
             let out = rotate(kernels, tensor(x.clone(), heads * dim), dim, angles, norm.as_ref()).unwrap();

@@ -1,0 +1,95 @@
+use super::*;
+use crate::rope::Rescale;
+
+fn spec(mix: Mix) -> TrainSpec {
+    TrainSpec { mix, seed: 7, ..TrainSpec::new(10, 64, Rescale::identity(4)) }
+}
+
+/// Document `d` is 1 (the beginning), then `1000 d + position`.
+fn documents(lengths: &[u32]) -> Vec<Vec<u32>> {
+    let document =
+        |(d, &length): (usize, &u32)| (0..length).map(|i| if i == 0 { 1 } else { 1000 * (d as u32 + 1) + i }).collect();
+    lengths.iter().enumerate().map(document).collect()
+}
+
+fn bytes(text: &str) -> Result<Vec<u32>, String> {
+    Ok(text.bytes().map(u32::from).collect())
+}
+
+#[test]
+fn long_sequences_are_cuts_or_documents_one_after_another() {
+    let documents = documents(&[200, 30, 20, 1, 0]);
+    let sequences = pack(&documents, &spec(Mix::default()), 16, None, 50).unwrap();
+    let (mut cuts, mut packed) = (0, 0);
+    for sequence in &sequences {
+        assert_eq!((sequence.tokens.len(), sequence.window, sequence.counted()), (64, Window::Long, 63));
+        sequence.check(0, 10_000).unwrap();
+        let starts = sequence.documents.iter().map(|&start| start as usize);
+        let ends = starts.clone().skip(1).chain([64]);
+        for (start, end) in starts.zip(ends) {
+            let part = &sequence.tokens[start..end];
+            assert_eq!(part[0], 1, "documents begin with their beginning");
+            assert!(part[1..].windows(2).all(|two| two[1] == two[0] + 1), "{part:?}");
+        }
+        cuts += usize::from(sequence.documents.len() == 1);
+        packed += usize::from(sequence.documents.len() > 1);
+    }
+    assert!(cuts > 5 && packed > 5, "{cuts} cuts, {packed} packed");
+    assert_eq!(pack(&documents, &spec(Mix::default()), 16, None, 60).unwrap()[..50], sequences);
+    let other = TrainSpec { seed: 8, ..spec(Mix::default()) };
+    assert_ne!(pack(&documents, &other, 16, None, 50).unwrap(), sequences);
+}
+
+#[test]
+fn short_windows_are_apart_and_have_their_share() {
+    let mix = Mix { short_share: 0.25, ..Mix::default() };
+    let sequences = pack(&documents(&[200, 300, 10]), &spec(mix), 16, None, 40).unwrap();
+    let short: Vec<&TrainSequence> = sequences.iter().filter(|s| s.window == Window::Original).collect();
+    assert_eq!(short.len(), 10);
+    for run in sequences.chunks(8) {
+        assert_eq!(run.iter().filter(|s| s.window == Window::Original).count(), 2, "evenly");
+    }
+    for sequence in short {
+        assert_eq!(sequence.documents.len(), 4);
+        assert_eq!(sequence.passes().count(), 4);
+        let whole = |tokens: &[u32]| tokens.len() == 16 || tokens.len() == 10;
+        assert!(sequence.passes().all(|(tokens, from)| whole(tokens) && from == 0 && tokens[0] == 1));
+    }
+}
+
+#[test]
+fn prompts_ask_for_what_they_hide_at_any_length() {
+    let mix = Mix { short_share: 0.2, retrieval_share: 0.4, retrieval_answers_only: true, ..Mix::default() };
+    let spec = TrainSpec { length: 2048, ..spec(mix) };
+    let texts = RetrievalTexts { tokenize: &bytes, begin: Some(1) };
+    let original = 600;
+    // Texts of one token a byte take some 260 of them.
+    let sequences = pack(&documents(&[5000, 700]), &spec, original, Some(texts), 60);
+    let Err(PackingError::Prompt(PromptError::TooShort { .. })) = sequences else { panic!("{sequences:?}") };
+    let words = |text: &str| Ok(text.split_inclusive(" ").map(blake3_id).collect());
+    let texts = RetrievalTexts { tokenize: &words, begin: Some(1) };
+    let sequences = pack(&documents(&[5000, 700]), &spec, original, Some(texts), 60).unwrap();
+    let prompts: Vec<&TrainSequence> = sequences.iter().filter(|s| s.counted_from > 0).collect();
+    assert_eq!(prompts.len(), 24);
+    assert_eq!(sequences.iter().filter(|s| s.counted_from == 0 && s.window == Window::Original).count(), 12);
+    for prompt in &prompts {
+        let (tokens, from) = (&prompt.tokens, prompt.counted_from as usize);
+        assert_eq!(prompt.window == Window::Original, tokens.len() <= original as usize);
+        assert!(tokens.len() <= 2048 && tokens[0] == 1 && tokens[1..].iter().all(|&token| token != 1));
+        assert_eq!(prompt.counted(), (tokens.len() - from) as u64);
+    }
+    let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
+    assert!(lengths().min().unwrap() < 400 && lengths().max().unwrap() > 1200);
+    assert_eq!(pack(&documents(&[50]), &spec, 16, None, 1), Err(PackingError::NoTexts));
+}
+
+fn blake3_id(word: &str) -> u32 {
+    10_000 + u32::from(blake3::hash(word.as_bytes()).as_bytes()[0])
+}
+
+#[test]
+fn nothing_to_read_is_an_answer() {
+    for documents in [vec![], vec![vec![]], vec![vec![1]]] {
+        assert_eq!(pack(&documents, &spec(Mix::default()), 16, None, 1), Err(PackingError::NoDocuments));
+    }
+}

@@ -1,0 +1,116 @@
+//! Checkpoints: all that the next step depends on.
+//!
+//! A folder each, `checkpoint-N` after step N, which appears whole or not at all; the one before is removed once the next
+//! stands, so that there is always one.
+
+use super::folder::Part;
+use super::optimizer::{Optimizer, set};
+use super::views::{self, Written};
+use super::{StepRecord, TrainError};
+use crate::model::weights::WeightFiles;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = "checkpoint-";
+const STATE: &str = "state.json";
+/// As weights of models are read.
+const NUMBERS: &str = "model.safetensors";
+
+/// The checkpoints of one training.
+pub(super) struct Checkpoints {
+    dir: PathBuf,
+    identity: String,
+}
+
+/// What is not a tensor.
+#[derive(Serialize, Deserialize)]
+struct State {
+    identity: String,
+    curve: Vec<StepRecord>,
+}
+
+// === impl Checkpoints ===
+
+impl Checkpoints {
+    /// Makes the folder if it is not there.
+    pub fn open(dir: &Path, identity: &str) -> Result<Self, TrainError> {
+        fs::create_dir_all(dir).map_err(TrainError::io("make the folder", dir))?;
+        Ok(Self { dir: dir.to_owned(), identity: identity.to_owned() })
+    }
+
+    /// Puts weights and moments back to the last checkpoint, and returns the steps until then; none without one.
+    pub fn resume(&self, optimizer: &mut Optimizer) -> Result<Vec<StepRecord>, TrainError> {
+        let Some((step, path)) = self.all()?.pop() else { return Ok(Vec::new()) };
+        let unusable = |reason: String| TrainError::Checkpoint { path: path.clone(), reason };
+        let text = fs::read(path.join(STATE)).map_err(|error| unusable(format!("{STATE}: {error}")))?;
+        let state: State = serde_json::from_slice(&text).map_err(|error| unusable(format!("{STATE}: {error}")))?;
+        if state.identity != self.identity {
+            return Err(TrainError::OtherTraining { dir: self.dir.clone() });
+        }
+        if state.curve.len() != step {
+            return Err(unusable(format!("{STATE} tells of {} steps", state.curve.len())));
+        }
+        let files = WeightFiles::open(&path).map_err(|error| unusable(error.to_string()))?;
+        for weight in &mut optimizer.weights {
+            let (tensor, name) = (&weight.placed.tensor, &weight.placed.parts[0].0);
+            let read = |kind: &str| {
+                let mut numbers = Vec::new();
+                let read = files.read(&format!("{kind}.{name}"), tensor.dims(), &mut numbers);
+                read.map(|()| numbers).map_err(|error| unusable(error.to_string()))
+            };
+            (weight.moments.mean, weight.moments.square) = (read("mean")?, read("square")?);
+            set(tensor, read("weight")?)?;
+        }
+        Ok(state.curve)
+    }
+
+    /// Keeps the state after the last step of `curve`, and returns the number of that.
+    pub fn write(&self, optimizer: &Optimizer, curve: &[StepRecord]) -> Result<usize, TrainError> {
+        let step = curve.len();
+        let part = Part::of(&self.dir.join(format!("{PREFIX}{step:08}")))?;
+        let mut tensors = Vec::with_capacity(3 * optimizer.weights.len());
+        for weight in &optimizer.weights {
+            let (tensor, name) = (&weight.placed.tensor, &weight.placed.parts[0].0);
+            let shape = tensor.dims().to_vec();
+            let dtype = safetensors::Dtype::F32;
+            tensors.push((
+                format!("weight.{name}"),
+                Written::Rows { weight: tensor, first: 0, shape: shape.clone(), dtype },
+            ));
+            tensors.push((format!("mean.{name}"), Written::Numbers(&weight.moments.mean, shape.clone())));
+            tensors.push((format!("square.{name}"), Written::Numbers(&weight.moments.square, shape)));
+        }
+        views::write(&part.file(NUMBERS), tensors)?;
+        let state = State { identity: self.identity.clone(), curve: curve.to_vec() };
+        let text = serde_json::to_string(&state).map_err(std::io::Error::other);
+        part.write(STATE, &text.map_err(TrainError::io("write", &self.dir))?)?;
+        part.finish()?;
+        for (_, path) in self.all()?.into_iter().filter(|(other, _)| *other != step) {
+            fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+        }
+        Ok(step)
+    }
+
+    /// Removes all checkpoints: the result stands. What cannot be removed does no harm.
+    pub fn clear(&self) {
+        for (_, path) in self.all().unwrap_or_default() {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+
+    /// Steps and folders, in order.
+    fn all(&self) -> Result<Vec<(usize, PathBuf)>, TrainError> {
+        let look = || TrainError::io("look into", &self.dir);
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(look())? {
+            let path = entry.map_err(look())?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some(step) = name.and_then(|name| name.strip_prefix(PREFIX)?.parse().ok()) {
+                all.push((step, path));
+            }
+        }
+        all.sort();
+        Ok(all)
+    }
+}

@@ -1,0 +1,264 @@
+//! Trainings: against PyTorch's optimiser, and that neither threads nor interruptions change a bit.
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code)]
+mod support;
+
+use candle_core::{Device, Tensor, safetensors};
+use ropewalk_shared::rope::Rescale;
+use ropewalk_shared::training::{AdamW, Schedule, TrainSequence, TrainSpec, Window};
+use ropewalk_worker::train::{TrainError, TrainEvent, Trained, run};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use support::TestModel;
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/golden").join(case)
+}
+
+fn json(path: PathBuf) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A training in a room of its own.
+struct Room(tempfile::TempDir);
+
+impl Room {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn out(&self) -> PathBuf {
+        self.0.path().join("out")
+    }
+
+    fn work(&self) -> PathBuf {
+        self.0.path().join("work")
+    }
+
+    /// Trains until an event says stop.
+    fn train(
+        &self,
+        model: &Path,
+        spec: &TrainSpec,
+        sequences: &[TrainSequence],
+        stop: impl Fn(&TrainEvent) -> bool,
+    ) -> Result<Trained, TrainError> {
+        run(model, spec, sequences, &self.work(), &self.out(), &mut |event| {
+            if stop(&event) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    fn weights(&self) -> Vec<u8> {
+        std::fs::read(self.out().join("model.safetensors")).unwrap()
+    }
+}
+
+fn never(_: &TrainEvent) -> bool {
+    false
+}
+
+/// Six steps of three sequences, one of them short.
+fn small() -> (TestModel, TrainSpec, Vec<TrainSequence>) {
+    let tokens = support::tokens(2000);
+    let long = |first: usize| TrainSequence::long(tokens[first..first + 300].to_vec());
+    let short = TrainSequence { documents: vec![0, 64, 128], window: Window::Original, ..long(700) };
+    let answer = TrainSequence { counted_from: 290, ..long(900) };
+    let rescale = Rescale { factors: vec![1.5; 16], start_tokens: 4, attention_factor: 1.1 };
+    let spec = TrainSpec {
+        sequences_per_step: 3,
+        learning_rate: 1e-3,
+        warmup_steps: 2,
+        checkpoint_every: 2,
+        ..TrainSpec::new(6, 300, rescale)
+    };
+    (TestModel::new(), spec, vec![long(0), long(150), short, answer])
+}
+
+#[test]
+fn pytorch_takes_the_same_steps() {
+    for case in ["llama", "qwen2"] {
+        let (model, golden) = (golden(case), json(golden(case).join("training.json")));
+        let number = |key: &str| golden[key].as_f64().unwrap();
+        let ids: Vec<u32> = serde_json::from_value(json(model.join("golden.json"))["tokens"].clone()).unwrap();
+        let steps = number("steps") as u32;
+        let sequence = |step: usize| {
+            let long = TrainSequence { counted_from: 11, ..TrainSequence::long(ids[step..step + 100].to_vec()) };
+            let tokens = ids[100 - step..140 - step].to_vec();
+            [long, TrainSequence { tokens, documents: vec![0, 25], counted_from: 0, window: Window::Original }]
+        };
+        let sequences: Vec<TrainSequence> = (0..steps as usize).flat_map(sequence).collect();
+        let spec = TrainSpec {
+            sequences_per_step: 2,
+            learning_rate: number("learning_rate"),
+            warmup_steps: number("warmup_steps") as u32,
+            schedule: Schedule::Cosine { final_share: number("final_share") },
+            adamw: AdamW { weight_decay: number("weight_decay"), ..AdamW::default() },
+            clip_norm: Some(number("clip_norm")),
+            ..TrainSpec::new(steps, 100, serde_json::from_value(golden.clone()).unwrap())
+        };
+        let room = Room::new();
+        let trained = room.train(&model, &spec, &sequences, never).unwrap();
+        let list = |key: &str| serde_json::from_value::<Vec<f64>>(golden[key].clone()).unwrap();
+        for (record, (loss, norm)) in trained.curve.iter().zip(list("losses").iter().zip(list("norms"))) {
+            let step = record.step;
+            assert!((record.loss - loss).abs() < 2e-5, "{case} step {step}: {} for {loss}", record.loss);
+            assert!((record.gradient_norm / norm - 1.0).abs() < 1e-3, "{case} step {step}: {norm}");
+        }
+        if case == "llama" {
+            // Stored in f32; the other model's f16 would hide the steps' errors.
+            same_weights(&room, &golden["weights"]);
+        }
+    }
+}
+
+/// Compares what identifies each tensor: its length, and products with two directions.
+fn same_weights(room: &Room, golden: &Value) {
+    let weights: HashMap<String, Tensor> =
+        safetensors::load(room.out().join("model.safetensors"), &Device::Cpu).unwrap();
+    for (name, tensor) in weights {
+        let numbers: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        let along = |prime: usize| -> f64 {
+            let direction = |i: usize| ((i * prime % 1013) as f64 - 506.0) / 506.0;
+            numbers.iter().enumerate().map(|(i, x)| f64::from(*x) * direction(i)).sum()
+        };
+        let length = numbers.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let want: [f64; 3] = serde_json::from_value(golden[&name].clone()).unwrap();
+        for (got, want) in [length, along(7919), along(6007)].iter().zip(want) {
+            // The steps move a product by some 1e-2 of this.
+            assert!((got - want).abs() < 2e-4 * length, "{name}: {got} for {want}");
+        }
+    }
+}
+
+#[test]
+fn threads_and_interruptions_change_no_bit() {
+    let (model, spec, sequences) = small();
+    let whole = |threads: usize| {
+        let room = Room::new();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let trained = pool.install(|| room.train(model.dir(), &spec, &sequences, never)).unwrap();
+        (room.weights(), trained)
+    };
+    let (weights, trained) = whole(1);
+    for threads in [2, 3] {
+        assert!(whole(threads) == (weights.clone(), trained.clone()), "{threads} threads");
+    }
+    assert_eq!(trained.curve.len(), 6);
+    assert!(trained.curve[0].short.is_some() && trained.curve[0].tokens == 299 + 299 + 63 + 63 + 171);
+    assert!(trained.curve[5].loss < trained.curve[0].loss, "{:?}", trained.curve);
+
+    // Stopped within a step, between steps, and at a checkpoint; each goes on where the last one stopped.
+    let room = Room::new();
+    let within = |event: &TrainEvent| matches!(event, TrainEvent::Progress { step: 2, share } if *share > 0.5);
+    let stopped = room.train(model.dir(), &spec, &sequences, within);
+    assert!(matches!(stopped, Err(TrainError::Interrupted { step: 1, steps: 6 })), "{stopped:?}");
+    let third = |event: &TrainEvent| matches!(event, TrainEvent::Step(record) if record.step == 3);
+    let stopped = room.train(model.dir(), &spec, &sequences, third);
+    assert!(matches!(stopped, Err(TrainError::Interrupted { step: 3, .. })), "{stopped:?}");
+    // What a kill in the middle of writing leaves behind.
+    std::fs::create_dir(room.work().join("checkpoint-00000004.part")).unwrap();
+    let begun = |event: &TrainEvent| matches!(event, TrainEvent::Begun { before, .. } if before.len() != 3);
+    assert_eq!(room.train(model.dir(), &spec, &sequences, begun).unwrap(), trained);
+    assert!(room.weights() == weights);
+    assert_eq!(std::fs::read_dir(room.work()).unwrap().count(), 0, "checkpoints are removed in the end");
+    // The result stands, and nothing is done again.
+    assert_eq!(room.train(model.dir(), &spec, &sequences, |_| panic!("nothing to do")).unwrap(), trained);
+}
+
+#[test]
+fn another_training_is_not_gone_on_with() {
+    let (model, spec, sequences) = small();
+    let room = Room::new();
+    let first = |event: &TrainEvent| matches!(event, TrainEvent::Step(_));
+    assert!(room.train(model.dir(), &spec, &sequences, first).is_err());
+    for other in [TrainSpec { learning_rate: 2e-3, ..spec.clone() }, TrainSpec { seed: 1, ..spec.clone() }] {
+        let refused = room.train(model.dir(), &other, &sequences, never);
+        assert!(matches!(&refused, Err(TrainError::OtherTraining { .. })), "{refused:?}");
+    }
+    let refused = room.train(model.dir(), &spec, &sequences[1..], never);
+    assert!(matches!(&refused, Err(TrainError::OtherTraining { .. })), "{refused:?}");
+    // How often checkpoints are taken does not matter.
+    room.train(model.dir(), &TrainSpec { checkpoint_every: 5, ..spec.clone() }, &sequences, never).unwrap();
+
+    let refused = room.train(model.dir(), &TrainSpec { seed: 1, ..spec.clone() }, &sequences, never);
+    assert!(matches!(&refused, Err(TrainError::OutputExists { .. })), "{refused:?}");
+    std::fs::remove_dir_all(room.out()).unwrap();
+    std::fs::create_dir(room.work().join("checkpoint-00000009")).unwrap();
+    let refused = room.train(model.dir(), &spec, &sequences, never);
+    assert!(matches!(&refused, Err(TrainError::Checkpoint { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_training_that_diverges_keeps_its_last_checkpoint() {
+    let (model, spec, sequences) = small();
+    let room = Room::new();
+    let wild = TrainSpec { learning_rate: 1.0, warmup_steps: 0, clip_norm: None, steps: 200, ..spec.clone() };
+    let wild = TrainSpec { adamw: AdamW { weight_decay: 0.0, beta1: 0.0, ..AdamW::default() }, ..wild };
+    // Weights that are poisoned give no number at once, and there is no checkpoint yet.
+    model.poison("model.layers.1.mlp.down_proj.weight");
+    let broken = room.train(model.dir(), &wild, &sequences, never).unwrap_err();
+    assert!(matches!(broken, TrainError::Diverged { step: 1, checkpoint: None, .. }), "{broken}");
+    assert!(broken.to_string().contains("the loss of step 1") && !broken.is_input(), "{broken}");
+    assert!(!room.out().exists());
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_with_the_reason() {
+    let (model, spec, sequences) = small();
+    let refused = |spec: &TrainSpec, sequences: &[TrainSequence]| {
+        let error = Room::new().train(model.dir(), spec, sequences, never).unwrap_err();
+        assert!(error.is_input(), "{error}");
+        error.to_string()
+    };
+    assert!(refused(&TrainSpec { steps: 0, ..spec.clone() }, &sequences).contains("steps: 0"));
+    assert!(refused(&TrainSpec { rescale: Rescale::identity(3), ..spec.clone() }, &sequences).contains("factors"));
+    assert!(refused(&spec, &[]).contains("no sequences"));
+    assert!(refused(&spec, &[TrainSequence::long(vec![1, 512])]).contains("token 512"));
+    assert!(refused(&TrainSpec { length: 1 << 25, ..spec.clone() }, &sequences).contains("available"));
+    let missing = Room::new().train(Path::new("/nowhere"), &spec, &sequences, never).unwrap_err();
+    assert!(matches!(missing, TrainError::Model(_)));
+}
+
+#[test]
+fn the_result_is_the_models_folder_with_other_weights() {
+    let (spec, sequences) = {
+        let (_, spec, _) = small();
+        let tokens: Vec<u32> = (0..120).map(|i| i * i % 96).collect();
+        (
+            TrainSpec { steps: 1, warmup_steps: 0, rescale: Rescale::identity(8), length: 120, ..spec },
+            vec![TrainSequence::long(tokens)],
+        )
+    };
+    for case in ["llama-sharded", "phi3", "llama-tied"] {
+        let (model, room) = (golden(case), Room::new());
+        let spec = TrainSpec { learning_rate: 0.05, ..spec.clone() };
+        room.train(&model, &spec, &sequences, never).unwrap();
+        let names = |dir: &Path| {
+            let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.filter(|name| name.contains("model") || name == "config.json").collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&room.out()), names(&model), "{case}");
+        for name in names(&model).iter().filter(|name| name.ends_with(".safetensors")) {
+            let load = |dir: &Path| safetensors::load(dir.join(name), &Device::Cpu).unwrap();
+            let (before, after) = (load(&model), load(&room.out()));
+            assert_eq!(before.len(), after.len());
+            for (name, before) in before {
+                let after = &after[&name];
+                assert_eq!((before.dtype(), before.shape()), (after.dtype(), after.shape()), "{case} {name}");
+                let flat = |tensor: &Tensor| {
+                    let tensor = tensor.to_dtype(candle_core::DType::F32).unwrap();
+                    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                };
+                let moved = flat(&before).iter().zip(flat(after)).filter(|(a, b)| **a != *b).count();
+                assert!(moved > 0, "{case} {name} has not moved");
+            }
+        }
+        let copied = |name: &str| std::fs::read(room.out().join(name)).unwrap();
+        assert_eq!(copied("config.json"), std::fs::read(model.join("config.json")).unwrap());
+    }
+}
