@@ -12,6 +12,8 @@ mod control;
 mod eval;
 mod export;
 mod factors;
+#[cfg(feature = "local")]
+mod finetune;
 mod jobs;
 mod launch;
 #[cfg(feature = "local")]
@@ -80,6 +82,9 @@ enum Command {
     /// Measure a model's perplexity under given factors
     #[cfg(feature = "local")]
     Eval(eval::EvalArgs),
+    /// Train a model under given factors
+    #[cfg(feature = "local")]
+    Finetune(Box<finetune::FinetuneArgs>),
     /// Predict memory and time of a search before anything is spent
     #[cfg(feature = "local")]
     Plan(plan::PlanArgs),
@@ -118,6 +123,8 @@ async fn dispatch(command: Command) -> Outcome {
         Command::Export(args) => export::run(args).await,
         #[cfg(feature = "local")]
         Command::Eval(args) => eval::run(args).await,
+        #[cfg(feature = "local")]
+        Command::Finetune(args) => finetune::run(*args).await,
         #[cfg(feature = "local")]
         Command::Plan(args) => plan::run(args).await,
     }

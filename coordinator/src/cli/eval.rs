@@ -1,6 +1,6 @@
 //! `ropewalk eval`: a model's perplexity under given factors, at given lengths.
 
-mod choice;
+pub(super) mod choice;
 mod retrieval;
 
 use super::failure::{Failure, OrFail as _, Outcome};

@@ -5,6 +5,8 @@ use super::failure::{Failure, OrFail as _};
 use super::needle::NeedleArgs;
 use super::options::{SamplingArgs, SearchArgs, SourceArgs, tokens};
 use super::output::note;
+#[cfg(feature = "local")]
+use crate::documents::Whole;
 use crate::documents::{DocumentTokenizer, Documents, NamedSample, NeedlePlan, SamplePlan, SampleSets};
 use anyhow::Context as _;
 use clap::Args;
@@ -129,6 +131,12 @@ impl Source<'_> {
         // A document of token ids may be longer than asked for.
         let cut = |named: NamedSample| Sample::new(named.sample.tokens()[..length as usize].to_vec());
         named.into_iter().map(cut).collect::<Result<_, _>>().or_input()
+    }
+
+    #[cfg(feature = "local")]
+    /// Documents as whole as limits allow: `length` tokens of each at most, until there are `budget` in all.
+    pub fn whole(&self, length: usize, budget: u64) -> Result<Whole, Failure> {
+        self.documents().whole(length, budget).or_input()
     }
 
     /// Draws the samples of a search.

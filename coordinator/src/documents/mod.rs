@@ -17,6 +17,7 @@ mod sampling;
 mod source;
 mod tally;
 mod tokenizer;
+mod whole;
 
 pub use error::{DocumentsError, TextProblem};
 pub use needles::{NeedleError, NeedlePlan};
@@ -25,3 +26,4 @@ pub use sampling::{NamedSample, SamplePlan, SampleSets};
 pub use source::{Document, Place};
 pub use tally::Tally;
 pub use tokenizer::{DocumentTokenizer, TokenizerError};
+pub use whole::Whole;

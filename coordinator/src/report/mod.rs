@@ -3,6 +3,7 @@
 pub mod comparison;
 pub mod factor_plot;
 pub mod heat_map;
+pub mod loss_plot;
 mod palette;
 pub mod progress_plot;
 pub mod retrieval;
@@ -10,6 +11,7 @@ pub mod retrieval;
 pub use comparison::{Comparison, Row};
 pub use factor_plot::{Curve, factor_plot};
 pub use heat_map::heat_map;
+pub use loss_plot::loss_plot;
 pub use progress_plot::{Level, progress_plot};
 pub use retrieval::Retrieval;
 

@@ -1,0 +1,105 @@
+//! How to train, as typed.
+
+use crate::cli::options::tokens;
+use clap::{Args, ValueEnum};
+use ropewalk_shared::rope::Rescale;
+use ropewalk_shared::training::{AdamW, Mix, Schedule, TrainSpec};
+
+/// How to train; the defaults are those of the paper's fine-tuning where it states any.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Training options")]
+pub struct TrainingArgs {
+    /// Tokens of a training sequence, for example 32768 or 128k
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    pub length: u32,
+
+    /// Steps of the optimiser
+    #[arg(long, value_name = "N")]
+    steps: u32,
+
+    /// Sequences whose gradients are added up for a step, one after another
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: u32,
+
+    /// Highest learning rate; small models take more
+    #[arg(long, value_name = "RATE", default_value_t = 2e-5)]
+    learning_rate: f64,
+
+    /// Steps over which it rises [default: 20, or a tenth of the steps where that is less]
+    #[arg(long, value_name = "N")]
+    warm_up: Option<u32>,
+
+    /// What it does afterwards
+    #[arg(long, value_enum, default_value = "constant")]
+    schedule: ScheduleArg,
+
+    /// Share of the learning rate at which the cosine ends
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    final_share: f64,
+
+    /// Share of weights (not of norms and biases) taken off a step, times the learning rate
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    weight_decay: f64,
+
+    /// Length to which gradients are clipped; 0 for never
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    clip: f64,
+
+    /// Share of sequences that are short documents under the original RoPE, so that the original window is kept
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    short_share: f64,
+
+    /// Tokens of those [default: the model's original length]
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    short_length: Option<u32>,
+
+    /// Share of sequences that are retrieval prompts: a number hidden anywhere, in a text of any length
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    retrieval_share: f64,
+
+    /// Of retrieval prompts, train on the answer alone
+    #[arg(long)]
+    answers_only: bool,
+
+    /// Seed of every random choice
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Steps between checkpoints
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    checkpoint_every: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ScheduleArg {
+    Constant,
+    Cosine,
+}
+
+impl TrainingArgs {
+    /// The training that was typed.
+    pub fn spec(&self, rescale: Rescale) -> TrainSpec {
+        TrainSpec {
+            steps: self.steps,
+            sequences_per_step: self.batch,
+            length: self.length,
+            rescale,
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warm_up.unwrap_or_else(|| (self.steps / 10).min(20)),
+            schedule: match self.schedule {
+                ScheduleArg::Constant => Schedule::Constant,
+                ScheduleArg::Cosine => Schedule::Cosine { final_share: self.final_share },
+            },
+            adamw: AdamW { weight_decay: self.weight_decay, ..AdamW::default() },
+            clip_norm: (self.clip != 0.0).then_some(self.clip),
+            mix: Mix {
+                short_share: self.short_share,
+                short_length: self.short_length,
+                retrieval_share: self.retrieval_share,
+                retrieval_answers_only: self.answers_only,
+            },
+            seed: self.seed,
+            checkpoint_every: self.checkpoint_every,
+        }
+    }
+}
