@@ -12,12 +12,14 @@
 //! alone is counted teaches as much as a document.
 
 mod checks;
+mod method;
 mod order;
 mod packing;
 mod schedule;
 mod sequence;
 
 pub use checks::InvalidTraining;
+pub use method::{LORA_TARGETS, Lora, Method, Precision};
 pub use order::sequence_at;
 pub use packing::{PackingError, RetrievalTexts, pack};
 pub use schedule::Schedule;
@@ -59,6 +61,12 @@ pub struct TrainSpec {
     /// What is mixed into the sequences.
     #[serde(default)]
     pub mix: Mix,
+    /// Which numbers are trained.
+    #[serde(default)]
+    pub method: Method,
+    /// Number format of the weights that go through the model.
+    #[serde(default)]
+    pub precision: Precision,
     /// Seed of every random choice: documents, cuts, order, hidden numbers.
     #[serde(default)]
     pub seed: u64,
@@ -143,6 +151,8 @@ impl TrainSpec {
             adamw: AdamW::default(),
             clip_norm: defaults::clip_norm(),
             mix: Mix::default(),
+            method: Method::default(),
+            precision: Precision::default(),
             seed: 0,
             checkpoint_every: defaults::checkpoint_every(),
         }

@@ -6,7 +6,7 @@ mod support;
 
 use candle_core::{Device, Tensor, safetensors};
 use ropewalk_shared::rope::Rescale;
-use ropewalk_shared::training::{AdamW, Schedule, TrainSequence, TrainSpec, Window};
+use ropewalk_shared::training::{AdamW, Lora, Method, Precision, Schedule, TrainSequence, TrainSpec, Window};
 use ropewalk_worker::train::{TrainError, TrainEvent, Trained, run};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -195,11 +195,30 @@ fn another_training_is_not_gone_on_with() {
 fn a_training_that_diverges_keeps_its_last_checkpoint() {
     let (model, spec, sequences) = small();
     let room = Room::new();
-    let wild = TrainSpec { learning_rate: 1.0, warmup_steps: 0, clip_norm: None, steps: 200, ..spec.clone() };
-    let wild = TrainSpec { adamw: AdamW { weight_decay: 0.0, beta1: 0.0, ..AdamW::default() }, ..wild };
+    // A moment out of all proportion throws the weights of step 4 off, of which step 5 has the loss.
+    let every = TrainSpec { checkpoint_every: 1, ..spec.clone() };
+    let third = |event: &TrainEvent| matches!(event, TrainEvent::Checkpoint { step: 3 });
+    assert!(room.train(model.dir(), &every, &sequences, third).is_err());
+    let path = room.work().join("checkpoint-00000003/model.safetensors");
+    let mut state: HashMap<String, Tensor> = safetensors::load(&path, &Device::Cpu).unwrap();
+    let mean = state.get_mut("mean.model.norm.weight").unwrap();
+    *mean = (mean.ones_like().unwrap() * 1e38).unwrap();
+    safetensors::save(&state, &path).unwrap();
+    let broken = room.train(model.dir(), &every, &sequences, never).unwrap_err();
+    assert!(matches!(broken, TrainError::Diverged { step: 5, checkpoint: Some(3), .. }), "{broken}");
+    assert!(broken.to_string().contains("the checkpoint after step 3 is kept"), "{broken}");
+    let kept = |room: &Room| {
+        let entries = std::fs::read_dir(room.work()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(kept(&room), ["checkpoint-00000003"]);
+
+    let room = Room::new();
     // Weights that are poisoned give no number at once, and there is no checkpoint yet.
     model.poison("model.layers.1.mlp.down_proj.weight");
-    let broken = room.train(model.dir(), &wild, &sequences, never).unwrap_err();
+    let broken = room.train(model.dir(), &spec, &sequences, never).unwrap_err();
     assert!(matches!(broken, TrainError::Diverged { step: 1, checkpoint: None, .. }), "{broken}");
     assert!(broken.to_string().contains("the loss of step 1") && !broken.is_input(), "{broken}");
     assert!(!room.out().exists());
@@ -261,4 +280,80 @@ fn the_result_is_the_models_folder_with_other_weights() {
         let copied = |name: &str| std::fs::read(room.out().join(name)).unwrap();
         assert_eq!(copied("config.json"), std::fs::read(model.join("config.json")).unwrap());
     }
+}
+
+/// The tensors of a result, in f32, by name.
+fn tensors(path: &Path) -> HashMap<String, Vec<Vec<f32>>> {
+    let loaded: HashMap<String, Tensor> = safetensors::load(path.join("model.safetensors"), &Device::Cpu).unwrap();
+    let matrices = loaded.into_iter().filter(|(_, tensor)| tensor.rank() == 2);
+    matrices
+        .map(|(name, tensor)| (name, tensor.to_dtype(candle_core::DType::F32).unwrap().to_vec2().unwrap()))
+        .collect()
+}
+
+#[test]
+fn low_rank_additions_are_of_their_rank_and_to_their_targets_alone() {
+    let (model, spec, sequences) = small();
+    let targets = vec!["k_proj".to_owned(), "down_proj".to_owned()];
+    let method = Method::Lora(Lora { rank: 1, alpha: 2.0, targets });
+    let spec = TrainSpec { method, learning_rate: 1e-2, ..spec };
+    let room = Room::new();
+    let stopped =
+        room.train(model.dir(), &spec, &sequences, |event| matches!(event, TrainEvent::Step(at) if at.step == 3));
+    assert!(matches!(stopped, Err(TrainError::Interrupted { step: 3, .. })), "{stopped:?}");
+    let trained = room.train(model.dir(), &spec, &sequences, never).unwrap();
+    assert!(trained.curve[5].loss < trained.curve[0].loss, "{:?}", trained.curve);
+    let whole = Room::new();
+    assert_eq!(whole.train(model.dir(), &spec, &sequences, never).unwrap(), trained);
+    assert!(whole.weights() == room.weights());
+
+    let (before, after) = (tensors(model.dir()), tensors(&room.out()));
+    for (name, before) in before {
+        let after = &after[&name];
+        let difference: Vec<Vec<f64>> = before
+            .iter()
+            .zip(after)
+            .map(|(before, after)| before.iter().zip(after).map(|(before, after)| f64::from(after - before)).collect())
+            .collect();
+        let largest = difference.iter().flatten().fold(0.0, |size: f64, x| size.max(x.abs()));
+        if !name.contains("k_proj") && !name.contains("down_proj") {
+            assert_eq!(largest, 0.0, "{name} has moved");
+            continue;
+        }
+        assert!(largest > 1e-4, "{name} has not moved");
+        // Of rank 1 every 2 x 2 determinant is nothing.
+        let (row, column) = (0..difference.len() - 1, 0..difference[0].len() - 1);
+        for (i, j) in row.flat_map(|i| column.clone().map(move |j| (i, j))) {
+            let of = |i: usize, j: usize| difference[i][j];
+            let determinant = of(i, j) * of(i + 1, j + 1) - of(i, j + 1) * of(i + 1, j);
+            assert!(determinant.abs() < 1e-3 * largest * largest + 1e-6 * largest, "{name}: {determinant:e}");
+        }
+    }
+    let none = Lora { rank: 1, alpha: 2.0, targets: vec!["qkv_proj".to_owned()] };
+    let none = TrainSpec { method: Method::Lora(none), ..spec };
+    assert!(matches!(Room::new().train(model.dir(), &none, &sequences, never), Err(TrainError::NothingTrained)));
+}
+
+#[test]
+fn rounded_weights_give_the_loss_and_small_steps_are_kept() {
+    let (model, spec, sequences) = small();
+    let bf16 = TrainSpec { precision: Precision::Bf16, learning_rate: 1e-6, ..spec.clone() };
+    let room = Room::new();
+    let trained = room.train(model.dir(), &bf16, &sequences, never).unwrap();
+    // The same weights, rounded before they were stored.
+    let rounded = TestModel::new();
+    let path = rounded.dir().join("model.safetensors");
+    let stored: HashMap<String, Tensor> = safetensors::load(&path, &Device::Cpu).unwrap();
+    let round = |tensor: Tensor| tensor.to_dtype(candle_core::DType::BF16)?.to_dtype(candle_core::DType::F32);
+    let stored: HashMap<String, Tensor> = stored.into_iter().map(|(n, tensor)| (n, round(tensor).unwrap())).collect();
+    safetensors::save(&stored, &path).unwrap();
+    let f32 = TrainSpec { learning_rate: 1e-6, ..spec };
+    let once = Room::new().train(rounded.dir(), &f32, &sequences, never).unwrap();
+    assert_eq!(trained.curve[0].loss, once.curve[0].loss);
+    assert_ne!(trained.curve[0].loss, Room::new().train(model.dir(), &f32, &sequences, never).unwrap().curve[0].loss);
+    // Steps of 1e-6 are far below the spacing of bf16 numbers.
+    let (before, after) = (tensors(model.dir()), tensors(&room.out()));
+    let numbers = |of: &HashMap<String, Vec<Vec<f32>>>| of["model.layers.0.mlp.down_proj.weight"].concat();
+    let moved = numbers(&before).iter().zip(numbers(&after)).filter(|(before, after)| **before != *after).count();
+    assert!(moved > 30_000, "{moved} of {} have moved", numbers(&before).len());
 }

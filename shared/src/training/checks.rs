@@ -1,6 +1,6 @@
 //! Checks of a training: every problem at once, each with its field and reason.
 
-use super::{Schedule, TrainSpec};
+use super::{LORA_TARGETS, Method, Schedule, TrainSpec};
 use crate::job::Problem;
 use crate::model_description::ModelDescription;
 use crate::sample::MAX_SAMPLE_TOKENS;
@@ -8,6 +8,7 @@ use std::fmt;
 
 const MAX_STEPS: u32 = 10_000_000;
 const MAX_SEQUENCES_PER_STEP: u32 = 65_536;
+const MAX_RANK: u32 = 4096;
 
 /// A training that cannot be run, with all its problems.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +55,7 @@ impl TrainSpec {
         }
         self.check_optimiser(&mut checks);
         self.check_mix(model, &mut checks);
+        self.check_method(&mut checks);
         if let Err(error) = self.rescale.check(model.geometry.pairs()) {
             checks.0.push(Problem { field: "factors", reason: error.to_string() });
         }
@@ -79,6 +81,20 @@ impl TrainSpec {
                 format!("{final_share} must be from 0 to 1")
             });
         }
+    }
+
+    fn check_method(&self, checks: &mut Checks) {
+        let Method::Lora(lora) = &self.method else { return };
+        checks.require((1..=MAX_RANK).contains(&lora.rank), "lora_rank", || {
+            format!("{} must be from 1 to {MAX_RANK}", lora.rank)
+        });
+        let alpha = lora.alpha;
+        checks.require(alpha > 0.0 && alpha.is_finite(), "lora_alpha", || format!("{alpha} must be finite, above 0"));
+        let unknown: Vec<&str> =
+            lora.targets.iter().map(String::as_str).filter(|target| !LORA_TARGETS.contains(target)).collect();
+        checks.require(unknown.is_empty() && !lora.targets.is_empty(), "lora_targets", || {
+            format!("{unknown:?} must be some of {}", LORA_TARGETS.join(", "))
+        });
     }
 
     fn check_mix(&self, model: &ModelDescription, checks: &mut Checks) {

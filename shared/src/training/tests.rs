@@ -22,15 +22,17 @@ fn all_problems_are_told_at_once() {
         rescale: Rescale::identity(5),
         schedule: Schedule::Cosine { final_share: 2.0 },
         adamw: AdamW { beta2: 1.0, ..AdamW::default() },
+        method: Method::Lora(Lora { rank: 0, alpha: f64::NAN, targets: vec!["lm_head".into()] }),
         mix: Mix { short_share: 0.7, retrieval_share: 0.7, short_length: Some(512), ..Mix::default() },
         ..spec()
     };
     let problems = wrong.check(&model()).unwrap_err().problems;
     let fields: Vec<&str> = problems.iter().map(|problem| problem.field).collect();
-    for field in
-        ["steps", "learning_rate", "clip_norm", "factors", "final_share", "beta2", "retrieval_share", "short_length"]
-    {
-        assert!(fields.contains(&field), "{field} in {fields:?}");
+    let lora = ["lora_rank", "lora_alpha", "lora_targets"];
+    let others =
+        ["steps", "learning_rate", "clip_norm", "factors", "final_share", "beta2", "retrieval_share", "short_length"];
+    for field in lora.iter().chain(&others) {
+        assert!(fields.contains(field), "{field} in {fields:?}");
     }
     let nothing = Mix { short_share: f64::NAN, ..Mix::default() };
     assert!(TrainSpec { mix: nothing, ..spec() }.check(&model()).is_err());

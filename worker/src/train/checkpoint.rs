@@ -1,10 +1,10 @@
 //! Checkpoints: all that the next step depends on.
 //!
 //! A folder each, `checkpoint-N` after step N, which appears whole or not at all; the one before is removed once the next
-//! stands, so that there is always one.
+//! stands, and the loss after it is a number: there is always one that was good.
 
 use super::folder::Part;
-use super::optimizer::{Optimizer, set};
+use super::optimizer::{Moments, Optimizer, Trained, set};
 use super::views::{self, Written};
 use super::{StepRecord, TrainError};
 use crate::model::weights::WeightFiles;
@@ -52,44 +52,53 @@ impl Checkpoints {
             return Err(unusable(format!("{STATE} tells of {} steps", state.curve.len())));
         }
         let files = WeightFiles::open(&path).map_err(|error| unusable(error.to_string()))?;
-        for weight in &mut optimizer.weights {
-            let (tensor, name) = (&weight.placed.tensor, &weight.placed.parts[0].0);
+        for trained in &mut optimizer.trained {
             let read = |kind: &str| {
-                let mut numbers = Vec::new();
-                let read = files.read(&format!("{kind}.{name}"), tensor.dims(), &mut numbers);
+                let (name, mut numbers) = (format!("{kind}.{}", trained.name), Vec::new());
+                let read = files.read(&name, trained.value.dims(), &mut numbers);
                 read.map(|()| numbers).map_err(|error| unusable(error.to_string()))
             };
-            (weight.moments.mean, weight.moments.square) = (read("mean")?, read("square")?);
-            set(tensor, read("weight")?)?;
+            let (value, mean, square) = (read("value")?, read("mean")?, read("square")?);
+            set(&trained.value, value)?;
+            trained.moments = Moments { mean, square };
         }
+        optimizer.places.fill(&optimizer.trained)?;
         Ok(state.curve)
     }
 
-    /// Keeps the state after the last step of `curve`, and returns the number of that.
+    /// Keeps the state after the last step of `curve`, and returns the number of that. The checkpoint before it stays:
+    /// whether this one is of use is known when the next step has a loss.
     pub fn write(&self, optimizer: &Optimizer, curve: &[StepRecord]) -> Result<usize, TrainError> {
         let step = curve.len();
         let part = Part::of(&self.dir.join(format!("{PREFIX}{step:08}")))?;
-        let mut tensors = Vec::with_capacity(3 * optimizer.weights.len());
-        for weight in &optimizer.weights {
-            let (tensor, name) = (&weight.placed.tensor, &weight.placed.parts[0].0);
-            let shape = tensor.dims().to_vec();
-            let dtype = safetensors::Dtype::F32;
-            tensors.push((
-                format!("weight.{name}"),
-                Written::Rows { weight: tensor, first: 0, shape: shape.clone(), dtype },
-            ));
-            tensors.push((format!("mean.{name}"), Written::Numbers(&weight.moments.mean, shape.clone())));
-            tensors.push((format!("square.{name}"), Written::Numbers(&weight.moments.square, shape)));
+        let mut tensors = Vec::with_capacity(3 * optimizer.trained.len());
+        for Trained { name, value, moments } in &optimizer.trained {
+            let (shape, dtype) = (value.dims().to_vec(), safetensors::Dtype::F32);
+            let numbers = Written::Rows { weight: value, first: 0, shape: shape.clone(), dtype };
+            tensors.push((format!("value.{name}"), numbers));
+            tensors.push((format!("mean.{name}"), Written::Numbers(&moments.mean, shape.clone())));
+            tensors.push((format!("square.{name}"), Written::Numbers(&moments.square, shape)));
         }
         views::write(&part.file(NUMBERS), tensors)?;
         let state = State { identity: self.identity.clone(), curve: curve.to_vec() };
         let text = serde_json::to_string(&state).map_err(std::io::Error::other);
         part.write(STATE, &text.map_err(TrainError::io("write", &self.dir))?)?;
         part.finish()?;
-        for (_, path) in self.all()?.into_iter().filter(|(other, _)| *other != step) {
-            fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+        let all = self.all()?;
+        for (_, path) in &all[..all.len().saturating_sub(2)] {
+            fs::remove_dir_all(path).map_err(TrainError::io("remove", path))?;
         }
         Ok(step)
+    }
+
+    /// After a step that diverged: removes the checkpoint right before it, whose weights have given no number, and returns
+    /// the step of the one that is left.
+    pub fn last_good(&self, diverged: u32) -> Result<Option<u32>, TrainError> {
+        let mut all = self.all()?;
+        if let Some((_, path)) = all.pop_if(|(step, _)| *step + 1 == diverged as usize) {
+            fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+        }
+        Ok(all.last().map(|(step, _)| *step as u32))
     }
 
     /// Removes all checkpoints: the result stands. What cannot be removed does no harm.

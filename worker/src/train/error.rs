@@ -23,6 +23,9 @@ pub enum TrainError {
     /// There is nothing to train on.
     #[error("there are no sequences to train on")]
     NoSequences,
+    /// The model has none of the projections that are to be trained.
+    #[error("the model has none of the projections named as LoRA targets; phi3 has qkv_proj and gate_up_proj")]
+    NothingTrained,
     /// The model cannot be loaded.
     #[error(transparent)]
     Model(#[from] LoadError),

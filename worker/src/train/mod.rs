@@ -1,8 +1,9 @@
-//! Fine-tuning under rescaled RoPE, of all weights, on the CPU.
+//! Fine-tuning under rescaled RoPE, of all weights or of low-rank additions, on the CPU.
 //!
 //! The gradients come from the way back of [`crate::gradient`], whose operations this crate has anyway, and not from
 //! candle's autograd over single operations: that would keep the scores of every head and layer, `n x n` numbers each,
-//! and run on kernels several times slower. Weights, gradients and moments are f32. Attention is streaming in both
+//! and run on kernels several times slower. Weights, gradients and moments are f32; the weights may be rounded to bf16 on
+//! their way through the model. Attention is streaming in both
 //! directions; of each layer only what goes into it is kept, and the layer is run again on the way back, so that the
 //! activations of a single one are alive at a time.
 //!
@@ -22,6 +23,7 @@ mod folder;
 mod identity;
 mod optimizer;
 mod output;
+mod places;
 mod step;
 mod views;
 
@@ -135,12 +137,15 @@ pub fn run(
     check_sequences(&model, sequences)?;
 
     let mut optimizer = Optimizer::new(&model, spec)?;
+    if optimizer.trained.is_empty() {
+        return Err(TrainError::NothingTrained);
+    }
     let checkpoints = Checkpoints::open(work_dir, &identity)?;
     let mut curve = checkpoints.resume(&mut optimizer)?;
     let mut saved = curve.len();
-    let begun = TrainEvent::Begun { parameters: model.parameters().elements() as u64, before: curve.clone() };
+    let begun = TrainEvent::Begun { parameters: optimizer.parameters(), before: curve.clone() };
     let mut stop = on_event(begun).is_break();
-    let mut trainer = Trainer::new(&model, spec, sequences)?;
+    let mut trainer = Trainer::new(&model, spec, sequences, &optimizer)?;
     while !stop && curve.len() < spec.steps as usize {
         let step = curve.len() as u32;
         let record = match trainer.step(step, &mut optimizer, on_event) {
@@ -148,7 +153,7 @@ pub fn run(
             // Weights and moments are those before the step.
             Err(TrainError::Interrupted { .. }) => break,
             Err(TrainError::Diverged { step, what, .. }) => {
-                let checkpoint = (saved > 0).then_some(saved as u32);
+                let checkpoint = checkpoints.last_good(step)?;
                 return Err(TrainError::Diverged { step, what, checkpoint });
             }
             Err(error) => return Err(error),

@@ -1,7 +1,8 @@
-//! AdamW over the weights of a model, where they lie.
+//! AdamW over the numbers that are trained.
 
+use super::places::Places;
 use crate::gradient::WeightGradients;
-use crate::model::{Model, Placed};
+use crate::model::Model;
 use crate::ops::view::{contiguous, contiguous_mut, cpu_contiguous};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -11,56 +12,66 @@ use std::sync::{Mutex, PoisonError};
 /// Numbers that a task takes: always the same, so that sums do not depend on threads.
 const BLOCK: usize = 1 << 15;
 
-/// The moments of all weights.
+/// What is trained, and how it gets into the model.
 pub(super) struct Optimizer {
-    pub weights: Vec<Weight>,
+    pub trained: Vec<Trained>,
+    pub places: Places,
     adamw: AdamW,
 }
 
 /// A tensor that is trained.
-pub(super) struct Weight {
-    pub placed: Placed,
+#[derive(Debug)]
+pub(super) struct Trained {
+    /// Its name in checkpoints.
+    pub name: String,
+    /// f32 on the CPU.
+    pub value: Tensor,
     pub moments: Moments,
 }
 
 /// Means of gradients and of their squares, in the order of the tensor's numbers.
+#[derive(Debug)]
 pub(super) struct Moments {
     pub mean: Vec<f32>,
     pub square: Vec<f32>,
 }
 
+// === impl Trained ===
+
+impl Trained {
+    /// Nothing is known of its gradients yet.
+    pub fn new(name: String, value: Tensor) -> Self {
+        let zeros = || vec![0.0; value.elem_count()];
+        Self { name, moments: Moments { mean: zeros(), square: zeros() }, value }
+    }
+}
+
 // === impl Optimizer ===
 
 impl Optimizer {
-    /// Nothing is known of gradients yet.
+    /// Makes ready what the specification wants trained.
     pub fn new(model: &Model, spec: &TrainSpec) -> Result<Self> {
-        let weight = |placed: &Placed| {
-            let zeros = || vec![0.0; placed.tensor.elem_count()];
-            Weight { placed: placed.clone(), moments: Moments { mean: zeros(), square: zeros() } }
-        };
-        Ok(Self { weights: model.parameters().placed().iter().map(weight).collect(), adamw: spec.adamw })
+        let (places, trained) = Places::new(model, spec)?;
+        places.fill(&trained)?;
+        Ok(Self { trained, places, adamw: spec.adamw })
     }
 
-    /// Length of the gradient of all weights together.
-    pub fn norm(&self, gradients: &WeightGradients) -> Result<f64> {
-        let mut sum = 0.0;
-        for weight in &self.weights {
-            let gradient = gradients.of(&weight.placed.tensor)?;
-            let (storage, layout) = gradient.storage_and_layout();
-            let blocks = cpu_contiguous(&storage, layout)?.par_chunks(BLOCK);
-            let squares = |block: &[f32]| block.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
-            sum += blocks.map(squares).collect::<Vec<f64>>().iter().sum::<f64>();
-        }
-        Ok(sum.sqrt())
+    /// Numbers that are trained.
+    pub fn parameters(&self) -> u64 {
+        self.trained.iter().map(|trained| trained.value.elem_count() as u64).sum()
     }
 
-    /// Moves all weights against `scale` times their gradients; `step` counts from 1.
-    pub fn step(&mut self, step: u32, rate: f64, scale: f64, gradients: &WeightGradients) -> Result<()> {
+    /// Gradients of what is trained, in its order, from those of the model's weights.
+    pub fn gradients(&self, of_weights: &WeightGradients) -> Result<Vec<Tensor>> {
+        self.places.gradients(&self.trained, of_weights)
+    }
+
+    /// Moves what is trained against `scale` times its gradients, and brings it into the model; `step` counts from 1.
+    pub fn step(&mut self, step: u32, rate: f64, scale: f64, gradients: &[Tensor]) -> Result<()> {
         let adamw = self.adamw;
-        for weight in &mut self.weights {
-            let tensor = &weight.placed.tensor;
+        for (trained, gradient) in self.trained.iter_mut().zip(gradients) {
             // Norms and biases are the tensors of one dimension.
-            let decay = if tensor.rank() > 1 { 1.0 - rate * adamw.weight_decay } else { 1.0 };
+            let decay = if trained.value.rank() > 1 { 1.0 - rate * adamw.weight_decay } else { 1.0 };
             let numbers = Numbers {
                 scale: scale as f32,
                 beta1: adamw.beta1 as f32,
@@ -70,11 +81,23 @@ impl Optimizer {
                 square: (1.0 / (1.0 - adamw.beta2.powf(step.into())).sqrt()) as f32,
                 epsilon: adamw.epsilon as f32,
             };
-            let update = Update { moments: Mutex::new(&mut weight.moments), numbers };
-            tensor.inplace_op2(gradients.of(tensor)?, &update)?;
+            let update = Update { moments: Mutex::new(&mut trained.moments), numbers };
+            trained.value.inplace_op2(gradient, &update)?;
         }
-        Ok(())
+        self.places.fill(&self.trained)
     }
+}
+
+/// Length of all gradients together.
+pub(super) fn norm(gradients: &[Tensor]) -> Result<f64> {
+    let mut sum = 0.0;
+    for gradient in gradients {
+        let (storage, layout) = gradient.storage_and_layout();
+        let blocks = cpu_contiguous(&storage, layout)?.par_chunks(BLOCK);
+        let squares = |block: &[f32]| block.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+        sum += blocks.map(squares).collect::<Vec<f64>>().iter().sum::<f64>();
+    }
+    Ok(sum.sqrt())
 }
 
 /// What is the same for all numbers of a tensor.
@@ -136,7 +159,7 @@ fn update(by: Numbers, weights: &mut [f32], gradient: &[f32], mean: &mut [f32], 
     }
 }
 
-/// Overwrites a weight.
+/// Overwrites a tensor.
 pub(super) fn set(tensor: &Tensor, numbers: Vec<f32>) -> Result<()> {
     tensor.slice_set(&Tensor::from_vec(numbers, tensor.shape(), tensor.device())?, 0, 0)
 }

@@ -2,6 +2,7 @@
 
 use super::folder::Part;
 use super::optimizer::Optimizer;
+use super::places::Merged;
 use super::views::{self, Written};
 use super::{TrainError, Trained};
 use crate::model::weights::{Stored, WeightFiles};
@@ -39,20 +40,14 @@ pub(super) fn write(model: &Path, optimizer: &Optimizer, trained: &Trained, out:
     let part = Part::of(out)?;
     let files = WeightFiles::open(model)?;
     // Where the trained rows of every tensor of the files are.
-    let mut rows = HashMap::new();
-    for weight in &optimizer.weights {
-        let mut first = 0;
-        for (name, count) in &weight.placed.parts {
-            rows.insert(name.as_str(), (&weight.placed.tensor, first));
-            first += count;
-        }
-    }
+    let merged = optimizer.places.merged(&optimizer.trained)?;
+    let rows: HashMap<&str, &Merged> = merged.iter().map(|merged| (merged.name.as_str(), merged)).collect();
     for (path, tensors) in files.stored() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let tensors = tensors.map(|Stored { name, dtype, shape, bytes }| {
             let written = match rows.get(name.as_str()) {
-                Some((weight, first)) => Written::Rows { weight, first: *first, shape, dtype },
-                // Of no use to the decoder, and not changed.
+                Some(Merged { tensor, first, .. }) => Written::Rows { weight: tensor, first: *first, shape, dtype },
+                // Not trained.
                 None => Written::Bytes { bytes, shape, dtype },
             };
             (name, written)

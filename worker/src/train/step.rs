@@ -1,6 +1,6 @@
 //! One step: the gradient of its sequences, one after another, and the move against it.
 
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, norm};
 use super::{CHUNK_TOKENS, StepRecord, TrainError, TrainEvent};
 use crate::cancel::CancelFlag;
 use crate::gradient::{Lesson, WeightGradients, of_weights};
@@ -30,14 +30,19 @@ struct Mean {
 // === impl Trainer ===
 
 impl<'a> Trainer<'a> {
-    pub fn new(model: &'a Model, spec: &'a TrainSpec, sequences: &'a [TrainSequence]) -> Result<Self, TrainError> {
+    pub fn new(
+        model: &'a Model,
+        spec: &'a TrainSpec,
+        sequences: &'a [TrainSequence],
+        optimizer: &Optimizer,
+    ) -> Result<Self, TrainError> {
         let description = model.description();
         let original = description.shipped_rescale(description.original_length as usize);
         Ok(Self {
             model,
             spec,
             sequences,
-            gradients: WeightGradients::zeros(model)?,
+            gradients: WeightGradients::zeros(optimizer.places.tensors())?,
             long: AngleRule::new(&description.geometry, &spec.rescale)?,
             original: AngleRule::new(&description.geometry, &original)?,
         })
@@ -69,13 +74,14 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(diverged("the loss"));
         }
-        let gradient_norm = optimizer.norm(&self.gradients)?;
+        let gradients = optimizer.gradients(&self.gradients)?;
+        let gradient_norm = norm(&gradients)?;
         if !gradient_norm.is_finite() {
             return Err(diverged("the gradient"));
         }
         let scale = self.spec.clip_norm.map_or(1.0, |clip| (clip / (gradient_norm + 1e-6)).min(1.0));
         let learning_rate = self.spec.learning_rate_at(step);
-        optimizer.step(number, learning_rate, scale, &self.gradients)?;
+        optimizer.step(number, learning_rate, scale, &gradients)?;
         Ok(StepRecord {
             step: number,
             loss,

@@ -3,10 +3,10 @@
 use crate::cli::options::tokens;
 use clap::{Args, ValueEnum};
 use ropewalk_shared::rope::Rescale;
-use ropewalk_shared::training::{AdamW, Mix, Schedule, TrainSpec};
+use ropewalk_shared::training::{AdamW, Lora, Method, Mix, Precision, Schedule, TrainSpec};
 
 /// How to train; the defaults are those of the paper's fine-tuning where it states any.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training options")]
 pub struct TrainingArgs {
     /// Tokens of a training sequence, for example 32768 or 128k
@@ -61,6 +61,23 @@ pub struct TrainingArgs {
     #[arg(long)]
     answers_only: bool,
 
+    /// Train low-rank additions of this rank (LoRA) in the place of all weights; they are merged into the result
+    #[arg(long, value_name = "RANK")]
+    lora_rank: Option<u32>,
+
+    /// Over the rank, the factor on low-rank additions [default: twice the rank]
+    #[arg(long, value_name = "ALPHA", requires = "lora_rank")]
+    lora_alpha: Option<f64>,
+
+    /// Projections that low-rank additions are made to
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "lora_rank")]
+    #[arg(default_value = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,qkv_proj,gate_up_proj")]
+    lora_targets: Vec<String>,
+
+    /// Number format of the weights that go through the model; what is moved and all arithmetic are f32
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: PrecisionArg,
+
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -74,6 +91,12 @@ pub struct TrainingArgs {
 enum ScheduleArg {
     Constant,
     Cosine,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PrecisionArg {
+    F32,
+    Bf16,
 }
 
 impl TrainingArgs {
@@ -97,6 +120,14 @@ impl TrainingArgs {
                 short_length: self.short_length,
                 retrieval_share: self.retrieval_share,
                 retrieval_answers_only: self.answers_only,
+            },
+            method: self.lora_rank.map_or(Method::Full, |rank| {
+                let alpha = self.lora_alpha.unwrap_or(2.0 * f64::from(rank));
+                Method::Lora(Lora { rank, alpha, targets: self.lora_targets.clone() })
+            }),
+            precision: match self.dtype {
+                PrecisionArg::F32 => Precision::F32,
+                PrecisionArg::Bf16 => Precision::Bf16,
             },
             seed: self.seed,
             checkpoint_every: self.checkpoint_every,

@@ -4,6 +4,7 @@ use super::super::{Lesson, of_weights};
 use super::*;
 use crate::cancel::CancelFlag;
 use crate::device::Dtype;
+use crate::model::Model;
 use crate::perplexity;
 use candle_core::Device;
 use ropewalk_shared::rope::{AngleRule, Rescale};
@@ -51,6 +52,10 @@ fn load(case: &Path) -> Model {
     Model::load(case, &Device::Cpu, Dtype::F32).unwrap()
 }
 
+fn weights(model: &Model) -> impl Iterator<Item = &Tensor> {
+    model.parameters().placed().iter().map(|placed| &placed.tensor)
+}
+
 fn add(model: &Model, rescale: &Rescale, lesson: Lesson<'_>, chunk: usize, sums: &WeightGradients) -> f64 {
     let rule = AngleRule::new(&model.description().geometry, rescale).unwrap();
     of_weights(model, &rule, lesson, chunk, sums, &CancelFlag::new(), &mut |_| {}).unwrap().nll_sum
@@ -78,7 +83,7 @@ fn pytorch_computes_the_same_gradients_in_any_chunks() {
         let golden: Golden = read(case.join("weight_gradient.json"));
         let (model, tokens) = (load(&case), tokens(&case));
         for chunk in [7, 64, 1024] {
-            let sums = WeightGradients::zeros(&model).unwrap();
+            let sums = WeightGradients::zeros(weights(&model)).unwrap();
             // In two halves, so that sums are added to.
             let lesson = Lesson { tokens: &tokens[..golden.length], counted_from: golden.counted_from, scale: 0.5 };
             let nll = add(&model, &golden.rescale, lesson, chunk, &sums);
@@ -86,7 +91,7 @@ fn pytorch_computes_the_same_gradients_in_any_chunks() {
             assert!((nll / golden.nll_sum - 1.0).abs() < 1e-6, "{}: {nll}", case.display());
             let mut checked = 0;
             for placed in model.parameters().placed() {
-                let (sum, mut first) = (sums.of(&placed.tensor).unwrap(), 0);
+                let (sum, mut first) = (sums.sum(&placed.tensor).unwrap(), 0);
                 for (name, rows) in &placed.parts {
                     let got = describe(&numbers(&sum.narrow(0, first, *rows).unwrap()));
                     let want = golden.gradients[name];
@@ -107,10 +112,10 @@ fn the_loss_changes_along_every_tensor_as_its_gradient_says() {
         let (model, tokens) = (load(&case), tokens(&case));
         let tokens = &tokens[..70];
         let rescale = Rescale::with_factors(vec![1.7; model.description().geometry.pairs()]);
-        let sums = WeightGradients::zeros(&model).unwrap();
+        let sums = WeightGradients::zeros(weights(&model)).unwrap();
         add(&model, &rescale, Lesson { tokens, counted_from: 0, scale: 1.0 }, 20, &sums);
         for placed in model.parameters().placed() {
-            let (start, sum) = (numbers(&placed.tensor), sums.of(&placed.tensor).unwrap());
+            let (start, sum) = (numbers(&placed.tensor), sums.sum(&placed.tensor).unwrap());
             let gradient = numbers(sum);
             let size = describe(&gradient)[0];
             let loss_at = |step: f64| {

@@ -18,18 +18,18 @@ pub(crate) fn bias_backward(grad: &Tensor, out: &Tensor) -> Result<()> {
 }
 
 impl Linear {
-    /// Adds the gradients of weights and bias to those that `of` finds, given what went in and the gradient of what
-    /// came out.
+    /// Adds the gradients of weights and bias to those that `of` finds, if it does, given what went in and the gradient of
+    /// what came out.
     pub fn weights_backward<'g>(
         &self,
         grad: &Tensor,
         x: &Tensor,
-        of: impl Fn(&Tensor) -> Result<&'g Tensor>,
+        of: impl Fn(&Tensor) -> Option<&'g Tensor>,
     ) -> Result<()> {
-        if let Some(bias) = self.bias() {
-            bias_backward(grad, of(bias)?)?;
+        if let Some(sum) = self.bias().and_then(&of) {
+            bias_backward(grad, sum)?;
         }
-        weight_backward(grad, x, of(self.weight())?)
+        of(self.weight()).map_or(Ok(()), |sum| weight_backward(grad, x, sum))
     }
 }
 
