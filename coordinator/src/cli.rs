@@ -14,6 +14,9 @@ mod export;
 mod factors;
 #[cfg(feature = "local")]
 mod finetune;
+#[cfg(feature = "local")]
+mod forecast;
+mod init;
 mod jobs;
 mod launch;
 #[cfg(feature = "local")]

@@ -136,6 +136,14 @@ impl Scheduler {
         self.offers += 1;
     }
 
+    /// Adds a unit to a job's queue, behind all others.
+    pub fn add(&mut self, job: &JobId, unit: UnitKey) {
+        if let Some(queue) = self.jobs.get_mut(job) {
+            queue.add(unit);
+            self.offers += 1;
+        }
+    }
+
     /// Removes a job: nothing of it is leased any more, and its leases are revoked.
     pub fn close(&mut self, job: &JobId) -> Option<JobQueue> {
         let queue = self.jobs.remove(job)?;

@@ -31,6 +31,8 @@ fn paper(pairs: usize, seed: u64) -> EvolutionSettings {
         seed,
         patience: None,
         max_evaluations: None,
+        operators: Default::default(),
+        documents: Default::default(),
     }
 }
 

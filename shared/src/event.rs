@@ -46,8 +46,11 @@ pub enum JobEvent {
         generation: u32,
         /// Its size.
         evaluated: u32,
-        /// Candidates without a usable score.
+        /// Candidates whose evaluation failed, or gave no number.
         failed: u32,
+        /// Candidates dropped before they were evaluated on every sample.
+        #[serde(default)]
+        dropped: u32,
         /// Best of this generation alone.
         generation_best: Option<f64>,
         /// Median of this generation.
@@ -58,6 +61,9 @@ pub enum JobEvent {
         improved: bool,
         /// Evaluations so far.
         total_evaluated: u64,
+        /// Document passes of the search so far.
+        #[serde(default)]
+        document_passes: u64,
     },
     /// A candidate is better than all before it.
     NewBest {
@@ -146,11 +152,13 @@ mod tests {
             generation: 3,
             evaluated: 32,
             failed: 1,
+            dropped: 4,
             generation_best: Some(9.5),
             median: None,
             best: Some(9.25),
             improved: false,
             total_evaluated: 160,
+            document_passes: 790,
         };
         for (what, kind) in [(closed, "generation-closed"), (JobEvent::Paused, "paused")] {
             let event = Event { sequence: 7, time_ms: 1, what };

@@ -12,6 +12,7 @@ use crate::attention_factor::AttentionFactorPolicy;
 use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
 use crate::model_description::{ConfigError, ModelDescription};
+use crate::racing::Racing;
 use crate::rope::Rescale;
 use crate::sample::SampleId;
 use crate::space::{ATTENTION_BOUNDS, PAPER_MAX_FACTOR_OF_RATIO, PAPER_START_TOKENS, SearchSpace};
@@ -57,7 +58,7 @@ pub struct SearchOptions {
     /// Grid of the factors.
     #[serde(rename = "step")]
     pub grid: Grid,
-    /// Largest factor; absent for 1.25 times the extension ratio.
+    /// Largest factor; absent for 1.25 times the extension ratio, twice the ratio for LongRoPE2.
     pub max_factor: Option<f64>,
     /// Choices of starting tokens.
     pub start_tokens: Vec<u32>,
@@ -74,6 +75,13 @@ pub struct SearchOptions {
     /// What is minimised.
     #[serde(default, skip_serializing_if = "is_default")]
     pub objective: SearchObjective,
+    /// When a candidate is dropped before it was evaluated on every sample. Left out of stored specifications where
+    /// none is, so that jobs from before there was racing keep their ids.
+    #[serde(default, skip_serializing_if = "Racing::is_off")]
+    pub racing: Racing,
+    /// Never open a generation, or a part of one, that could take the search beyond so many document passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_passes: Option<u64>,
 }
 
 /// Search algorithms.
@@ -85,6 +93,13 @@ pub enum StrategyKind {
     LongRope,
     /// Gradient steps, then a small population around where they lead.
     Ropewalk,
+    /// The authors' code: one factor at a time, from YaRN's.
+    DimMono,
+    /// The authors' code: the same between ones and a last piece of the extension ratio.
+    DimPieceMono,
+    /// The critical dimension and the factors above it; NTK below.
+    #[serde(rename = "longrope2")]
+    LongRope2,
 }
 
 /// Parameters of algorithm 1, as published for targets up to 256k.
@@ -132,6 +147,8 @@ impl Default for SearchOptions {
             max_evaluations: None,
             time_budget_seconds: None,
             objective: SearchObjective::default(),
+            racing: Racing::default(),
+            max_passes: None,
         }
     }
 }
@@ -139,11 +156,21 @@ impl Default for SearchOptions {
 // === impl StrategyKind ===
 
 impl StrategyKind {
+    /// Whether it asks for gradients, which not every worker can compute.
+    pub fn follows_gradients(self) -> bool {
+        self == Self::Ropewalk
+    }
+
+    /// Whether starting tokens are a part of what it searches.
+    pub fn searches_start_tokens(self) -> bool {
+        matches!(self, Self::LongRope | Self::Ropewalk)
+    }
+
     /// The parameters that it runs with unless told otherwise: for algorithm 1 the paper's.
     pub fn options(self) -> EvolutionOptions {
         let paper = EvolutionOptions::default();
         match self {
-            Self::LongRope => paper,
+            Self::LongRope | Self::DimMono | Self::DimPieceMono | Self::LongRope2 => paper,
             Self::Ropewalk => EvolutionOptions { mutations: 12, crossovers: 4, generations: 3, parents: 8, ..paper },
         }
     }
@@ -183,7 +210,11 @@ impl JobSpec {
     /// The space that is searched.
     pub fn space(&self, description: &ModelDescription) -> SearchSpace {
         let search = &self.search;
-        let max_factor = search.max_factor.unwrap_or(PAPER_MAX_FACTOR_OF_RATIO * self.extension_ratio(description));
+        let usual = match search.strategy {
+            StrategyKind::LongRope2 => 2.0,
+            _ => PAPER_MAX_FACTOR_OF_RATIO,
+        };
+        let max_factor = search.max_factor.unwrap_or(usual * self.extension_ratio(description));
         SearchSpace {
             grid: search.grid,
             pairs: description.geometry.pairs(),

@@ -108,6 +108,17 @@ impl Rescale {
         Ok(())
     }
 
+    /// The same factors for another extension ratio: `1 + (lambda - 1)(s_target - 1)/(s_origin - 1)`, as the authors
+    /// rescale what a secondary search starts from. `None` unless both ratios are finite and above 1.
+    pub fn for_ratio(&self, origin: f64, target: f64) -> Option<Self> {
+        if !(origin.is_finite() && target.is_finite() && origin > 1.0 && target > 1.0) {
+            return None;
+        }
+        let scale = (target - 1.0) / (origin - 1.0);
+        let factors = self.factors.iter().map(|factor| 1.0 + (factor - 1.0) * scale).collect();
+        Some(Self { factors, ..self.clone() }).filter(|rescaled| rescaled.factors.iter().all(|&factor| usable(factor)))
+    }
+
     /// A digest of every number, for storage keys and for finding what was evaluated before.
     pub fn id(&self) -> RescaleId {
         let mut hash = blake3::Hasher::new_derive_key("ropewalk rescale v1");

@@ -272,3 +272,27 @@ fn a_job_for_a_model_that_no_worker_has() -> Result<()> {
     wait_done(&coordinator.url, &job)?;
     Ok(())
 }
+
+#[test]
+fn options_of_a_search_that_cannot_be() -> Result<()> {
+    let folder = TempDir::new()?;
+    let search = Search::small(folder.path())?;
+    let with = |options: &[&str]| {
+        let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(&folder.path().join("out"))];
+        arguments.extend(search.arguments());
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        ropewalk(arguments)
+    };
+    let empty = text(folder.path());
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["--max-passes", "35"], &["35 document passes buy 11 candidates on 3 samples", "12", "at least 36"]),
+        (&["--racing", "sometimes"], &["\"sometimes\" is no way of racing", "off, safe or fast"]),
+        (&["--strategy", "dim-mono"], &["start_tokens", "3 choices are given", "give one"]),
+        (&["--init", "job:some"], &["--init job:some", "give the folder of a search"]),
+        (&["--init", &empty], &["no factors.json"]),
+    ];
+    for (options, expected) in cases {
+        with(options)?.assert_failed(2, expected);
+    }
+    Ok(())
+}

@@ -4,13 +4,7 @@ use super::failure::{Failure, OrFail as _};
 use crate::export::read_factors;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::model_description::ModelDescription;
-use ropewalk_shared::rope::Rescale;
-use std::path::{Path, PathBuf};
-
-/// The files of `--init`; of a factor table its last set.
-pub fn read_init(paths: &[PathBuf], description: &ModelDescription) -> Result<Vec<Rescale>, Failure> {
-    paths.iter().map(|path| Ok(read_file(path, description)?.rescale())).collect()
-}
+use std::path::Path;
 
 /// One factor file, JSON or CSV, checked against the model.
 pub fn read_file(path: &Path, description: &ModelDescription) -> Result<FactorFile, Failure> {

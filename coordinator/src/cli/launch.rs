@@ -1,6 +1,7 @@
 //! `ropewalk launch`: starts a search on a coordinator.
 
 use super::failure::{Failure, OrFail as _, Outcome};
+use super::init;
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output::{self, note};
 use super::prepare::{JobArgs, ModelFolder};
@@ -36,7 +37,8 @@ pub(super) async fn run(args: LaunchArgs) -> Outcome {
         Some(fingerprint) => fingerprint,
         None => fingerprint_of(&folder)?,
     };
-    let job = args.job.prepare(&folder, fingerprint)?;
+    let fetched = init::fetch(args.job.init(), &client).await?;
+    let job = args.job.prepare(&folder, fingerprint, &fetched)?;
 
     let upload = bar(0, "sending samples {bar:28} {percent}%");
     let sent = client.put_samples(&job.samples, |sent, total| {

@@ -14,8 +14,9 @@ use anyhow::Context as _;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_worker::cost::Memory;
 use ropewalk_worker::device::{DeviceChoice, Dtype};
-use ropewalk_worker::evaluator::EvaluatorOptions;
+use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::memory;
+use ropewalk_worker::model::Model;
 use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::work_loop::{self, WorkerConfig};
 use std::path::{Path, PathBuf};
@@ -82,6 +83,19 @@ impl Machine {
             )));
         }
         Ok(Self { device: args.device, dtype, workers, threads: (cores / workers).max(1) })
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// What one of the workers evaluates with.
+    pub fn evaluator(&self, model: &Path) -> Result<Evaluator, Failure> {
+        let device = self.device.open().or_input()?;
+        let model = Model::load(model, &device, self.dtype).or_input()?;
+        let options = EvaluatorOptions { threads: self.threads, ..EvaluatorOptions::default() };
+        Evaluator::new(model.into(), options).or_work()
     }
 
     fn config(&self, coordinator: &str, number: usize, model: &Path) -> WorkerConfig {

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::grid::Grid;
 use ropewalk_shared::job::{EvolutionOptions, SearchObjective, SearchOptions, StrategyKind};
+use ropewalk_shared::racing::Racing;
 use ropewalk_shared::space::PAPER_START_TOKENS;
 use std::path::PathBuf;
 
@@ -63,6 +64,15 @@ pub enum StrategyArg {
     /// not shown to end as low
     #[value(name = "ropewalk")]
     Ropewalk,
+    /// The authors' code: from YaRN's factors, one at a time between its neighbours; no search of starting tokens
+    #[value(name = "dim-mono")]
+    DimMono,
+    /// The authors' code: the same between leading ones and a last piece of the extension ratio
+    #[value(name = "dim-piece-mono")]
+    DimPieceMono,
+    /// LongRoPE2: critical dimensions, factors from s to 2s from there on, NTK below
+    #[value(name = "longrope2")]
+    LongRope2,
 }
 
 /// How to search; the defaults are the paper's.
@@ -101,11 +111,12 @@ pub struct SearchArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Numbers of starting tokens to choose from, ascending
-    #[arg(long, value_delimiter = ',', default_values_t = PAPER_START_TOKENS, value_name = "LIST", hide_default_value = true)]
-    pub start_tokens: Vec<u32>,
+    /// Numbers of starting tokens to choose from, ascending [default: those of the paper, 0 to 256; 0 for strategies that
+    /// do not search them]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub start_tokens: Option<Vec<u32>>,
 
-    /// Largest rescale factor [default: 1.25 times the extension ratio]
+    /// Largest rescale factor [default: 1.25 times the extension ratio; longrope2: 2 times]
     #[arg(long, value_name = "FACTOR")]
     pub max_factor: Option<f64>,
 
@@ -117,9 +128,10 @@ pub struct SearchArgs {
     #[arg(long, default_value_t = AttentionFactorPolicy::default(), value_name = "POLICY")]
     pub attention_factor: AttentionFactorPolicy,
 
-    /// Factor files (JSON or CSV) to start from, besides PI, NTK and YaRN
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub init: Vec<PathBuf>,
+    /// Where to start from, besides the strategy's own start: factor files (JSON or CSV), FILE#NAME for one set of a file of
+    /// published sets, folders of finished searches, or job:ID (with launch); rescaled where they are for another ratio
+    #[arg(long, value_name = "FILE|FILE#NAME|FOLDER|job:ID", num_args = 1..)]
+    pub init: Vec<String>,
 
     /// Stop after this many generations without a better candidate
     #[arg(long, value_name = "N")]
@@ -132,6 +144,15 @@ pub struct SearchArgs {
     /// Never evaluate more candidates than this
     #[arg(long, value_name = "N")]
     pub max_evaluations: Option<u64>,
+
+    /// Never spend more document passes than this on the search (candidates times samples, less what racing saves)
+    #[arg(long, value_name = "N")]
+    pub max_passes: Option<u64>,
+
+    /// Drop a candidate before it was evaluated on every sample: never (off), when it will not become a parent, to 99.9 %
+    /// (safe), or when it will not become one of the best quarter of them, to 90 % (fast)
+    #[arg(long, default_value_t = Racing::Safe, value_name = "off|safe|fast")]
+    pub racing: Racing,
 
     /// What is minimised: perplexity of long documents, needle (of numbers hidden near their start and asked for at their
     /// end), or mixture:W of both, with weight W of the needles; mixture is mixture:0.5
@@ -148,6 +169,9 @@ impl SearchArgs {
         let strategy = match self.strategy {
             StrategyArg::LongRope => StrategyKind::LongRope,
             StrategyArg::Ropewalk => StrategyKind::Ropewalk,
+            StrategyArg::DimMono => StrategyKind::DimMono,
+            StrategyArg::DimPieceMono => StrategyKind::DimPieceMono,
+            StrategyArg::LongRope2 => StrategyKind::LongRope2,
         };
         let usual = strategy.options();
         Ok(SearchOptions {
@@ -163,13 +187,19 @@ impl SearchArgs {
             },
             grid: Grid::with_step(self.step)?,
             max_factor: self.max_factor,
-            start_tokens: self.start_tokens.clone(),
+            start_tokens: match &self.start_tokens {
+                Some(choices) => choices.clone(),
+                None if strategy.searches_start_tokens() => PAPER_START_TOKENS.to_vec(),
+                None => vec![0],
+            },
             attention_factor: self.attention_factor,
             init: Vec::new(),
             patience: self.patience,
             max_evaluations: self.max_evaluations,
             time_budget_seconds: self.time_budget,
             objective: self.objective,
+            racing: self.racing,
+            max_passes: self.max_passes,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! From a model folder and documents to a job: what `search` and `launch` do before anything is evaluated.
 
-use super::factors::read_init;
 use super::failure::{Failure, OrFail as _};
+use super::init::{self, Init};
 use super::needle::NeedleArgs;
 use super::options::{SamplingArgs, SearchArgs, SourceArgs, tokens};
 use super::output::note;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A model's folder and what its config.json says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ModelFolder {
     /// The folder, absolute.
     pub path: PathBuf,
@@ -68,6 +68,7 @@ pub struct JobArgs {
 }
 
 /// A job ready to be launched, and the samples it names.
+#[derive(Clone)]
 pub struct PreparedJob {
     /// The job.
     pub spec: JobSpec,
@@ -148,10 +149,21 @@ impl Source<'_> {
 // === impl JobArgs ===
 
 impl JobArgs {
-    /// Prepares the job that was typed.
-    pub fn prepare(&self, folder: &ModelFolder, fingerprint: Fingerprint) -> Result<PreparedJob, Failure> {
+    /// What `--init` names.
+    pub fn init(&self) -> &[String] {
+        &self.search.init
+    }
+
+    /// Prepares the job that was typed; of what `--init` names, jobs were fetched before.
+    pub fn prepare(
+        &self,
+        folder: &ModelFolder,
+        fingerprint: Fingerprint,
+        fetched: &[Init],
+    ) -> Result<PreparedJob, Failure> {
         let mut options = self.search.options().or_input()?;
-        options.init = read_init(&self.search.init, &folder.description)?;
+        let ratio = f64::from(self.target_length) / f64::from(folder.description.original_length);
+        options.init = init::read(&self.search.init, fetched, &folder.description, ratio)?;
         let needles = self.needle.plan(options.objective, options.seed)?;
         let inputs = (&self.source, self.sampling, options, needles);
         prepare(folder, fingerprint, self.name.as_deref(), self.target_length, inputs)

@@ -87,10 +87,13 @@ impl JobProgress {
     /// What people are told in a line that stays.
     fn tell(&self, event: &Event) {
         let text = match &event.what {
-            JobEvent::GenerationClosed { generation, evaluated, best, total_evaluated, .. } if !on_terminal() => {
+            JobEvent::GenerationClosed { generation, evaluated, dropped, best, total_evaluated, .. }
+                if !on_terminal() =>
+            {
                 let best = best.map_or_else(|| "none".to_owned(), |ppl| format!("{ppl:.4}"));
+                let dropped = if *dropped > 0 { format!(" ({dropped} dropped early)") } else { String::new() };
                 format!(
-                    "generation {generation}: {evaluated} candidates, {total_evaluated} so far, best perplexity {best}"
+                    "generation {generation}: {evaluated} candidates{dropped}, {total_evaluated} so far, best perplexity {best}"
                 )
             }
             JobEvent::CandidateFailed { reason, .. } => format!("a candidate failed and ranks last: {reason}"),

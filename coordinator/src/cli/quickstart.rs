@@ -10,6 +10,7 @@ use super::prepare::{ModelFolder, prepare};
 use super::search::MachineArgs;
 use clap::Args;
 use ropewalk_shared::job::{EvolutionOptions, SearchOptions};
+use ropewalk_shared::racing::Racing;
 use ropewalk_worker::model::fingerprint_dir;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -60,7 +61,8 @@ pub(super) async fn run(args: QuickstartArgs) -> Outcome {
         folder.description.original_length,
         EVOLUTION.evaluations(),
     ));
-    let options = SearchOptions { seed: args.seed, evolution: EVOLUTION, ..SearchOptions::default() };
+    let options =
+        SearchOptions { seed: args.seed, evolution: EVOLUTION, racing: Racing::Safe, ..SearchOptions::default() };
     let source = SourceArgs { data: vec![text.clone()], tokens: Vec::new() };
     let sampling = SamplingArgs { samples: SAMPLES, held_out: HELD_OUT };
     let fingerprint = fingerprint_dir(&folder.path).or_input()?;

@@ -1,6 +1,7 @@
 //! `ropewalk search`: a whole search on this machine, in one process.
 
 use super::failure::{Failure, OrFail as _, Outcome};
+use super::forecast::forecast;
 use super::local::{LocalSearch, Machine};
 use super::options::JsonArgs;
 use super::prepare::{JobArgs, ModelFolder};
@@ -54,7 +55,20 @@ pub(super) fn checked_fingerprint(folder: &ModelFolder) -> Result<Fingerprint, F
 pub(super) async fn run(args: SearchCommand) -> Outcome {
     let folder = ModelFolder::open(&args.job.model)?;
     let fingerprint = checked_fingerprint(&folder)?;
-    let job = args.job.prepare(&folder, fingerprint)?;
+    let job = args.job.prepare(&folder, fingerprint, &[])?;
+    let strategy = job.spec.search.strategy;
+    if strategy.follows_gradients() && args.machine.device != DeviceChoice::Cpu {
+        return Err(Failure::input_message(format!(
+            "this --strategy follows gradients, which are computed on the CPU in 32-bit numbers and not on --device {}: take \
+             --device cpu, or another strategy",
+            args.machine.device
+        )));
+    }
     let machine = Machine::new(args.machine, &folder, args.job.target_length)?;
+    // Where an earlier run stopped, its budget was found worth while.
+    if !args.out.join("store").exists() {
+        let (machine, folder, job) = (machine.clone(), folder.clone(), job.clone());
+        tokio::task::spawn_blocking(move || forecast(&machine, &folder, &job)).await.or_work()??;
+    }
     LocalSearch { folder: &folder, job, out: &args.out, machine, json: args.output }.run().await
 }

@@ -2,7 +2,7 @@
 
 use super::factors::final_factors;
 use super::job::{ActiveJob, planned_evaluations};
-use super::stage::Stage;
+use super::stage::{Raced, Stage};
 use super::time::Now;
 use crate::scheduler::{Scheduler, UnitKey};
 use crate::search::Ask;
@@ -99,6 +99,9 @@ impl Desk {
                 self.batch.result(&job.id, rescale, sample, loss);
                 self.fresh_results.insert(key, loss);
             }
+            if let Raced::Next(next) = job.stage.judge(unit.slot) {
+                self.scheduler.add(&job.id, next);
+            }
         }
     }
 
@@ -138,6 +141,7 @@ impl Desk {
         let samples = job.stage_samples();
         let measure = job.stage_measure();
         let mut stage = Stage::new(job.stage_rescales(), &samples, measure).weighted(job.stage_weights(&samples));
+        stage = stage.racing(job.stage_race());
         for index in 0..stage.slots().len() as u32 {
             let Some(id) = stage.slot(index).map(|slot| slot.id) else { continue };
             if let Some(reason) = self.known_failure(&job.id, id)? {
@@ -153,6 +157,7 @@ impl Desk {
                     stage.complete(UnitKey { slot: index, sample: place }, loss, slope);
                 }
             }
+            stage.judge(index);
         }
         let tokens =
             samples.iter().map(|sample| job.sample_shapes.get(sample).map_or(0, |shape| shape.tokens)).collect();
@@ -177,13 +182,13 @@ impl Desk {
     }
 
     fn close_generation(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
-        let (generation, scores, slopes) = (job.strategy.generation(), job.stage.scores(), job.stage.slopes());
+        let (generation, outcomes) = (job.strategy.generation(), job.stage.outcomes());
         let best_before = job.strategy.best().map(|(_, score)| score);
         let candidates = match job.strategy.ask() {
             Ask::Evaluate { candidates, .. } => candidates,
             Ask::Finished => Vec::new(),
         };
-        if let Err(error) = job.strategy.tell_slopes(generation, &scores, &slopes) {
+        if let Err(error) = job.strategy.tell_outcomes(generation, &outcomes) {
             // The stage was made from what the strategy asked.
             self.end(job, Ended::Failed(format!("internal error: {error}; please report it")), now);
             return Ok(());
@@ -198,16 +203,19 @@ impl Desk {
                     generation,
                     evaluated: summary.evaluated,
                     failed: summary.failed,
+                    dropped: summary.dropped,
                     generation_best: summary.generation_best.value(),
                     median: summary.median.value(),
                     best: summary.best.value(),
                     improved,
                     total_evaluated: summary.total_evaluated,
+                    document_passes: job.strategy.document_passes(job.spec.samples.len() as u64),
                 },
             );
             if let Some((rescale, perplexity)) = job.winner().filter(|_| improved) {
                 job.event(&mut self.batch, now, JobEvent::NewBest { generation, perplexity, rescale });
             }
+            let scores = outcomes.iter().map(|outcome| outcome.score).collect();
             let closed = Some(ClosedGeneration { scores, summary });
             self.batch.generation(&job.id, generation, &GenerationRecord { candidates, closed });
         }

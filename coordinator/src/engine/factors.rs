@@ -55,9 +55,9 @@ fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
             seed: spec.search.seed,
             generations: (job.strategy.history().len() as u32).saturating_sub(1),
             evaluations,
-            // What the search is made of, and not what was measured: a candidate given up counts in full, a gradient
-            // three times.
-            passes: job.strategy.passes_per_sample().saturating_mul(spec.samples.len() as u64),
+            // What the search is made of, and not what was measured: a candidate given up counts in full, one dropped
+            // in a race as far as it came, a gradient three times.
+            passes: job.strategy.document_passes(spec.samples.len() as u64),
             job: job.id.to_string(),
         }),
         created_by: Some(CREATED_BY.into()),
@@ -69,6 +69,9 @@ fn strategy_name(kind: StrategyKind) -> &'static str {
     match kind {
         StrategyKind::LongRope => "evolution",
         StrategyKind::Ropewalk => "ropewalk",
+        StrategyKind::DimMono => "dim-mono",
+        StrategyKind::DimPieceMono => "dim-piece-mono",
+        StrategyKind::LongRope2 => "longrope2",
     }
 }
 

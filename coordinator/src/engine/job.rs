@@ -5,7 +5,7 @@ use super::report_plan::baselines;
 use super::stage::Stage;
 use super::time::{Now, utc};
 use crate::search::evolution::InvalidSettings;
-use crate::search::{Ask, Evolution, Ropewalk, Strategy, ropewalk};
+use crate::search::{Ask, Evolution, Race, Ropewalk, Strategy, ropewalk};
 use crate::store::{Batch, Ended, GenerationRecord, JobRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::{Event, JobEvent};
 use ropewalk_shared::grid::Grid;
@@ -118,6 +118,12 @@ impl ActiveJob {
         }
     }
 
+    /// The rule by which candidates of the current stage are dropped.
+    pub fn stage_race(&self) -> Option<Race> {
+        let races = self.record.stage == StoredStage::Search && self.strategy.measure() == Measure::Loss;
+        if races { self.strategy.race() } else { None }
+    }
+
     /// The samples of the current stage, in order.
     pub fn stage_samples(&self) -> Vec<SampleId> {
         match self.record.stage {
@@ -228,11 +234,19 @@ impl ActiveJob {
             "all generations are evaluated".into()
         } else if search.max_evaluations.is_some_and(|max| self.strategy.evaluations() >= max) {
             format!("the limit of {} evaluations is reached", self.strategy.evaluations())
+        } else if let Some(max) =
+            search.max_passes.filter(|max| self.passes_left(*max) < self.spec.samples.len() as u64)
+        {
+            format!("the {max} document passes do not suffice for another candidate")
         } else if let Some(patience) = search.patience {
             format!("{patience} generations brought nothing better")
         } else {
             "every candidate of the search space is evaluated".into()
         }
+    }
+
+    fn passes_left(&self, max: u64) -> u64 {
+        max.saturating_sub(self.strategy.document_passes(self.spec.samples.len() as u64))
     }
 
     pub fn state(&self) -> JobState {
@@ -285,25 +299,29 @@ impl ActiveJob {
 /// How many candidates are evaluated if nothing stops the search early.
 pub(super) fn planned_evaluations(spec: &JobSpec) -> u64 {
     let all = match spec.search.strategy {
-        StrategyKind::LongRope => spec.search.evolution.evaluations(),
         // Gradients count three, as they cost.
         StrategyKind::Ropewalk => ropewalk::planned(&spec.search).0,
+        _ => spec.search.evolution.evaluations(),
     };
-    spec.search.max_evaluations.map_or(all, |max| all.min(max))
+    let search = &spec.search;
+    // What a race saves buys more candidates, which nobody can count before.
+    let by_passes = search.max_passes.filter(|_| search.racing.is_off());
+    let by_passes = by_passes.map(|max| max / (spec.samples.len() as u64).max(1));
+    search.max_evaluations.into_iter().chain(by_passes).fold(all, u64::min)
 }
 
 /// Generations after the first, if nothing stops the search early.
 pub(super) fn planned_generations(spec: &JobSpec) -> u32 {
     match spec.search.strategy {
-        StrategyKind::LongRope => spec.search.evolution.generations,
         StrategyKind::Ropewalk => ropewalk::planned(&spec.search).1,
+        _ => spec.search.evolution.generations,
     }
 }
 
 /// The strategy that a job names, at its beginning.
 fn started(spec: &JobSpec, description: &ModelDescription) -> Result<Box<dyn Strategy>, InvalidSettings> {
     Ok(match spec.search.strategy {
-        StrategyKind::LongRope => Box::new(Evolution::of_job(spec, description)?),
         StrategyKind::Ropewalk => Box::new(Ropewalk::of_job(spec, description)?),
+        _ => Box::new(Evolution::of_job(spec, description)?),
     })
 }

@@ -1,7 +1,7 @@
 //! What a job evaluates at one time: candidates in slots, each on every sample.
 
 use crate::scheduler::UnitKey;
-use crate::search::{Score, Slope};
+use crate::search::{Outcome, Race, Score, Slope, Verdict};
 use ropewalk_shared::outcome::{Loss, LossSlope, perplexity, weighted_perplexity};
 use ropewalk_shared::rope::{Rescale, RescaleId};
 use ropewalk_shared::sample::SampleId;
@@ -19,6 +19,19 @@ pub(super) struct Stage {
     measure: Measure,
     /// Of each sample in a candidate's score; absent where all weigh alike.
     weights: Option<Vec<f64>>,
+    /// The rule by which candidates are dropped, where they are: then the samples of each follow one another.
+    race: Option<Race>,
+}
+
+/// What follows for a candidate from the results that it has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Raced {
+    /// Nothing: it is settled, or all its units were open from the start.
+    Nothing,
+    /// This unit is open now.
+    Next(UnitKey),
+    /// The candidate was dropped.
+    Dropped,
 }
 
 /// One candidate.
@@ -31,6 +44,10 @@ pub(super) struct Slot {
     /// In the order of the samples; empty where only losses are wanted.
     slopes: Vec<Option<LossSlope>>,
     failure: Option<String>,
+    /// Estimate of the perplexity, once it was dropped.
+    dropped: Option<f64>,
+    /// Results on which a verdict was given.
+    judged: usize,
     missing: u32,
 }
 
@@ -46,6 +63,7 @@ impl Stage {
             open: 0,
             measure,
             weights: None,
+            race: None,
         };
         for rescale in rescales {
             let id = rescale.id();
@@ -55,7 +73,16 @@ impl Stage {
             stage.by_id.insert(id, stage.slots.len() as u32);
             let missing = samples.len() as u32;
             let slopes = if measure == Measure::Gradient { vec![None; samples.len()] } else { Vec::new() };
-            stage.slots.push(Slot { rescale, id, losses: vec![None; samples.len()], slopes, failure: None, missing });
+            stage.slots.push(Slot {
+                rescale,
+                id,
+                losses: vec![None; samples.len()],
+                slopes,
+                failure: None,
+                dropped: None,
+                judged: 0,
+                missing,
+            });
             stage.open += u64::from(missing);
         }
         stage
@@ -64,6 +91,12 @@ impl Stage {
     /// The same with a weight for each sample, in their order.
     pub fn weighted(self, weights: Option<Vec<f64>>) -> Self {
         Self { weights, ..self }
+    }
+
+    /// The same stage, whose candidates are dropped by this rule; a rule for other samples drops nobody.
+    pub fn racing(mut self, race: Option<Race>) -> Self {
+        self.race = race.filter(|race| race.samples() == self.samples.len());
+        self
     }
 
     /// What is wanted of each unit.
@@ -84,12 +117,31 @@ impl Stage {
         Some(UnitKey { slot: *self.by_id.get(&rescale)?, sample: *self.samples.get(&sample)? })
     }
 
-    /// Units that wait for a result, candidate by candidate.
+    /// Units that wait for a result, candidate by candidate; in a race, one of each.
     pub fn open_units(&self) -> impl Iterator<Item = UnitKey> + '_ {
-        self.slots.iter().zip(0..).filter(|(slot, _)| slot.failure.is_none()).flat_map(|(slot, index)| {
+        let at_once = if self.race.is_some() { 1 } else { usize::MAX };
+        self.slots.iter().zip(0..).filter(|(slot, _)| !slot.is_settled()).flat_map(move |(slot, index)| {
             let open = slot.losses.iter().zip(0..).filter(|(loss, _)| loss.is_none());
-            open.map(move |(_, sample)| UnitKey { slot: index, sample })
+            open.take(at_once).map(move |(_, sample)| UnitKey { slot: index, sample })
         })
+    }
+
+    /// Judges a candidate by the results it has, sample by sample; the answer depends on nothing else.
+    pub fn judge(&mut self, index: u32) -> Raced {
+        let (Some(race), Some(slot)) = (&self.race, self.slots.get_mut(index as usize)) else { return Raced::Nothing };
+        let means = slot.means(self.weights.as_deref());
+        while !slot.is_settled() && slot.judged < means.len() {
+            slot.judged += 1;
+            if let Verdict::Drop { estimate } = race.verdict(&means[..slot.judged]) {
+                slot.dropped = Some(estimate);
+                self.open -= u64::from(slot.missing);
+                return Raced::Dropped;
+            }
+        }
+        if slot.is_settled() {
+            return Raced::Nothing;
+        }
+        Raced::Next(UnitKey { slot: index, sample: means.len() as u32 })
     }
 
     pub fn is_complete(&self) -> bool {
@@ -114,7 +166,7 @@ impl Stage {
         }
         let Some(slot) = self.slots.get_mut(unit.slot as usize) else { return false };
         let Some(place) = slot.losses.get_mut(unit.sample as usize) else { return false };
-        if slot.failure.is_some() || place.is_some() {
+        if slot.failure.is_some() || slot.dropped.is_some() || place.is_some() {
             return false;
         }
         *place = Some(loss);
@@ -134,18 +186,30 @@ impl Stage {
         true
     }
 
-    /// The scores of all candidates, in slot order.
-    pub fn scores(&self) -> Vec<Score> {
-        self.slots.iter().map(|slot| self.score(slot)).collect()
+    /// What came of all candidates, in slot order.
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        self.slots.iter().map(|slot| self.outcome(slot)).collect()
     }
 
-    /// The slopes of all candidates, in slot order; absent where they are not wanted or the candidate failed.
-    pub fn slopes(&self) -> Vec<Option<Slope>> {
-        self.slots.iter().map(|slot| slot.slope(self.weights.as_deref())).collect()
+    fn outcome(&self, slot: &Slot) -> Outcome {
+        let documents = match slot.dropped {
+            Some(_) => slot.losses.len() - slot.missing as usize,
+            // Which unit of a failed candidate failed is up to the workers, and must not be seen.
+            None => slot.losses.len(),
+        };
+        Outcome {
+            score: self.score(slot),
+            means: if slot.failure.is_none() { slot.means(self.weights.as_deref()) } else { Vec::new() },
+            slope: slot.slope(self.weights.as_deref()),
+            passes: documents as u64 * self.measure.cost(),
+        }
     }
 
     /// The score of a candidate: the perplexity over all samples of the stage by their weights, once all are there.
     fn score(&self, slot: &Slot) -> Score {
+        if let Some(estimate) = slot.dropped {
+            return Score::dropped(estimate);
+        }
         let losses: Option<Vec<Loss>> = slot.losses.iter().copied().collect();
         match (losses, &self.weights) {
             (Some(losses), None) if slot.failure.is_none() => Score::new(perplexity(&losses)),
@@ -171,7 +235,21 @@ impl Stage {
 
 impl Slot {
     fn is_settled(&self) -> bool {
-        self.missing == 0 || self.failure.is_some()
+        self.missing == 0 || self.failure.is_some() || self.dropped.is_some()
+    }
+
+    /// The mean losses on the first samples, as many as follow one another, each as it weighs in the score: their average
+    /// over all samples is the logarithm of the score.
+    fn means(&self, weights: Option<&[f64]>) -> Vec<f64> {
+        let count = self.losses.len() as f64;
+        let known = self.losses.iter().map_while(|loss| loss.map(|loss| loss.mean()));
+        let weighed = |(sample, mean): (usize, f64)| match weights.map(|weights| weights[sample]) {
+            None => mean,
+            // A sample that does not count may be as bad as it likes.
+            Some(0.0) => 0.0,
+            Some(weight) => mean * weight * count,
+        };
+        known.enumerate().map(weighed).collect()
     }
 
     /// The derivatives of the logarithm of the score: the mean over samples of the per-sample mean loss.
@@ -224,7 +302,7 @@ mod tests {
             assert!(stage.complete(UnitKey { slot: 0, sample }, loss, Some(slope)));
         }
         // 5 nats over 10 tokens at a quarter, 8 over 2 at three quarters.
-        let slope = stage.slopes().remove(0).unwrap();
+        let slope = stage.outcomes().remove(0).slope.unwrap();
         assert_eq!((slope.log_factors, slope.log_attention_factor), (vec![3.125], -3.125));
     }
 
@@ -242,7 +320,14 @@ mod tests {
         assert_eq!(stage.progress(), (3, 4));
         assert!(stage.complete(units[1], loss, None));
         assert!(stage.is_complete());
-        assert_eq!(stage.scores(), [Score::new(1f64.exp()), Score::FAILED]);
+        let outcomes = stage.outcomes();
+        assert_eq!(
+            outcomes.iter().map(|outcome| outcome.score).collect::<Vec<_>>(),
+            [Score::new(1f64.exp()), Score::FAILED]
+        );
+        assert_eq!(outcomes[0].means, [1.0, 1.0]);
+        // The failed one counts in full.
+        assert_eq!(outcomes.iter().map(|outcome| outcome.passes).collect::<Vec<_>>(), [2, 2]);
         assert!(!stage.fail(0, "late".into()));
     }
 }

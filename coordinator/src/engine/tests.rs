@@ -3,5 +3,6 @@
 mod disturbances;
 mod life;
 mod objective;
+mod racing;
 mod rig;
 mod threads;

@@ -3,6 +3,7 @@
 use super::SchedulerOptions;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::work::{LeaseId, Measure};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -89,6 +90,14 @@ impl JobQueue {
             delayed: BTreeSet::new(),
             units,
             leased: HashMap::new(),
+        }
+    }
+
+    /// Adds a unit behind all others, unless it is there.
+    pub(super) fn add(&mut self, unit: UnitKey) {
+        if let Entry::Vacant(place) = self.units.entry(unit) {
+            place.insert(UnitRecord::new());
+            self.ready.push_back(unit);
         }
     }
 

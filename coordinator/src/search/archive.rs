@@ -51,9 +51,9 @@ impl Archive {
         self.asked.len()
     }
 
-    /// Takes in the results of a generation, in the order in which it was asked.
+    /// Takes in the results of a generation, in the order in which it was asked; those of dropped candidates are no results.
     pub fn absorb(&mut self, results: impl IntoIterator<Item = Evaluated>) {
-        self.top.extend(results);
+        self.top.extend(results.into_iter().filter(|evaluated| evaluated.score.estimate().is_none()));
         // Stable: of equal scores, the one asked first stays in front.
         self.top.sort_by_key(|evaluated| evaluated.score);
         self.top.truncate(self.keep);

@@ -14,10 +14,12 @@
 mod breed;
 mod settings;
 
-pub use settings::{EvolutionSettings, InvalidSettings};
+pub use settings::{DocumentOptions, EvolutionSettings, InvalidSettings};
 
 use super::archive::{Archive, Evaluated};
 use super::history::GenerationSummary;
+use super::outcome::Outcome;
+use super::racing::{Race, RaceMemory};
 use super::score::Score;
 use super::strategy::{Ask, InvalidState, Strategy, StrategyState, TellError};
 use ropewalk_shared::candidate::Candidate;
@@ -35,6 +37,9 @@ pub struct Evolution {
     pending: Vec<Candidate>,
     /// Candidates thrown away while the open generation was bred.
     duplicates_avoided: u32,
+    /// What is known for the next race.
+    #[serde(default)]
+    memory: RaceMemory,
 }
 
 // === impl Evolution ===
@@ -47,7 +52,14 @@ impl Evolution {
     pub fn new(settings: EvolutionSettings) -> Result<Self, InvalidSettings> {
         settings.check()?;
         let archive = Archive::new(settings.options.parents as usize);
-        let mut search = Self { settings, archive, history: Vec::new(), pending: Vec::new(), duplicates_avoided: 0 };
+        let mut search = Self {
+            settings,
+            archive,
+            history: Vec::new(),
+            pending: Vec::new(),
+            duplicates_avoided: 0,
+            memory: RaceMemory::default(),
+        };
         search.open();
         Ok(search)
     }
@@ -69,7 +81,14 @@ impl Evolution {
         generations: u32,
     ) -> Self {
         settings.options.generations = (history.len() as u32).saturating_sub(1).saturating_add(generations);
-        let mut search = Self { settings, archive, history, pending: Vec::new(), duplicates_avoided: 0 };
+        let mut search = Self {
+            settings,
+            archive,
+            history,
+            pending: Vec::new(),
+            duplicates_avoided: 0,
+            memory: RaceMemory::default(),
+        };
         search.open();
         search
     }
@@ -85,10 +104,31 @@ impl Evolution {
         if self.history.len() > self.settings.options.generations as usize || self.has_stalled() {
             return;
         }
-        let room = self.settings.max_evaluations.map_or(u64::MAX, |max| max.saturating_sub(self.evaluations()));
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
         let brood = breed::generation(&self.settings, &mut self.archive, self.history.len() as u32, room);
         (self.pending, self.duplicates_avoided) = (brood.candidates, brood.duplicates_avoided);
+    }
+
+    /// Candidates that may still be asked.
+    fn room(&self) -> u64 {
+        let DocumentOptions { samples, max_passes, .. } = self.settings.documents;
+        let by_evaluations = self.settings.max_evaluations.map(|max| max.saturating_sub(self.evaluations()));
+        let spent = self.document_passes(samples.into());
+        // Each may have to be evaluated on every sample.
+        let by_passes = max_passes.map(|max| max.saturating_sub(spent) / u64::from(samples.max(1)));
+        by_evaluations.unwrap_or(u64::MAX).min(by_passes.unwrap_or(u64::MAX))
+    }
+
+    /// Closes the open generation.
+    fn close(&mut self, generation: u32, scores: &[Score], passes: u64) -> Result<(), TellError> {
+        let (open, expected) = (self.generation(), self.pending.len());
+        TellError::check((generation, scores.len()), (open, expected))?;
+        let summary = GenerationSummary::close(generation, scores, self.duplicates_avoided, self.history.last());
+        let evaluated = std::mem::take(&mut self.pending).into_iter().zip(scores);
+        self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
+        self.history.push(summary.spending(passes));
+        self.open();
+        Ok(())
     }
 
     /// Whether the last `patience` generations brought nothing better than what was known before them.
@@ -103,6 +143,9 @@ impl Evolution {
         self.settings.check()?;
         if !self.history.is_empty() && self.archive.top().is_empty() {
             return Err(InvalidState::NothingKnown);
+        }
+        if !self.memory.is_sound() {
+            return Err(InvalidState::Losses);
         }
         let known = self.archive.top().iter().map(|evaluated| &evaluated.candidate);
         for candidate in known.chain(&self.pending) {
@@ -121,18 +164,40 @@ impl Strategy for Evolution {
     }
 
     fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError> {
-        let (open, expected) = (self.generation(), self.pending.len());
-        TellError::check((generation, scores.len()), (open, expected))?;
-        let summary = GenerationSummary::close(generation, scores, self.duplicates_avoided, self.history.last());
-        let evaluated = std::mem::take(&mut self.pending).into_iter().zip(scores);
-        self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
-        self.history.push(summary);
-        self.open();
-        Ok(())
+        let passes = scores.len() as u64 * u64::from(self.settings.documents.samples);
+        self.close(generation, scores, passes)
+    }
+
+    fn tell_outcomes(&mut self, generation: u32, outcomes: &[Outcome]) -> Result<(), TellError> {
+        let scores: Vec<Score> = outcomes.iter().map(|outcome| outcome.score).collect();
+        let mut memory = self.memory.clone();
+        let DocumentOptions { samples, racing, .. } = self.settings.documents;
+        let whole = |outcome: &&Outcome| outcome.means.len() == samples as usize && outcome.score.value().is_some();
+        for outcome in outcomes.iter().filter(|_| !racing.is_off()).filter(whole) {
+            memory.note(&outcome.means, self.settings.options.parents as usize);
+        }
+        let former = std::mem::replace(&mut self.memory, memory);
+        let closed = self.close(generation, &scores, outcomes.iter().map(|outcome| outcome.passes).sum());
+        if closed.is_err() {
+            self.memory = former;
+        }
+        closed
+    }
+
+    fn race(&self) -> Option<Race> {
+        self.memory.race(self.settings.documents.racing, self.settings.options.parents as usize)
+    }
+
+    fn document_passes(&self, samples: u64) -> u64 {
+        match self.history.last() {
+            Some(last) if self.history[0].document_passes > 0 => last.document_passes,
+            // A search from before passes were counted: nothing was dropped in it.
+            _ => self.evaluations().saturating_mul(samples),
+        }
     }
 
     fn best(&self) -> Option<(&Candidate, Score)> {
-        let best = self.archive.top().first().filter(|best| !best.score.is_failed())?;
+        let best = self.archive.top().first().filter(|best| best.score.value().is_some())?;
         Some((&best.candidate, best.score))
     }
 

@@ -10,18 +10,24 @@ pub struct GenerationSummary {
     pub generation: u32,
     /// Candidates evaluated in it.
     pub evaluated: u32,
-    /// How many of them have no usable score.
+    /// How many of them failed, or gave no number.
     pub failed: u32,
+    /// How many of them were dropped before they were evaluated on every sample.
+    #[serde(default)]
+    pub dropped: u32,
     /// Candidates drawn for it and thrown away because they had been asked before.
     pub duplicates_avoided: u32,
     /// Best score of this generation alone.
     pub generation_best: Score,
-    /// Median score of this generation, the better one of two middles.
+    /// Median score of this generation, the better one of two middles; of a candidate that was dropped, its estimate counts.
     pub median: Score,
     /// Best score so far, this generation included.
     pub best: Score,
     /// Evaluations so far, this generation included.
     pub total_evaluated: u64,
+    /// Document passes so far, this generation included, as far as the strategy counts them.
+    #[serde(default)]
+    pub document_passes: u64,
 }
 
 // === impl GenerationSummary ===
@@ -31,17 +37,26 @@ impl GenerationSummary {
     pub fn close(generation: u32, scores: &[Score], duplicates_avoided: u32, previous: Option<&Self>) -> Self {
         let mut sorted = scores.to_vec();
         sorted.sort();
-        let generation_best = sorted.first().copied().unwrap_or(Score::FAILED);
+        let generation_best = sorted.first().copied().filter(|best| best.value().is_some()).unwrap_or(Score::FAILED);
+        let mut likely: Vec<Score> = scores.iter().map(|score| score.estimate().map_or(*score, Score::new)).collect();
+        likely.sort();
         Self {
             generation,
             evaluated: scores.len() as u32,
             failed: scores.iter().filter(|score| score.is_failed()).count() as u32,
             duplicates_avoided,
             generation_best,
-            median: sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(Score::FAILED),
+            dropped: scores.iter().filter(|score| score.estimate().is_some()).count() as u32,
+            median: likely.get(likely.len().saturating_sub(1) / 2).copied().unwrap_or(Score::FAILED),
             best: previous.map_or(generation_best, |p| p.best.min(generation_best)),
             total_evaluated: previous.map_or(0, |p| p.total_evaluated) + scores.len() as u64,
+            document_passes: previous.map_or(0, |p| p.document_passes),
         }
+    }
+
+    /// Adds the document passes of this generation.
+    pub fn spending(self, passes: u64) -> Self {
+        Self { document_passes: self.document_passes.saturating_add(passes), ..self }
     }
 }
 
@@ -58,5 +73,12 @@ mod tests {
         let second = GenerationSummary::close(1, &[Score::FAILED], 0, Some(&first));
         assert_eq!((second.best, second.generation_best), (Score::new(2.0), Score::FAILED));
         assert_eq!(second.total_evaluated, 5);
+        let raced = [3.0, 4.0].map(Score::new).into_iter().chain([2.0, 5.0, 1.0].map(Score::dropped));
+        let third = GenerationSummary::close(2, &raced.collect::<Vec<_>>(), 0, Some(&second)).spending(19).spending(2);
+        assert_eq!((third.failed, third.dropped, third.document_passes), (0, 3, 21));
+        assert_eq!(
+            (third.generation_best, third.best, third.median),
+            (Score::new(3.0), Score::new(2.0), Score::new(3.0))
+        );
     }
 }

@@ -5,11 +5,17 @@
 //! decide what is asked, never the number of workers or the order in which results arrive.
 
 pub mod archive;
+mod authors;
+pub mod critical_dimension;
 pub mod crossover;
 pub mod evolution;
 pub mod history;
 mod isotonic;
+mod least_squares;
 pub mod mutation;
+pub mod operators;
+pub mod outcome;
+pub mod racing;
 pub mod rng;
 pub mod ropewalk;
 pub mod score;
@@ -19,6 +25,8 @@ mod walk;
 
 pub use evolution::{Evolution, EvolutionSettings};
 pub use history::GenerationSummary;
+pub use outcome::Outcome;
+pub use racing::{Race, Verdict};
 pub use ropewalk::Ropewalk;
 pub use score::Score;
 pub use strategy::{Ask, InvalidState, Slope, Strategy, StrategyState, TellError};

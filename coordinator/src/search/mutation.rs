@@ -51,13 +51,18 @@ impl Mutation {
             shift(space, &parent.factors, &selected, rng)
         };
         let start_tokens = if rng.random_bool(self.probability) { any_start(space, rng) } else { parent.start_tokens };
+        self.attention_of(space, Candidate { factors, start_tokens, attention: parent.attention }, rng)
+    }
+
+    /// The same candidate, whose attention factor may have moved.
+    pub fn attention_of(self, space: &SearchSpace, candidate: Candidate, rng: &mut impl Rng) -> Candidate {
         // Drawn only where it is searched, so that searches without it draw the same as ever.
         let attention = space.attention.and_then(|_| {
             let moves = rng.random_bool(self.probability);
             let nudge = normal(rng) * ATTENTION_SHIFT;
-            parent.attention.map(|point| if moves { nudged(space, point, nudge) } else { point })
+            candidate.attention.map(|point| if moves { nudged(space, point, nudge) } else { point })
         });
-        Candidate { factors, start_tokens, attention }
+        Candidate { attention, ..candidate }
     }
 }
 

@@ -95,7 +95,11 @@ impl Ropewalk {
     /// # Errors
     /// [`InvalidSettings`], which a checked job never causes.
     pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Result<Self, InvalidSettings> {
-        Self::new(EvolutionSettings::of_job(job, description))
+        let mut settings = EvolutionSettings::of_job(job, description);
+        // Nothing is dropped here, so that a limit on passes is one on evaluations.
+        let passes = job.search.max_passes.map(|max| max / (job.samples.len() as u64).max(1));
+        settings.max_evaluations = settings.max_evaluations.into_iter().chain(passes).min();
+        Self::new(settings)
     }
 
     /// What may still be spent after these generations, in evaluations.

@@ -6,43 +6,82 @@ use std::fmt;
 
 /// The objective's value for one candidate, smaller is better: a perplexity, or nothing usable.
 ///
-/// Scores are totally ordered. A candidate whose evaluation failed, or gave infinity or NaN, ranks behind every
-/// number and equal to all others of its kind, so that a diverging candidate is a bad one and never a crash.
+/// Scores are totally ordered. A candidate that was dropped in a race ranks behind every one that was measured, by its
+/// estimate. One whose evaluation failed, or gave infinity or NaN, ranks behind all of these and equal to all others of
+/// its kind, so that a diverging candidate is a bad one and never a crash.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(from = "Option<f64>", into = "Option<f64>")]
-pub struct Score(Option<f64>);
+#[serde(from = "Stored", into = "Stored")]
+pub struct Score(Kind);
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Measured(f64),
+    Dropped(f64),
+    Failed,
+}
+
+/// A score as JSON: a number, an estimate that says so, or null.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Measured(f64),
+    Dropped { dropped: f64 },
+    Failed(()),
+}
 
 // === impl Score ===
 
 impl Score {
     /// The worst score.
-    pub const FAILED: Self = Self(None);
+    pub const FAILED: Self = Self(Kind::Failed);
 
     /// A score from a measured value; anything that is not finite is [`Score::FAILED`].
     pub fn new(value: f64) -> Self {
-        Self(value.is_finite().then_some(value))
+        Self(if value.is_finite() { Kind::Measured(value) } else { Kind::Failed })
     }
 
-    /// The value, unless the evaluation failed.
+    /// The score of a candidate that was dropped, with an estimate of its value; one that is not finite is
+    /// [`Score::FAILED`].
+    pub fn dropped(estimate: f64) -> Self {
+        Self(if estimate.is_finite() { Kind::Dropped(estimate) } else { Kind::Failed })
+    }
+
+    /// The value, if it was measured.
     pub fn value(self) -> Option<f64> {
-        self.0
+        match self.0 {
+            Kind::Measured(value) => Some(value),
+            Kind::Dropped(_) | Kind::Failed => None,
+        }
     }
 
-    /// Whether there is no usable value.
+    /// The estimate, if the candidate was dropped.
+    pub fn estimate(self) -> Option<f64> {
+        match self.0 {
+            Kind::Dropped(estimate) => Some(estimate),
+            Kind::Measured(_) | Kind::Failed => None,
+        }
+    }
+
+    /// Whether the evaluation failed or gave no number.
     pub fn is_failed(self) -> bool {
-        self.0.is_none()
+        matches!(self.0, Kind::Failed)
+    }
+
+    /// Orders the kinds; within one, smaller is better.
+    fn rank(self) -> (u8, f64) {
+        match self.0 {
+            Kind::Measured(value) => (0, value),
+            Kind::Dropped(estimate) => (1, estimate),
+            Kind::Failed => (2, 0.0),
+        }
     }
 }
 
 impl Ord for Score {
     fn cmp(&self, other: &Self) -> Ordering {
-        match (self.0, other.0) {
-            // Both are finite, so this differs from the mathematical order only for zeros of different sign.
-            (Some(a), Some(b)) => a.total_cmp(&b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => Ordering::Equal,
-        }
+        let ((kind, value), (other_kind, other_value)) = (self.rank(), other.rank());
+        // All are finite, so this differs from the mathematical order only for zeros of different sign.
+        kind.cmp(&other_kind).then_with(|| value.total_cmp(&other_value))
     }
 }
 
@@ -74,17 +113,32 @@ impl From<Option<f64>> for Score {
     }
 }
 
-impl From<Score> for Option<f64> {
+impl From<Stored> for Score {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::Measured(value) => Self::new(value),
+            Stored::Dropped { dropped } => Self::dropped(dropped),
+            Stored::Failed(()) => Self::FAILED,
+        }
+    }
+}
+
+impl From<Score> for Stored {
     fn from(score: Score) -> Self {
-        score.0
+        match score.0 {
+            Kind::Measured(value) => Self::Measured(value),
+            Kind::Dropped(dropped) => Self::Dropped { dropped },
+            Kind::Failed => Self::Failed(()),
+        }
     }
 }
 
 impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(value) => value.fmt(f),
-            None => f.pad("failed"),
+            Kind::Measured(value) => value.fmt(f),
+            Kind::Dropped(estimate) => write!(f, "dropped at about {estimate:.3}"),
+            Kind::Failed => f.pad("failed"),
         }
     }
 }
@@ -99,12 +153,19 @@ mod tests {
         scores.sort();
         let values: Vec<_> = scores.iter().map(|s| s.value()).collect();
         assert_eq!(values, [Some(1.0), Some(3.0), None, None, None]);
+        scores.extend([Score::dropped(0.5), Score::dropped(0.25), Score::dropped(f64::INFINITY)]);
+        scores.sort();
+        let estimates: Vec<_> = scores.iter().map(|s| s.estimate()).collect();
+        assert_eq!(estimates[..5], [None, None, Some(0.25), Some(0.5), None]);
+        assert_eq!(scores.iter().filter(|score| score.is_failed()).count(), 4);
         assert_eq!(Score::new(f64::NAN), Score::FAILED);
     }
 
     #[test]
     fn scores_survive_json_exactly() {
-        for score in [Score::new(0.1 + 0.2), Score::new(5e-324), Score::FAILED] {
+        for score in
+            [Score::new(0.1 + 0.2), Score::new(5e-324), Score::new(3.0), Score::dropped(0.1 + 0.2), Score::FAILED]
+        {
             let text = serde_json::to_string(&score).unwrap();
             assert_eq!(serde_json::from_str::<Score>(&text).unwrap(), score, "{text}");
         }

@@ -1,8 +1,11 @@
-//! Where a search starts: the published methods, and factors that were given.
+//! Where a search starts: the published methods, factors that were given, or what its strategy prescribes.
 
+use super::authors::pieces;
+use super::critical_dimension::CriticalDimension;
+use super::operators::Operators;
 use ropewalk_shared::baselines::Baseline;
 use ropewalk_shared::candidate::Candidate;
-use ropewalk_shared::job::JobSpec;
+use ropewalk_shared::job::{JobSpec, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::{Rescale, RopeGeometry};
 use ropewalk_shared::space::SearchSpace;
@@ -31,12 +34,37 @@ pub fn seeds(
     seeds
 }
 
-/// The seeds of a job.
-pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Vec<Candidate> {
-    let space = job.space(description);
-    let ratio = job.extension_ratio(description);
+/// What the strategy of a job starts from, and how it goes on from there.
+pub fn of_job(job: &JobSpec, description: &ModelDescription) -> (Operators, Vec<Candidate>) {
+    let (space, search, geometry) = (job.space(description), &job.search, &description.geometry);
     let (length, factor) = (description.original_length, job.attention_factor(description));
-    seeds(&space, &description.geometry, length, ratio, factor, &job.search.init)
+    let ratio = job.extension_ratio(description);
+    let of_authors = |adapt: &dyn Fn(Candidate) -> Candidate| {
+        let given = search.init.iter().map(|given| (given.factors.clone(), given.start_tokens, given.attention_factor));
+        let yarn = (Baseline::YarnFactors.factors(geometry, length, ratio), 0, factor);
+        let mut seeds: Vec<Candidate> = Vec::new();
+        for (factors, start_tokens, factor) in given.chain([yarn]) {
+            let seed = adapt(space.nearest(&factors, start_tokens, factor));
+            if !seeds.contains(&seed) {
+                seeds.push(seed);
+            }
+        }
+        seeds
+    };
+    match search.strategy {
+        StrategyKind::LongRope | StrategyKind::Ropewalk => {
+            (Operators::Paper, seeds(&space, geometry, length, ratio, factor, &search.init))
+        }
+        StrategyKind::DimMono => (Operators::DimMono, of_authors(&|seed| seed)),
+        StrategyKind::DimPieceMono => {
+            let stretched = space.grid.nearest(ratio).min(space.max_point);
+            (Operators::DimPieceMono { stretched }, of_authors(&|seed| pieces(&seed, stretched)))
+        }
+        StrategyKind::LongRope2 => {
+            let bounds = CriticalDimension::of(geometry, length, ratio, space.grid);
+            (Operators::CriticalDimension(bounds), bounds.seeds(&space, space.nearest_attention(factor)))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::evolution::Evolution;
 use super::history::GenerationSummary;
+use super::outcome::Outcome;
+use super::racing::Race;
 use super::ropewalk::Ropewalk;
 use super::score::Score;
 use ropewalk_shared::candidate::Candidate;
@@ -55,6 +57,26 @@ pub trait Strategy: Send {
     /// [`TellError`] when these are not the scores that were asked for; nothing has changed then.
     fn tell_slopes(&mut self, generation: u32, scores: &[Score], _: &[Option<Slope>]) -> Result<(), TellError> {
         self.tell(generation, scores)
+    }
+
+    /// As [`Self::tell_slopes`], with everything that came of the asked candidates.
+    ///
+    /// # Errors
+    /// [`TellError`] when these are not the outcomes that were asked for; nothing has changed then.
+    fn tell_outcomes(&mut self, generation: u32, outcomes: &[Outcome]) -> Result<(), TellError> {
+        let scores: Vec<Score> = outcomes.iter().map(|outcome| outcome.score).collect();
+        let slopes: Vec<Option<Slope>> = outcomes.iter().map(|outcome| outcome.slope.clone()).collect();
+        self.tell_slopes(generation, &scores, &slopes)
+    }
+
+    /// The rule by which candidates of the open generation are dropped; `None` where each is evaluated on every sample.
+    fn race(&self) -> Option<Race> {
+        None
+    }
+
+    /// Document passes of the closed generations, on `samples` samples.
+    fn document_passes(&self, samples: u64) -> u64 {
+        self.passes_per_sample().saturating_mul(samples)
     }
 
     /// Document passes spent so far for each sample; a gradient counts as [`Measure::cost`] says.
@@ -127,6 +149,9 @@ pub enum InvalidState {
     /// Generations were closed, but nothing of them is known.
     #[error("stored search state is damaged: generations without candidates")]
     NothingKnown,
+    /// Losses that cannot be those of candidates on the same samples.
+    #[error("stored search state is damaged: losses of different samples")]
+    Losses,
     /// Options with which no search can have been started.
     #[error("stored search state is damaged: {0}")]
     Settings(#[from] super::evolution::InvalidSettings),

@@ -1,6 +1,6 @@
 //! Checks of a job specification: every problem at once, each with its field and reason.
 
-use super::{EvolutionOptions, JobSpec, SearchOptions, id::is_plain};
+use super::{EvolutionOptions, JobSpec, SearchOptions, StrategyKind, id::is_plain};
 use crate::attention_factor::AttentionFactorPolicy;
 use crate::model_description::ModelDescription;
 use crate::sample::MAX_SAMPLE_TOKENS;
@@ -70,6 +70,7 @@ impl JobSpec {
         });
         self.check_samples(&mut checks);
         self.search.evolution.check(&mut checks);
+        self.check_budgets(&mut checks);
         let description = match self.description() {
             Ok(description) => {
                 self.check_against(&description, &mut checks);
@@ -98,6 +99,49 @@ impl JobSpec {
         });
     }
 
+    /// What the strategies that keep to a form cannot do.
+    fn check_strategy(&self, description: &ModelDescription, checks: &mut Checks) {
+        let (search, ratio) = (&self.search, self.extension_ratio(description));
+        let strategy = search.strategy;
+        checks.require(strategy.searches_start_tokens() || search.start_tokens.len() == 1, "start_tokens", || {
+            format!(
+                "{} choices are given, but this strategy does not search them: give one, for example 0",
+                search.start_tokens.len()
+            )
+        });
+        let ends_at_ratio = matches!(strategy, StrategyKind::DimPieceMono | StrategyKind::LongRope2);
+        let max = search.max_factor.unwrap_or(f64::INFINITY);
+        checks.require(!ends_at_ratio || search.grid.floor(max) >= search.grid.nearest(ratio), "max_factor", || {
+            format!("{max} lies below the extension ratio of {ratio}, which the last factors have in this strategy: no monotone candidate is left")
+        });
+        let from_dimensions = strategy == StrategyKind::LongRope2;
+        checks.require(!from_dimensions || search.init.is_empty(), "init", || {
+            "longrope2 starts from its critical dimensions, and given factors have none: leave them out, or search with longrope".into()
+        });
+        checks.require(!from_dimensions || description.geometry.pairs() > 1, "strategy", || {
+            "longrope2 needs at least two rotary pairs".into()
+        });
+    }
+
+    /// A budget that does not buy the first generation buys nothing.
+    fn check_budgets(&self, checks: &mut Checks) {
+        let (search, samples) = (&self.search, self.samples.len() as u64);
+        let first = u64::from(search.evolution.population);
+        if let Some(max) = search.max_passes.filter(|_| search.strategy != StrategyKind::Ropewalk) {
+            checks.require(max >= first * samples, "max_passes", || {
+                format!(
+                    "{max} document passes buy {} candidates on {samples} samples, and the first generation has {first}: \
+                     give at least {}, fewer samples or a smaller population",
+                    max / samples.max(1),
+                    first * samples
+                )
+            });
+        }
+        checks.require(search.max_passes.is_none_or(|max| max >= samples.max(1)), "max_passes", || {
+            format!("must suffice for one candidate on {samples} samples")
+        });
+    }
+
     fn check_against(&self, description: &ModelDescription, checks: &mut Checks) {
         let original = description.original_length;
         checks.require(self.target_length > original, "target_length", || {
@@ -110,6 +154,7 @@ impl JobSpec {
             format!("{} is above the largest supported length, {MAX_SAMPLE_TOKENS}", self.target_length)
         });
         self.search.check(self.extension_ratio(description), description.geometry.pairs(), checks);
+        self.check_strategy(description, checks);
         let space = self.space(description);
         checks.require(space.max_point >= space.grid.one(), "max_factor", || {
             "must be at least 1: factors below 1 would shorten the window".into()

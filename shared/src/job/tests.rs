@@ -89,7 +89,11 @@ fn the_id_follows_the_specification() {
     assert!(base.id().as_str().starts_with("lab-"));
     assert_eq!(base.id().as_str().parse(), Ok(base.id()));
     assert!("../../etc".parse::<JobId>().is_err());
+    // What was added later changes no id while nobody asks for it.
+    let text = serde_json::to_string(&base).unwrap();
+    assert!(!text.contains("racing") && !text.contains("max_passes"), "{text}");
     // What is stored is what comes back.
+    (other.search.racing, other.search.max_passes) = (crate::racing::Racing::Fast, Some(1000));
     let text = serde_json::to_string(&other).unwrap();
     assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap().id(), other.id());
 }

@@ -5,6 +5,7 @@ use super::{FieldProblem, pb};
 use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
 use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, StrategyKind};
+use crate::racing::Racing;
 use crate::rope::Rescale;
 
 /// Most factors of a rescale: half the largest head dimension of any configuration.
@@ -77,9 +78,17 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
         let strategy = match message.strategy() {
             pb::Strategy::Longrope => StrategyKind::LongRope,
             pb::Strategy::Ropewalk => StrategyKind::Ropewalk,
+            pb::Strategy::DimMono => StrategyKind::DimMono,
+            pb::Strategy::DimPieceMono => StrategyKind::DimPieceMono,
+            pb::Strategy::Longrope2 => StrategyKind::LongRope2,
             pb::Strategy::Unspecified => {
                 return Err(invalid("search.strategy", FieldProblem::Unknown(message.strategy)));
             }
+        };
+        let racing = match message.racing() {
+            pb::Racing::Unspecified | pb::Racing::Off => Racing::Off,
+            pb::Racing::Safe => Racing::Safe,
+            pb::Racing::Fast => Racing::Fast,
         };
         at_most("search.start_tokens", message.start_tokens.len() as u64, MAX_LIST as u64)?;
         at_most("search.init", message.init.len() as u64, MAX_LIST as u64)?;
@@ -99,6 +108,8 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
                 "" => SearchObjective::Perplexity,
                 text => text.parse().map_err(value("search.objective"))?,
             },
+            racing,
+            max_passes: message.max_passes,
         })
     }
 }
@@ -108,6 +119,14 @@ impl From<&SearchOptions> for pb::SearchOptions {
         let strategy = match search.strategy {
             StrategyKind::LongRope => pb::Strategy::Longrope,
             StrategyKind::Ropewalk => pb::Strategy::Ropewalk,
+            StrategyKind::DimMono => pb::Strategy::DimMono,
+            StrategyKind::DimPieceMono => pb::Strategy::DimPieceMono,
+            StrategyKind::LongRope2 => pb::Strategy::Longrope2,
+        };
+        let racing = match search.racing {
+            Racing::Off => pb::Racing::Off,
+            Racing::Safe => pb::Racing::Safe,
+            Racing::Fast => pb::Racing::Fast,
         };
         Self {
             strategy: strategy.into(),
@@ -122,6 +141,8 @@ impl From<&SearchOptions> for pb::SearchOptions {
             max_evaluations: search.max_evaluations,
             time_budget_seconds: search.time_budget_seconds,
             objective: search.objective.to_string(),
+            racing: racing.into(),
+            max_passes: search.max_passes,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
 use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, StrategyKind};
 use crate::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
+use crate::racing::Racing;
 use crate::rope::Rescale;
 use crate::sample::SampleId;
 use crate::status::{JobState, JobStatus, WorkerStatus};
@@ -59,6 +60,7 @@ prop_compose! {
         patience in option::of(any::<u32>()),
         limits in option::of((any::<u64>(), any::<u64>())),
         objective in objective(),
+        racing in proptest::sample::select(vec![Racing::Off, Racing::Safe, Racing::Fast]),
     ) -> SearchOptions {
         SearchOptions {
             strategy: StrategyKind::LongRope,
@@ -73,6 +75,8 @@ prop_compose! {
             max_evaluations: limits.map(|(evaluations, _)| evaluations),
             time_budget_seconds: limits.map(|(_, seconds)| seconds),
             objective,
+            racing,
+            max_passes: limits.map(|(evaluations, seconds)| evaluations ^ seconds),
         }
     }
 }

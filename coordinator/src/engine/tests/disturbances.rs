@@ -1,6 +1,6 @@
 //! The same factor file, byte for byte, whoever dies on the way.
 
-use super::rig::{Rig, evaluated, failed, gradient_job, job};
+use super::rig::{Rig, evaluated, failed, gradient_job, job, racing_job};
 use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -68,6 +68,11 @@ fn nor_do_those_of_a_search_that_follows_gradients() {
     assert_eq!(file["search"]["strategy"], "ropewalk");
     // The best attention factor of the formula is 1; the policies give more.
     assert!((file["attention_factor"].as_f64().unwrap() - 1.0).abs() < 0.1, "{file}");
+}
+
+#[test]
+fn nor_do_those_of_a_search_whose_candidates_race() {
+    undisturbed_or_not(&racing_job(3));
 }
 
 fn undisturbed_or_not(spec: &JobSpec) -> String {

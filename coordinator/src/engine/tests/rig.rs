@@ -7,6 +7,7 @@ use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, StrategyKind};
 use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
+use ropewalk_shared::racing::Racing;
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::{Sample, SampleId};
 use ropewalk_shared::status::JobStatus;
@@ -210,6 +211,22 @@ pub fn gradient_job(seed: u64) -> JobSpec {
     let mut spec = job(seed);
     spec.search.strategy = StrategyKind::Ropewalk;
     spec.search.attention_factor = AttentionFactorPolicy::Search;
+    spec
+}
+
+/// A job whose candidates race: 40 + 6 * 8 of them on 5 samples.
+pub fn racing_job(seed: u64) -> JobSpec {
+    let mut spec = job(seed);
+    spec.search.racing = Racing::Fast;
+    spec.search.evolution = EvolutionOptions {
+        population: 40,
+        mutations: 5,
+        crossovers: 3,
+        generations: 6,
+        parents: 8,
+        ..spec.search.evolution
+    };
+    spec.samples = (0..5).map(|number| sample(number).id()).collect();
     spec
 }
 

@@ -2,8 +2,7 @@
 
 use super::EvolutionSettings;
 use crate::search::archive::{Archive, Evaluated};
-use crate::search::crossover::crossover;
-use crate::search::mutation::{Mutation, random_candidate};
+use crate::search::operators::Operators;
 use crate::search::rng::{Purpose, stream};
 use crate::search::walk::next_unseen;
 use rand::RngExt;
@@ -24,7 +23,7 @@ pub(super) struct Brood {
 pub(super) fn generation(settings: &EvolutionSettings, archive: &mut Archive, number: u32, room: usize) -> Brood {
     let parents = archive.parents().to_vec();
     let mut breeder = Breeder { settings, archive, number, room, brood: Brood::default() };
-    let options = &settings.options;
+    let (options, operators) = (&settings.options, &settings.operators);
     if number == 0 {
         let population = options.population as usize;
         for seed in settings.seeds.iter().take(population) {
@@ -37,31 +36,34 @@ pub(super) fn generation(settings: &EvolutionSettings, archive: &mut Archive, nu
         }
     } else {
         for slot in 0..options.mutations {
-            breeder.fill(slot, Purpose::Mutation, |rng| (select(&parents, rng), None));
+            breeder.fill(slot, Purpose::Mutation, |rng| (select(&parents, operators, rng), None));
         }
         for slot in 0..options.crossovers {
             breeder.fill(slot, Purpose::Crossover, |rng| {
-                let first = select(&parents, rng);
-                (first, select_other(&parents, first, rng))
+                let first = select(&parents, operators, rng);
+                (first, select_other(&parents, first, operators, rng))
             });
         }
     }
     breeder.brood
 }
 
-/// One of the parents, the better the likelier: half the draws fall on the best eighth.
-///
-/// The paper takes parents from the k best and does not say with which chances. On every landscape tried, this came
-/// further with the same number of evaluations than equal chances did.
-fn select<'a>(parents: &'a [Evaluated], rng: &mut ChaCha8Rng) -> &'a Candidate {
+/// One of the parents, by [`Operators::selection`].
+fn select<'a>(parents: &'a [Evaluated], operators: &Operators, rng: &mut ChaCha8Rng) -> &'a Candidate {
     let draw: f64 = rng.random_range(0.0..1.0);
-    let rank = (draw * draw * draw * parents.len() as f64) as usize;
+    let share = (0..operators.selection()).fold(1.0, |share, _| share * draw);
+    let rank = (share * parents.len() as f64) as usize;
     &parents[rank.min(parents.len() - 1)].candidate
 }
 
 /// A parent other than `first`; `None` when none is found.
-fn select_other<'a>(parents: &'a [Evaluated], first: &Candidate, rng: &mut ChaCha8Rng) -> Option<&'a Candidate> {
-    (0..TRIES).map(|_| select(parents, rng)).find(|&other| other != first)
+fn select_other<'a>(
+    parents: &'a [Evaluated],
+    first: &Candidate,
+    operators: &Operators,
+    rng: &mut ChaCha8Rng,
+) -> Option<&'a Candidate> {
+    (0..TRIES).map(|_| select(parents, operators, rng)).find(|&other| other != first)
 }
 
 /// Fills one generation.
@@ -79,8 +81,9 @@ impl Breeder<'_> {
     /// Fills a slot with an unseen child of one parent (a mutation) or two (a crossover).
     ///
     /// What was drawn before is drawn anew: [`TRIES`] times as asked, then as often with every dimension mutating,
-    /// then with no parent at all. After that comes the next candidate in the order of the space, and only when there
-    /// is none the slot stays empty.
+    /// then with no parent at all, where the operators know a candidate without one. After that comes the next candidate
+    /// in the order of the space, and only when there is none, or it would not have the form that the operators keep,
+    /// the slot stays empty.
     fn fill<'p>(
         &mut self,
         slot: u32,
@@ -91,21 +94,25 @@ impl Breeder<'_> {
             return;
         }
         let space = &self.settings.space;
-        let probability = self.settings.options.mutation_probability;
+        let (operators, probability) = (&self.settings.operators, self.settings.options.mutation_probability);
         let mut rng = stream(self.settings.seed, self.number, slot, purpose);
         let mut last = None;
         for attempt in 0..3 * TRIES {
             let (first, second) = select(&mut rng);
             let child = match (attempt / TRIES, second) {
-                (0, Some(second)) => crossover(space, first, second, &mut rng),
-                (0, None) => Mutation::with_probability(probability).apply(space, first, &mut rng),
-                (1, _) => Mutation::with_probability(1.0).apply(space, first, &mut rng),
-                _ => random_candidate(space, &mut rng),
+                (0, Some(second)) => operators.cross(space, probability, (first, second), &mut rng),
+                (0, None) => Some(operators.mutate(space, probability, first, &mut rng)),
+                (1, _) => Some(operators.mutate(space, 1.0, first, &mut rng)),
+                _ => operators.fresh(space, &mut rng),
             };
-            if self.admit(child) {
+            let child = child.or_else(|| (attempt >= TRIES).then(|| operators.mutate(space, 1.0, first, &mut rng)));
+            if child.is_some_and(|child| self.admit(child)) {
                 return;
             }
             last = Some(first);
+        }
+        if !operators.reach_all() {
+            return;
         }
         if let Some(next) = last.and_then(|parent| next_unseen(space, self.archive, parent)) {
             self.admit(next);

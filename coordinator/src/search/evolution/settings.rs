@@ -1,9 +1,11 @@
 //! What determines an evolutionary search.
 
+use crate::search::operators::Operators;
 use crate::search::seeds;
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::job::{EvolutionOptions, JobSpec};
 use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::racing::Racing;
 use ropewalk_shared::space::{OutsideSpace, SearchSpace};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,23 @@ pub struct EvolutionSettings {
     pub patience: Option<u32>,
     /// Never ask more candidates than this: the last generation is cut to fit.
     pub max_evaluations: Option<u64>,
+    /// How children are made.
+    #[serde(default)]
+    pub operators: Operators,
+    /// What is evaluated of each.
+    #[serde(default)]
+    pub documents: DocumentOptions,
+}
+
+/// The documents on which candidates are evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentOptions {
+    /// How many there are.
+    pub samples: u32,
+    /// When a candidate is not evaluated on all of them.
+    pub racing: Racing,
+    /// Never ask what could take the search beyond so many passes.
+    pub max_passes: Option<u64>,
 }
 
 /// Settings with which no search can be run.
@@ -47,18 +66,31 @@ pub enum InvalidSettings {
     Option(&'static str),
 }
 
+impl Default for DocumentOptions {
+    fn default() -> Self {
+        Self { samples: 1, racing: Racing::Off, max_passes: None }
+    }
+}
+
 // === impl EvolutionSettings ===
 
 impl EvolutionSettings {
     /// The settings of a job.
     pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Self {
+        let (operators, seeds) = seeds::of_job(job, description);
         Self {
             space: job.space(description),
             options: job.search.evolution,
-            seeds: seeds::of_job(job, description),
+            seeds,
+            operators,
             seed: job.search.seed,
             patience: job.search.patience,
             max_evaluations: job.search.max_evaluations,
+            documents: DocumentOptions {
+                samples: job.samples.len() as u32,
+                racing: job.search.racing,
+                max_passes: job.search.max_passes,
+            },
         }
     }
 
@@ -79,6 +111,7 @@ impl EvolutionSettings {
             ("mutation_probability", options.mutation_probability > 0.0 && options.mutation_probability <= 1.0),
             ("patience", self.patience != Some(0)),
             ("max_evaluations", self.max_evaluations != Some(0)),
+            ("samples", self.documents.samples > 0),
         ];
         match bounds.into_iter().find(|(_, holds)| !holds) {
             Some((name, _)) => Err(InvalidSettings::Option(name)),
