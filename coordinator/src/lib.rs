@@ -8,15 +8,17 @@
 //! ```
 //!
 //! [`documents`] turns texts into samples before a job is launched; [`export`] and [`report`] turn its result into what
-//! engines load and people read.
+//! engines load and people read. A [`plan`] composes searches, fine-tuning and evaluation to the whole method.
 
 pub mod cli;
 pub mod client;
 pub mod documents;
 pub mod engine;
 pub mod export;
+pub mod plan;
 pub mod report;
 pub mod scheduler;
 pub mod search;
 pub mod service;
 pub mod store;
+pub mod units;

@@ -197,9 +197,9 @@ impl JobSpec {
         ModelDescription::from_config_json(&self.model.config_json)
     }
 
-    /// `s = L' / L`.
+    /// `s = L' / L`; 1 for a window that is not extended.
     pub fn extension_ratio(&self, description: &ModelDescription) -> f64 {
-        f64::from(self.target_length) / f64::from(description.original_length)
+        (f64::from(self.target_length) / f64::from(description.original_length)).max(1.0)
     }
 
     /// The attention factor of every candidate that has none of its own.

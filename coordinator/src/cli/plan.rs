@@ -4,6 +4,7 @@ use super::failure::{OrFail as _, Outcome};
 use super::options::{JsonArgs, SamplingArgs, SearchArgs, tokens};
 use super::output;
 use super::prepare::ModelFolder;
+use crate::plan::reported_sets;
 use clap::Args;
 use ropewalk_worker::cost::{self, Memory, Work};
 use ropewalk_worker::device::Dtype;
@@ -13,11 +14,8 @@ use serde::Serialize;
 use std::path::PathBuf;
 
 const GIB: f64 = (1u64 << 30) as f64;
-/// Sets of factors that the final report measures besides the winner: none, three methods, each with two attention
-/// factors, and the winner without starting tokens.
-const REPORTED: u64 = 8;
 /// Sustained speeds shown when none is given, in TFLOP/s: a desktop processor, and two shares of a data-centre GPU.
-const SPEEDS: [f64; 3] = [0.3, 100.0, 400.0];
+pub(super) const SPEEDS: [f64; 3] = [0.3, 100.0, 400.0];
 
 /// Predict memory and time of a search before anything is spent.
 ///
@@ -117,7 +115,7 @@ impl PlanArgs {
         let planned = options.evolution.evaluations();
         let evaluations = options.max_evaluations.map_or(planned, |most| planned.min(most));
         let (samples, held_out) = (self.sampling.samples as u64, self.sampling.held_out as u64);
-        let passes = evaluations * samples + (REPORTED + 1) * (samples + held_out);
+        let passes = evaluations * samples + reported_sets() * (samples + held_out);
         let speeds = self.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
         Ok(Plan {
             model: folder.name,

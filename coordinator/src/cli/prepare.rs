@@ -141,7 +141,7 @@ impl Source<'_> {
     }
 
     /// Draws the samples of a search.
-    fn draw(&self, plan: &SamplePlan) -> Result<SampleSets, Failure> {
+    pub fn draw(&self, plan: &SamplePlan) -> Result<SampleSets, Failure> {
         self.documents().draw(plan).or_input()
     }
 }
@@ -179,7 +179,8 @@ pub fn prepare(
     (source, sampling, options, needles): (&SourceArgs, SamplingArgs, SearchOptions, Option<NeedlePlan>),
 ) -> Result<PreparedJob, Failure> {
     let original = folder.description.original_length;
-    if target_length <= original {
+    // A short window of an extended model is searched up to a stated factor; else there is nothing to search.
+    if target_length <= original && options.max_factor.is_none() {
         return Err(Failure::input_message(format!(
             "--target-length {target_length} is not above the model's original length of {original} tokens: nothing to extend"
         )));

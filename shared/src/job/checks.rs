@@ -144,12 +144,16 @@ impl JobSpec {
 
     fn check_against(&self, description: &ModelDescription, checks: &mut Checks) {
         let original = description.original_length;
-        checks.require(self.target_length > original, "target_length", || {
+        // A short window of an extended model is searched too, up to a factor that is then stated.
+        let recovers = self.search.max_factor.is_some();
+        checks.require(self.target_length > original || recovers, "target_length", || {
             format!(
-                "{} is not above the model's original length of {original} tokens: nothing to extend",
+                "{} is not above the model's original length of {original} tokens: nothing to extend (to recover a \
+                 short window of an extended model, say how large factors may be)",
                 self.target_length
             )
         });
+        checks.require(self.target_length >= 2, "target_length", || "must be at least 2 tokens".into());
         checks.require(self.target_length as usize <= MAX_SAMPLE_TOKENS, "target_length", || {
             format!("{} is above the largest supported length, {MAX_SAMPLE_TOKENS}", self.target_length)
         });

@@ -79,6 +79,23 @@ fn all_problems_are_reported_at_once() {
     assert!(["target_length", "samples", "population"].iter().all(|field| found.contains(field)), "{found:?}");
 }
 
+/// Short-window recovery (section 3.4 of the paper): the original window of an extended model, with a reduced factor.
+#[test]
+fn a_short_window_is_searched_up_to_a_stated_factor() {
+    let recovery = |job: &mut JobSpec| {
+        job.target_length = 256;
+        job.search.max_factor = Some(2.0);
+    };
+    assert!(problems(recovery).is_empty());
+    assert_eq!(problems(|job| job.target_length = 128), ["target_length"]);
+    let mut job = job();
+    recovery(&mut job);
+    let description = job.description().unwrap();
+    job.target_length = 64;
+    // Nothing is extended: a ratio below 1 would make the methods' factors shorten the window.
+    assert_eq!((job.extension_ratio(&description), job.space(&description).max_point), (1.0, 200));
+}
+
 #[test]
 fn the_id_follows_the_specification() {
     let base = job();

@@ -1,0 +1,51 @@
+//! Whether a plan fits the model that it is run with.
+
+use super::stage::{Stage, Work};
+use super::{Plan, Problem, job};
+use ropewalk_shared::job::{ModelIdentity, SearchOptions};
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::sample::SampleId;
+
+/// Fields of a job that a plan does not state, so that what is wrong with them is said elsewhere.
+const ELSEWHERE: [&str; 3] = ["samples", "model", "init"];
+
+impl Plan {
+    /// Everything that is wrong with running this plan on the model.
+    pub fn problems_with(&self, model: &ModelIdentity, description: &ModelDescription) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let original = description.original_length;
+        if let Some(expected) = self.original_length.filter(|&expected| expected != original) {
+            let reason = format!("the plan is for a window of {expected} tokens, and {} has {original}", model.name);
+            problems.push(Problem::of_plan("original_length", reason));
+        }
+        for stage in &self.stages {
+            for (length, _, options) in stage.work.searches() {
+                self.check_job(stage, model, (length, options), &mut problems);
+            }
+        }
+        problems.dedup();
+        problems
+    }
+
+    fn check_job(
+        &self,
+        stage: &Stage,
+        model: &ModelIdentity,
+        search: (u32, &SearchOptions),
+        problems: &mut Vec<Problem>,
+    ) {
+        // Documents are drawn later; any one stands for them here.
+        let sample = SampleId::from([0; 32]);
+        let job = job((self, stage), model.clone(), search, Vec::new(), (vec![sample], Vec::new()));
+        let Err(invalid) = job.check() else { return };
+        let of_plan = invalid.problems.into_iter().filter(|problem| !ELSEWHERE.contains(&problem.field));
+        problems.extend(of_plan.map(|problem| {
+            let field = match (problem.field, &stage.work) {
+                ("target_length", Work::Recover(_)) => "lengths",
+                ("target_length", _) => "length",
+                (field, _) => field,
+            };
+            Problem::of_stage(&stage.name, field, problem.reason)
+        }));
+    }
+}

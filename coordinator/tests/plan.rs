@@ -1,0 +1,228 @@
+//! Plans: what is read, in which order stages run, and everything that is wrong at once.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use ropewalk_coordinator::plan::identity::StageId;
+use ropewalk_coordinator::plan::{FactorSource, Plan, Training, Work, presets};
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::job::ModelIdentity;
+use ropewalk_shared::model_description::ModelDescription;
+
+/// Search, training, second search and recovery, the stages upside down.
+const WHOLE: &str = r#"
+name = "small"
+seed = 3
+[[stage]]
+name = "recover"
+kind = "recover"
+from = "tune"
+long = "second"
+keep = ["first"]
+lengths = [64, 128]
+max_factor = 2
+[[stage]]
+name = "second"
+kind = "search"
+from = "tune"
+length = "1k"
+samples = 2
+[[stage]]
+name = "tune"
+kind = "finetune"
+factors = "first"
+[stage.training]
+steps = 2
+length = 256
+[[stage]]
+name = "first"
+kind = "search"
+length = 256
+time_budget = "90m"
+attention_factor = 1.2
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    let invalid = Plan::read(text).expect_err("a bad plan was accepted");
+    invalid.problems.iter().map(ToString::to_string).collect()
+}
+
+/// A model that has a window of so many tokens.
+fn model(window: u32) -> (ModelIdentity, ModelDescription) {
+    let config_json = format!(
+        r#"{{"model_type": "llama", "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "vocab_size": 96, "max_position_embeddings": {window}, "rope_theta": 10000.0}}"#
+    );
+    let description = ModelDescription::from_config_json(&config_json).unwrap();
+    (ModelIdentity { name: "tiny".into(), fingerprint: Fingerprint::from([0; 32]), config_json }, description)
+}
+
+#[test]
+fn stages_run_after_those_they_need() {
+    let plan = Plan::read(WHOLE).unwrap();
+    let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names, ["first", "tune", "second", "recover"]);
+    assert_eq!(plan.dependents("tune"), ["tune", "second", "recover"]);
+    assert_eq!(plan.dependents("recover"), ["recover"]);
+    assert_eq!((plan.longest(), plan.trains()), (1024, true));
+    // The second search starts from the factors of the training.
+    let Work::Search(second) = &plan.stage("second").unwrap().work else { panic!() };
+    assert_eq!(second.start, Some(FactorSource::Stage("first".into())));
+    let Work::Search(first) = &plan.stage("first").unwrap().work else { panic!() };
+    assert_eq!((first.start.clone(), first.options.seed, first.options.time_budget_seconds), (None, 3, Some(5400)));
+}
+
+/// Section 3.4 and table 4 of the paper.
+#[test]
+fn the_preset_has_the_figures_of_the_paper() {
+    let plan = Plan::read(presets::text("longrope-llama2-2048k").unwrap()).unwrap();
+    let mut found = Vec::new();
+    for stage in &plan.stages {
+        match &stage.work {
+            Work::Search(search) => {
+                let passes = search.options.evolution.evaluations() * search.samples as u64;
+                found.push((search.length >> 10, search.options.evolution.population, passes));
+            }
+            Work::Recover(recover) => assert_eq!(recover.lengths, [4096, 8192]),
+            _ => {}
+        }
+    }
+    // 64 + 40 x 32 candidates on 5 documents; half as many on 3 from 512k on.
+    assert_eq!(found, [(128, 64, 6720), (256, 64, 6720), (2048, 32, 672 * 3)]);
+    let steps: Vec<u64> = plan
+        .stages
+        .iter()
+        .filter_map(|stage| match &stage.work {
+            Work::Finetune(tune) => match &tune.training {
+                Training::Embedded { settings } => settings["steps"].as_u64(),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    assert_eq!(steps, [400, 600]);
+}
+
+#[test]
+fn presets_fit_the_models_they_are_for() {
+    for (name, window) in [("lab", 256), ("longrope-llama2-2048k", 4096)] {
+        let plan = Plan::read(presets::text(name).unwrap()).unwrap();
+        let (identity, description) = model(window);
+        assert_eq!(plan.problems_with(&identity, &description), [], "{name}");
+        let (identity, description) = model(1 << 21);
+        let wrong = plan.problems_with(&identity, &description);
+        assert!(wrong.iter().any(|problem| problem.field == "original_length"), "{name}: {wrong:?}");
+        assert!(wrong.iter().any(|problem| problem.reason.contains("nothing to extend")), "{name}: {wrong:?}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let found = problems(
+        r#"
+        nmae = "x"
+        [[stage]]
+        name = "first"
+        kind = "search"
+        lenght = 256
+        population = -1
+        strategy = "luck"
+        [[stage]]
+        kind = "conquer"
+        [[stage]]
+        name = "tune"
+        kind = "finetune"
+        from = "nobody"
+        factors = "first"
+        command = []
+        [[stage]]
+        name = "short"
+        kind = "recover"
+        long = "measure"
+        lengths = ["soon"]
+        [[stage]]
+        name = "measure"
+        kind = "evaluate"
+        factors = "first"
+        lengths = [64]
+        "#,
+    );
+    for part in [
+        "nmae: is no field of a plan; its fields are name, seed",
+        "stage first: lenght: is no field of a search stage",
+        "stage first: length: is missing",
+        "stage first: population: is -1, expected a whole number",
+        "stage first: strategy: \"luck\" is none",
+        "stage 2 (without a name): name: is missing",
+        "stage 2 (without a name): kind: \"conquer\" is none",
+        "stage tune: command: must name a program",
+        "stage tune: from: \"nobody\" is no stage of the plan",
+        "stage short: lengths: \"soon\" is no length",
+        "stage short: max_factor: is missing",
+    ] {
+        assert!(found.iter().any(|problem| problem.contains(part)), "{part:?} in {found:#?}");
+    }
+}
+
+#[test]
+fn a_cycle_is_named() {
+    let text = WHOLE.replace("length = 256\ntime", "from = \"tune\"\nlength = 256\ntime");
+    assert_eq!(problems(&text), ["stage: a cycle: tune -> first -> tune, each needs the next"]);
+}
+
+#[test]
+fn lengths_that_contradict_each_other_are_refused() {
+    for (from, to, said) in [
+        ("\"1k\"", "200", "stage second: length: 200 is below the 256 tokens of its start, first"),
+        ("[64, 128]", "[64, 256]", "stage recover: keep: first is for 256 tokens, which must be above 256"),
+        ("[64, 128]", "[128, 64]", "stage recover: lengths: must be ascending"),
+        ("length = 256\n[[", "length = 512\n[[", "stage tune: training.length: 512 is above the 256 tokens"),
+        ("keep = [\"first\"]", "keep = [\"second\"]", "stage recover: long: second is for 1024 tokens"),
+    ] {
+        assert!(WHOLE.contains(from), "{from}");
+        let found = problems(&WHOLE.replace(from, to));
+        assert!(found.iter().any(|problem| problem.contains(said)), "{said:?} in {found:#?}");
+    }
+}
+
+#[test]
+fn factors_and_models_must_come_from_stages_that_have_them() {
+    let with = |stage: &str| format!("{WHOLE}\n[[stage]]\nname = \"last\"\n{stage}\n");
+    for (stage, said) in [
+        ("kind = \"export\"\nfrom = \"second\"\nfactors = \"second\"", "which makes no model"),
+        ("kind = \"export\"\nfrom = \"tune\"\nfactors = \"last\"", "is a export stage, which finds no factors"),
+        ("kind = \"export\"\nfactors = \"second\"", "is model, but the factors of second were searched on tune"),
+        ("kind = \"finetune\"\nfactors = \"first\"\ncommand = [\"x\"]\ncheckpoint = \"y\"", "contradicts command"),
+    ] {
+        let found = problems(&with(stage));
+        assert!(found.iter().any(|problem| problem.contains(said)), "{said:?} in {found:#?}");
+    }
+    let exported = with("kind = \"export\"\nfrom = \"tune\"\nfactors = \"recover\"");
+    assert!(Plan::read(&exported).is_ok());
+    let starts = problems(&exported.replace("max_factor = 2", "max_factor = 2\nstart_tokens = [0, 4]"));
+    assert!(starts[0].contains("stage last: factors: recover searches starting tokens"), "{starts:?}");
+    // A factor file is no stage.
+    assert!(Plan::read(&with("kind = \"finetune\"\nfactors = \"./f.json\"\ncheckpoint = \"tuned\"")).is_ok());
+}
+
+#[test]
+fn what_is_no_plan_is_refused() {
+    for text in ["", "stage = 3", "[[stage]]", "name = ", "[stage]\nname = \"x\"", &"x".repeat(2 << 20)] {
+        assert!(Plan::read(text).is_err(), "{:?}", &text[..text.len().min(20)]);
+    }
+}
+
+#[test]
+fn the_identity_follows_settings_inputs_and_needs() {
+    let plan = Plan::read(WHOLE).unwrap();
+    let other = Plan::read(&WHOLE.replace("samples = 2", "samples = 3")).unwrap();
+    let stage = |plan: &Plan| plan.stage("second").unwrap().clone();
+    let of = |plan: &Plan, needs: &[StageId], input: u8| {
+        StageId::of(&stage(plan), needs, &[("model", [input; 32])]).unwrap()
+    };
+    let base = of(&plan, &[], 0);
+    assert_eq!(base, of(&plan, &[], 0));
+    assert_eq!(base.to_string().parse(), Ok(base));
+    for changed in [of(&other, &[], 0), of(&plan, &[base], 0), of(&plan, &[], 1)] {
+        assert_ne!(base, changed);
+    }
+}
