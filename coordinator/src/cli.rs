@@ -11,6 +11,8 @@ mod control;
 #[cfg(feature = "local")]
 mod eval;
 mod export;
+#[cfg(feature = "local")]
+mod extend;
 mod factors;
 #[cfg(feature = "local")]
 mod finetune;
@@ -88,6 +90,9 @@ enum Command {
     /// Train a model under given factors
     #[cfg(feature = "local")]
     Finetune(Box<finetune::FinetuneArgs>),
+    /// Run a plan: search, fine-tune, second search, short-window recovery, evaluation, export
+    #[cfg(feature = "local")]
+    Extend(Box<extend::ExtendArgs>),
     /// Predict memory and time of a search before anything is spent
     #[cfg(feature = "local")]
     Plan(plan::PlanArgs),
@@ -128,6 +133,8 @@ async fn dispatch(command: Command) -> Outcome {
         Command::Eval(args) => eval::run(args).await,
         #[cfg(feature = "local")]
         Command::Finetune(args) => finetune::run(*args).await,
+        #[cfg(feature = "local")]
+        Command::Extend(args) => extend::run(*args).await,
         #[cfg(feature = "local")]
         Command::Plan(args) => plan::run(args).await,
     }

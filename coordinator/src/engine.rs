@@ -22,6 +22,7 @@ mod time;
 pub use self::core::{Core, Launched, ResultText};
 pub use actor::{Engine, EngineThreads, Stopped};
 pub use error::EngineError;
+pub use job::planned_evaluations;
 pub use time::Now;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod binaries;
 pub mod command;
 pub mod documents;
+pub mod extend;
 pub mod models;
 pub mod process;
 pub mod search;

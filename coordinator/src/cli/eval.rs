@@ -123,6 +123,9 @@ struct Slope {
     log_attention_factor: f64,
 }
 
+// Evaluations of other commands ask the same questions.
+pub(super) use retrieval::Prompts;
+
 pub(super) async fn run(args: EvalArgs) -> Outcome {
     // The evaluation owns its threads; the runtime only has to wait for it.
     tokio::task::spawn_blocking(move || evaluate(args)).await.or_work()?

@@ -2,7 +2,7 @@
 
 pub mod data;
 mod options;
-mod progress;
+pub mod progress;
 
 use super::eval::choice::FactorChoice;
 use super::export::write;

@@ -125,7 +125,8 @@ impl LocalSearch<'_> {
         Ok(())
     }
 
-    async fn search(&self) -> Result<JobResult, Failure> {
+    /// Runs the job to its end, as [`Self::run`], and returns what it found.
+    pub async fn search(&self) -> Result<JobResult, Failure> {
         let store = self.store()?;
         let (stop, stopped) = watch::channel(false);
         let serving =

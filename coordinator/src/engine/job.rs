@@ -297,7 +297,7 @@ impl ActiveJob {
 }
 
 /// How many candidates are evaluated if nothing stops the search early.
-pub(super) fn planned_evaluations(spec: &JobSpec) -> u64 {
+pub fn planned_evaluations(spec: &JobSpec) -> u64 {
     let all = match spec.search.strategy {
         // Gradients count three, as they cost.
         StrategyKind::Ropewalk => ropewalk::planned(&spec.search).0,

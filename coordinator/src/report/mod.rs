@@ -1,16 +1,20 @@
 //! What a search was worth: the comparison with the published methods, plots of factors and progress, and retrieval.
 
 pub mod comparison;
+pub mod extension;
 pub mod factor_plot;
 pub mod heat_map;
+pub mod length_plot;
 pub mod loss_plot;
 mod palette;
 pub mod progress_plot;
 pub mod retrieval;
 
 pub use comparison::{Comparison, Row};
+pub use extension::{ExtensionReport, PerplexityAt, RetrievalRun};
 pub use factor_plot::{Curve, factor_plot};
 pub use heat_map::heat_map;
+pub use length_plot::{LengthCurve, length_plot};
 pub use loss_plot::loss_plot;
 pub use progress_plot::{Level, progress_plot};
 pub use retrieval::Retrieval;

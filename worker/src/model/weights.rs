@@ -93,6 +93,12 @@ impl WeightFiles {
         Ok(Self { dir: dir.to_owned(), files })
     }
 
+    /// Name and shape of every tensor.
+    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        let tensors = self.files.iter().flat_map(|file| file.metadata.tensors());
+        tensors.map(|(name, info)| (name, info.shape.clone())).collect()
+    }
+
     /// The files in order, and every tensor of each in the order of the names.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (&Path, impl Iterator<Item = Stored<'_>>)> {
         self.files.iter().map(|file| (file.path.as_path(), file.stored()))

@@ -73,13 +73,19 @@ struct Report {
 }
 
 /// The prompts of one length.
-struct Prompts<'a> {
-    template: &'a Template,
-    tokenizer: &'a DocumentTokenizer,
-    grass: &'a [u32],
-    documents: Vec<Sample>,
-    length: u32,
-    digits: u32,
+pub struct Prompts<'a> {
+    /// The words around the number.
+    pub template: &'a Template,
+    /// The model's.
+    pub tokenizer: &'a DocumentTokenizer,
+    /// The ids of the grass sentence.
+    pub grass: &'a [u32],
+    /// What the number is hidden in; empty for the grass sentence.
+    pub documents: Vec<Sample>,
+    /// Tokens of a prompt, its answer included.
+    pub length: u32,
+    /// Digits of the number.
+    pub digits: u32,
 }
 
 // === impl RetrievalArgs ===
@@ -197,7 +203,7 @@ impl RetrievalArgs {
 
 impl Prompts<'_> {
     /// The prompt of this index; the same for every set of factors.
-    fn build(&self, seed: u64, depth: f64, index: usize) -> Result<Prompt, Failure> {
+    pub fn build(&self, seed: u64, depth: f64, index: usize) -> Result<Prompt, Failure> {
         let slot = (u64::from(self.length) << 32) | index as u64;
         let key = key(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(slot), self.digits).or_input()?;
         let begin = self.tokenizer.bos();

@@ -1,0 +1,126 @@
+//! `ropewalk extend`: the whole method. A plan's stages run one after another, and what is done is never repeated.
+//!
+//! The folder `--out` is the plan's whole state. Every stage has a folder in it, and a `result.json` that is written last and
+//! whole, with the identity of everything that determined it. So the command is its own resumption: killed at any moment and
+//! typed again, it passes over what is done and goes on inside the stage it died in, whose search has its store, whose
+//! training its checkpoints and whose evaluation its measurements. No service has to know of plans; the searches are jobs
+//! like any other, of a coordinator in this process or of one that outlives it.
+
+mod command;
+mod documents;
+mod evaluate;
+mod export;
+mod finetune;
+mod folder;
+mod forecast;
+mod inputs;
+mod runner;
+mod search;
+mod status;
+
+use super::failure::{Failure, OrFail as _, Outcome};
+use super::options::JsonArgs;
+use super::search::MachineArgs;
+use crate::plan::{Plan, presets};
+use anyhow::Context as _;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use std::path::{Path, PathBuf};
+
+/// Run a plan: searches, fine-tuning, a second search, recovery of short windows, evaluation and export.
+///
+/// Killed or interrupted, the same command goes on where it stopped. Everything is kept in --out, with a folder for each stage
+/// and the models that were made in models/. With --check nothing runs: what each stage would take is printed.
+#[derive(Args, Debug)]
+pub struct ExtendArgs {
+    /// The plan, a TOML file with a [[stage]] for each step
+    #[arg(value_name = "PLAN.toml", required_unless_present_any = ["preset", "status"], conflicts_with = "preset")]
+    plan: Option<PathBuf>,
+
+    /// A plan that comes with the program
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(presets::ALL.map(|(name, _)| name)))]
+    preset: Option<String>,
+
+    /// Folder of the model to extend: config.json, weights and, for text, tokenizer.json
+    #[arg(long, value_name = "DIR", required_unless_present = "status")]
+    model: Option<PathBuf>,
+
+    /// Documents to train on: .txt, .md, .jsonl with "text", .parquet with a text column, or folders of these
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    data: Vec<PathBuf>,
+
+    /// Long documents to search and to judge on, of the same forms
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    valid: Vec<PathBuf>,
+
+    /// Documents are token ids, JSON Lines with "input_ids", used as they are (no tokenizer needed)
+    #[arg(long)]
+    token_ids: bool,
+
+    /// Folder for everything that the plan makes, and for what an interrupted plan needs to go on
+    #[arg(long, value_name = "DIR", default_value = "ropewalk-extend")]
+    out: PathBuf,
+
+    /// Search on this coordinator's workers, and not in this process. Workers find fine-tuned models below --out in models/
+    #[arg(long, value_name = "URL")]
+    coordinator: Option<String>,
+
+    /// Print what every stage would take, and everything that is wrong or missing; nothing runs
+    #[arg(long, conflicts_with_all = ["status", "from"])]
+    check: bool,
+
+    /// TFLOP/s that one worker sustains, for --check [default: a few are shown]
+    #[arg(long, value_name = "TFLOPS", requires = "check")]
+    tflops: Option<f64>,
+
+    /// Repeat this stage, and all that need its result: what they made is set aside
+    #[arg(long, value_name = "STAGE")]
+    from: Option<String>,
+
+    /// Show how the plan in --out stands
+    #[arg(long, conflicts_with_all = ["from", "preset", "plan"])]
+    status: bool,
+
+    #[command(flatten)]
+    machine: MachineArgs,
+
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+pub(super) async fn run(args: ExtendArgs) -> Outcome {
+    if args.status {
+        return status::run(&args.out, args.output);
+    }
+    let plan = args.plan()?;
+    if let Some(from) = args.from.as_ref().filter(|from| plan.stage(from).is_none()) {
+        let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+        let message = format!("--from {from}: no such stage; the plan has {}", names.join(", "));
+        return Err(Failure::input_message(message));
+    }
+    if args.check {
+        return forecast::run(&args, plan);
+    }
+    let inputs = inputs::Inputs::open(&args, plan)?;
+    runner::Runner::new(&args, &inputs)?.run().await
+}
+
+// === impl ExtendArgs ===
+
+impl ExtendArgs {
+    fn plan(&self) -> Result<Plan, Failure> {
+        let preset = self.preset.as_deref().and_then(presets::text);
+        match (&self.plan, preset) {
+            (Some(path), _) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+                Plan::read(&text.or_input()?).with_context(|| path.display().to_string()).or_input()
+            }
+            (None, Some(text)) => Plan::read(text).or_input(),
+            (None, None) => Err(Failure::input_message("name a plan, or a --preset")),
+        }
+    }
+
+    fn model(&self) -> Result<&Path, Failure> {
+        self.model.as_deref().ok_or_else(|| Failure::input_message("name the folder of the model with --model"))
+    }
+}

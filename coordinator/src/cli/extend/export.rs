@@ -1,0 +1,44 @@
+//! The export stage: a folder that engines load.
+
+use super::folder::Made;
+use super::runner::Runner;
+use crate::cli::export::dropped;
+use crate::cli::failure::{Failure, OrFail as _};
+use crate::cli::output::note;
+use crate::export::HfOptions;
+use crate::export::checkpoint::{Checkpoint, Ingredients, same_weights};
+use crate::plan::{ExportStage, Stage};
+use anyhow::Context as _;
+use ropewalk_worker::model::{fingerprint_dir, weights};
+
+impl Runner<'_> {
+    /// Writes the model's folder with the factors applied, beside the other models of the plan.
+    pub(super) fn export(&self, stage: &Stage, export: &ExportStage) -> Result<Made, Failure> {
+        let (model, factors) = (self.model_of(stage)?, self.factors(&export.factors)?);
+        let folder = &model.folder;
+        let weights = weights::files_of(&folder.path).or_work()?;
+        let dropped = if export.drop_start_tokens { Some(dropped(&factors)?) } else { None };
+        let options = HfOptions { dropped: dropped.filter(|dropped| dropped.start_tokens > 0), ..HfOptions::default() };
+        let checkpoint = Checkpoint::new(Ingredients {
+            model: &folder.path,
+            name: &folder.name,
+            config_json: &folder.config_json,
+            weights: &weights,
+            factors: &factors,
+            factors_json: None,
+            options: &options,
+        });
+        let checkpoint = checkpoint.or_work()?;
+        same_weights(&factors, &folder.name, model.fingerprint).or_work()?;
+        let out = self.out.model(&self.inputs.folder.name, &stage.name);
+        // Only a run that was killed between this folder and its result left one here.
+        if out.exists() {
+            std::fs::remove_dir_all(&out).with_context(|| format!("cannot replace {}", out.display())).or_work()?;
+        }
+        checkpoint.write(&out).or_work()?;
+        checkpoint.notes.iter().for_each(note);
+        let summary = format!("{} holds the model with its factors", out.display());
+        let fingerprint = fingerprint_dir(&out).or_work()?;
+        Ok(Made { model: Some(self.below(&out)), fingerprint: Some(fingerprint), summary, ..Made::default() })
+    }
+}

@@ -1,0 +1,110 @@
+//! Training in this process.
+
+use super::super::folder::write;
+use super::super::runner::{Runner, StageModel};
+use crate::cli::failure::{Failure, OrFail as _};
+use crate::cli::finetune::progress::TrainingProgress;
+use crate::cli::finetune::{csv, data, failure, points};
+use crate::cli::prepare::ModelFolder;
+use crate::cli::serve::stop_signal;
+use crate::plan::FinetuneStage;
+use crate::report::loss_plot;
+use ropewalk_shared::rope::Rescale;
+use ropewalk_shared::training::TrainSpec;
+use ropewalk_worker::model::config::DecoderSpec;
+use ropewalk_worker::train::{self, TrainEvent};
+use serde_json::{Map, Value};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What of the settings decides how much is computed.
+pub struct Shape {
+    /// Steps of the optimiser.
+    pub steps: u64,
+    /// Sequences of a step.
+    pub sequences_per_step: u64,
+    /// Tokens of a sequence.
+    pub length: u32,
+}
+
+/// The training that a plan's settings describe, with these factors.
+fn spec(settings: &Map<String, Value>, rescale: Rescale) -> Result<TrainSpec, serde_json::Error> {
+    let mut settings = settings.clone();
+    settings.insert("rescale".to_owned(), serde_json::to_value(rescale)?);
+    serde_json::from_value(Value::Object(settings))
+}
+
+/// Everything that is wrong with the settings, as far as it can be told before the factors are found.
+pub fn check(settings: &Map<String, Value>, base: &ModelFolder, problem: &mut impl FnMut(&str, String)) {
+    if settings.contains_key("rescale") {
+        return problem("training.rescale", "is no setting: the stage's factors are what is trained with".to_owned());
+    }
+    match spec(settings, Rescale::identity(base.description.geometry.pairs())) {
+        Err(error) => problem("training", error.to_string()),
+        Ok(spec) => {
+            if let Err(invalid) = spec.check(&base.description) {
+                let problems = invalid.problems.into_iter();
+                problems.for_each(|found| problem(&format!("training.{}", found.field), found.reason));
+            }
+        }
+    }
+}
+
+/// The shape of a training; `None` for settings that are not in order.
+pub fn shape(settings: &Map<String, Value>, base: &ModelFolder) -> Option<Shape> {
+    let spec = spec(settings, Rescale::identity(base.description.geometry.pairs())).ok()?;
+    Some(Shape { steps: spec.steps.into(), sequences_per_step: spec.sequences_per_step.into(), length: spec.length })
+}
+
+/// Bytes that a training of sequences of this length takes.
+pub fn bytes(decoder: &DecoderSpec, length: u32) -> u64 {
+    train::bytes(decoder, length as usize)
+}
+
+impl Runner<'_> {
+    /// Trains on this machine, going on from the checkpoints of an earlier run, and says how in a few words.
+    pub(super) fn train(
+        &self,
+        model: &StageModel,
+        (tune, settings): (&FinetuneStage, &Map<String, Value>),
+        folder: &Path,
+        place: &Path,
+    ) -> Result<String, Failure> {
+        let spec = spec(settings, self.factors(&tune.factors)?.rescale()).or_input()?;
+        spec.check(&model.folder.description).or_input()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let raised = stop.clone();
+        let stopping = tokio::spawn(async move {
+            stop_signal().await;
+            raised.store(true, Ordering::Relaxed);
+        });
+        // The training has threads of its own; the runtime only has to wait for it.
+        let trained = tokio::task::block_in_place(|| {
+            let sequences = data::sequences(&model.folder, &self.inputs.data, &spec)?;
+            let mut progress = TrainingProgress::new(spec.steps, self.args.output.json);
+            let mut told = Ok(());
+            let mut tell = |event: TrainEvent| {
+                if told.is_ok() {
+                    told = progress.update(&event);
+                }
+                let go_on = told.is_ok() && !stop.load(Ordering::Relaxed);
+                if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
+            let work = folder.join("checkpoints");
+            let trained = train::run(&model.folder.path, &spec, &sequences, &work, place, &mut tell);
+            progress.finish();
+            told?;
+            trained.map_err(failure)
+        });
+        stopping.abort();
+        let trained = trained?;
+        write(&folder.join("loss.csv"), &csv(&trained.curve))?;
+        let title = format!("Fine-tuning of {} at {} tokens", model.folder.name, spec.length);
+        write(&folder.join("loss.svg"), &loss_plot(&title, &points(&trained.curve)).or_work()?)?;
+        let (first, last) = (trained.curve.first(), trained.curve.last());
+        let losses = first.zip(last).map(|(first, last)| format!(", loss {:.3} to {:.3}", first.loss, last.loss));
+        Ok(format!("in {} steps{}", trained.curve.len(), losses.unwrap_or_default()))
+    }
+}

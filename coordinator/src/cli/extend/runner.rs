@@ -1,0 +1,209 @@
+//! The stages of a plan, one after another: what is done is passed over, what was begun goes on.
+
+use super::ExtendArgs;
+use super::folder::{Made, PlanFolder, StageResult, Standing};
+use super::inputs::Inputs;
+use crate::cli::factors::read_file;
+use crate::cli::failure::{Failure, OrFail as _, Outcome};
+use crate::cli::output::{self, note};
+use crate::cli::prepare::ModelFolder;
+use crate::plan::identity::StageId;
+use crate::plan::{FactorSource, Stage, Work};
+use anyhow::Context as _;
+use ropewalk_shared::factor_file::FactorFile;
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_worker::model::fingerprint_dir;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// A plan at work.
+pub struct Runner<'a> {
+    pub(super) args: &'a ExtendArgs,
+    pub(super) inputs: &'a Inputs,
+    pub(super) out: PlanFolder,
+    ids: HashMap<&'a str, StageId>,
+    results: HashMap<&'a str, StageResult>,
+}
+
+/// A model that a stage works on.
+pub(super) struct StageModel {
+    pub(super) folder: ModelFolder,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// What `--json` prints when a stage begins or ends.
+#[derive(Serialize)]
+struct StageEvent<'a> {
+    stage: &'a str,
+    kind: &'a str,
+    state: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a StageResult>,
+}
+
+// === impl Runner ===
+
+impl<'a> Runner<'a> {
+    /// Takes hold of the plan's folder.
+    pub fn new(args: &'a ExtendArgs, inputs: &'a Inputs) -> Result<Self, Failure> {
+        let out = PlanFolder::open(&args.out)?;
+        out.record(&inputs.plan)?;
+        Ok(Self { args, inputs, out, ids: HashMap::new(), results: HashMap::new() })
+    }
+
+    /// Runs what is not done.
+    pub async fn run(mut self) -> Outcome {
+        if let Some(from) = &self.args.from {
+            for name in self.inputs.plan.dependents(from) {
+                self.set_aside(name, "to be repeated")?;
+            }
+        }
+        let count = self.inputs.plan.stages.len();
+        for (number, stage) in self.inputs.plan.stages.iter().enumerate() {
+            let (name, kind) = (stage.name.as_str(), stage.work.kind());
+            let id = self.identity(stage)?;
+            let step = format!("[{}/{count}] {name} ({kind})", number + 1);
+            let result = match self.out.standing(name, id)? {
+                Standing::Done(result) => {
+                    self.tell(
+                        stage,
+                        "done before",
+                        Some(&result),
+                        &format!("{step}: done before: {}", result.made.summary),
+                    )?;
+                    *result
+                }
+                standing => {
+                    if !matches!(standing, Standing::Begun) {
+                        self.set_aside(name, "made with other settings or inputs")?;
+                    }
+                    let goes_on = matches!(standing, Standing::Begun);
+                    let text = if goes_on { format!("{step}: going on") } else { step.clone() };
+                    self.tell(stage, if goes_on { "going on" } else { "begun" }, None, &text)?;
+                    let folder = self.out.begin(name, id)?;
+                    let started = Instant::now();
+                    let made =
+                        self.stage(stage, &folder).await.map_err(|failure| failure.context(format!("stage {name}")))?;
+                    let seconds = started.elapsed().as_secs_f64();
+                    let result = self.out.finish((name, kind), id, seconds, made)?;
+                    let took = output::duration(seconds);
+                    self.tell(
+                        stage,
+                        "done",
+                        Some(&result),
+                        &format!("{step}: done in {took}: {}", result.made.summary),
+                    )?;
+                    result
+                }
+            };
+            self.ids.insert(name, id);
+            self.results.insert(name, result);
+        }
+        if self.args.output.json {
+            return Ok(());
+        }
+        note("the plan is done; everything lies in");
+        output::line(self.out.root().display().to_string())
+    }
+
+    async fn stage(&self, stage: &Stage, folder: &Path) -> Result<Made, Failure> {
+        match &stage.work {
+            Work::Search(search) => self.search(stage, search, folder).await,
+            Work::Recover(recover) => self.recover(stage, recover, folder).await,
+            Work::Finetune(tune) => self.finetune(stage, tune, folder).await,
+            Work::Evaluate(evaluate) => self.evaluate(stage, evaluate, folder).await,
+            Work::Export(export) => self.export(stage, export),
+        }
+    }
+
+    fn tell(&self, stage: &Stage, state: &str, result: Option<&StageResult>, text: &str) -> Outcome {
+        if self.args.output.json {
+            return output::json(&StageEvent { stage: &stage.name, kind: stage.work.kind(), state, result });
+        }
+        note(text);
+        Ok(())
+    }
+
+    fn set_aside(&self, name: &str, why: &str) -> Outcome {
+        if let Some(to) = self.out.set_aside(name, &self.inputs.folder.name)? {
+            note(format!("{name}: {why}; what was there is now in {}", to.display()));
+        }
+        Ok(())
+    }
+
+    /// Everything that determines a stage's result: its settings, what it needs, and what it reads besides.
+    fn identity(&self, stage: &Stage) -> Result<StageId, Failure> {
+        let needs: Vec<StageId> = stage.needs().iter().filter_map(|need| self.ids.get(need).copied()).collect();
+        let digests = self.inputs.digests;
+        let mut inputs = vec![("model", *self.inputs.fingerprint.as_bytes())];
+        match &stage.work {
+            Work::Search(_) | Work::Recover(_) | Work::Evaluate(_) => {
+                inputs.push(("valid", digests.valid));
+                // The draw depends on the whole plan: what one stage may not see, another is judged on.
+                let mut draw = [0; 32];
+                let (longest, held_out) = (self.inputs.plan.longest(), self.inputs.plan.held_out as u64);
+                draw[..4].copy_from_slice(&longest.to_le_bytes());
+                draw[8..16].copy_from_slice(&held_out.to_le_bytes());
+                draw[16..24].copy_from_slice(&self.inputs.plan.seed.to_le_bytes());
+                inputs.push(("draw", draw));
+            }
+            Work::Finetune(tune) if tune.needs_data() => inputs.push(("data", digests.data)),
+            Work::Finetune(_) | Work::Export(_) => {}
+        }
+        for source in stage.work.factor_sources() {
+            if let FactorSource::File(path) = source {
+                let content =
+                    std::fs::read(path).with_context(|| format!("cannot read {}", path.display())).or_input()?;
+                inputs.push(("file", *blake3::hash(&content).as_bytes()));
+            }
+        }
+        StageId::of(stage, &needs, &inputs).or_work()
+    }
+
+    fn result(&self, name: &str) -> Result<&StageResult, Failure> {
+        // The plan's order has every stage after those that it needs.
+        self.results.get(name).ok_or_else(|| Failure::work_message(format!("stage {name} has no result yet")))
+    }
+
+    /// The model that a stage works on; one that a stage made must still be what it was.
+    pub(super) fn model_of(&self, stage: &Stage) -> Result<StageModel, Failure> {
+        let Some(from) = &stage.from else {
+            return Ok(StageModel {
+                folder: ModelFolder::open(&self.inputs.folder.path)?,
+                fingerprint: self.inputs.fingerprint,
+            });
+        };
+        let made = &self.result(from)?.made;
+        let path = made.model.as_ref().map(|path| self.out.root().join(path));
+        let path = path.ok_or_else(|| Failure::work_message(format!("stage {from} made no model")))?;
+        let repeat = || format!("the model that stage {from} made has changed; --from {from} makes it again");
+        let fingerprint = fingerprint_dir(&path).with_context(repeat).or_work()?;
+        if made.fingerprint != Some(fingerprint) {
+            return Err(Failure::work_message(repeat()));
+        }
+        Ok(StageModel { folder: ModelFolder::open(&path)?, fingerprint })
+    }
+
+    /// The file with a source's factors.
+    pub(super) fn factors_path(&self, source: &FactorSource) -> Result<PathBuf, Failure> {
+        match source {
+            FactorSource::File(path) => Ok(path.clone()),
+            FactorSource::Stage(name) => {
+                let path = self.result(name)?.made.factors.as_ref().map(|path| self.out.root().join(path));
+                path.ok_or_else(|| Failure::work_message(format!("stage {name} found no factors")))
+            }
+        }
+    }
+
+    /// A source's factors, checked against the model.
+    pub(super) fn factors(&self, source: &FactorSource) -> Result<FactorFile, Failure> {
+        read_file(&self.factors_path(source)?, &self.inputs.folder.description)
+    }
+
+    /// A path below the plan's folder, as results write it.
+    pub(super) fn below(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(self.out.root()).unwrap_or(path).to_owned()
+    }
+}
