@@ -42,11 +42,11 @@ fn two_sets_are_taken_and_the_third_is_named() {
     let patch: Value = serde_json::from_str(&export.content).unwrap();
     let dictionary = &patch["rope_scaling"];
     assert_eq!((&dictionary["short_factor"], &dictionary["long_factor"]), (&json!(SHORT), &json!(LONG)));
-    assert_eq!((&dictionary["short_mscale"], &dictionary["long_mscale"]), (&json!(1.0), &json!(1.25)));
+    assert_eq!((&dictionary["short_mscale"], &dictionary["long_mscale"]), (&json!(1.25), &json!(1.25)));
     assert_eq!(dictionary["attention_factor"], json!(1.25));
     assert_eq!(export.left_out_windows, [128]);
     let notes = export.notes.join("\n");
-    for said in ["left out is the set from 128 tokens", "transformers multiplies by 1.250000 at every length"] {
+    for said in ["left out is the set from 128 tokens", "every engine multiplies by 1.250000 at every length"] {
         assert!(notes.contains(said), "{said}: {notes}");
     }
 }

@@ -2,17 +2,19 @@
 
 pub(super) mod choice;
 mod retrieval;
+mod sliding;
+mod table;
 
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::{JsonArgs, SourceArgs, tokens};
 use super::output;
-use super::prepare::ModelFolder;
+use super::prepare::{ModelFolder, Source};
 use choice::FactorChoice;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use retrieval::RetrievalArgs;
+use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::outcome::{Loss, perplexity};
-use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::Sample;
 use ropewalk_worker::cancel::CancelFlag;
 use ropewalk_worker::device::{DeviceChoice, Dtype};
@@ -21,6 +23,7 @@ use ropewalk_worker::gradient::Gradient;
 use ropewalk_worker::memory;
 use ropewalk_worker::model::Model;
 use serde::Serialize;
+use sliding::Sliding;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -47,9 +50,24 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = tokens)]
     length: Vec<u32>,
 
-    /// Factors to measure: a factor file (JSON or CSV), none, pi, ntk, yarn or yarn-factors; may be given several times
+    /// Factors to measure: a factor file (JSON or CSV; of a factor table the set for each length), none, pi, ntk, yarn,
+    /// yarn-factors or dynamic-ntk; may be given several times
     #[arg(long, value_name = "FACTORS", value_delimiter = ',', default_value = "none")]
     factors: Vec<String>,
+
+    /// Scale pi, ntk and yarn to this window at every length, as a deployed model has them [default: to each length, which
+    /// makes ntk and dynamic-ntk the same]
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    target_length: Option<u32>,
+
+    /// Perplexity by sliding windows of --length tokens, this many tokens apart: the first window of a document counts
+    /// whole, later ones their last N tokens, and the mean is over all windows
+    #[arg(long, value_name = "N", value_parser = tokens, conflicts_with_all = ["gradient", "retrieval"])]
+    sliding_window: Option<u32>,
+
+    /// Tokens of each document that windows slide over [default: twice the length]
+    #[arg(long, value_name = "N", value_parser = tokens, requires = "sliding_window")]
+    document_tokens: Option<u32>,
 
     /// Use at most this many documents, the first that are long enough
     #[arg(long, default_value_t = 10, value_name = "N")]
@@ -99,6 +117,13 @@ struct Measurement {
     factors: String,
     attention_factor: f64,
     start_tokens: u32,
+    /// Of a factor table, where the window begins whose set this is, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_from: Option<u32>,
+    /// Stride of sliding windows; `samples` are then windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sliding_window: Option<u32>,
+    documents: usize,
     nll: f64,
     tokens: u64,
     perplexity: f64,
@@ -150,7 +175,8 @@ fn evaluate(args: EvalArgs) -> Outcome {
 
     if args.retrieval.is_asked() {
         let source = (!given.data.is_empty() || !given.tokens.is_empty()).then_some(&source);
-        return args.retrieval.run(&folder, source, &evaluator, (&choices, &lengths), args.output.json);
+        let run = (&choices[..], &lengths[..], args.target_length);
+        return args.retrieval.run(&folder, source, &evaluator, run, args.output.json);
     }
 
     let mut report = Report {
@@ -160,59 +186,108 @@ fn evaluate(args: EvalArgs) -> Outcome {
         results: Vec::new(),
     };
     for &length in &lengths {
-        let samples = source.first(length, args.samples)?;
+        let samples = args.samples(&source, length)?;
         for choice in &choices {
-            let rescale = choice.at(&folder.description, length);
-            report.results.push(args.measure(&evaluator, choice.name(), &rescale, &samples, length)?);
+            report.results.push(args.measure(&evaluator, (choice, &folder.description), &samples, length)?);
         }
     }
-    if args.output.json { output::json(&report) } else { output::line(table(&report)) }
+    if args.output.json { output::json(&report) } else { output::line(table::table(&report)) }
 }
 
 impl EvalArgs {
+    /// Documents of a length, or with sliding windows one document after the other in overlapping parts.
+    fn samples(&self, source: &Source<'_>, length: u32) -> Result<Documents, Failure> {
+        let Some(stride) = self.sliding_window else {
+            let samples = source.first(length, self.samples)?;
+            return Ok(Documents { units: samples.len(), samples, sliding: None });
+        };
+        let tokens = self.document_tokens.unwrap_or(length.saturating_mul(2));
+        if length < 3 || stride > length - 2 || tokens < length {
+            return Err(Failure::input_message(format!(
+                "--sliding-window {stride} with windows of {length} tokens over {tokens}: the stride must leave windows that \
+                 overlap (at most {}), and a document hold one window at least",
+                length.saturating_sub(2)
+            )));
+        }
+        let samples = source.first(tokens, self.samples)?;
+        let sliding = Sliding { length: length as usize, stride: stride as usize, begin: source.begin() };
+        Ok(Documents { units: samples.len() * sliding.count(tokens as usize), samples, sliding: Some(sliding) })
+    }
+
     fn measure(
         &self,
         evaluator: &Evaluator,
-        name: &str,
-        rescale: &Rescale,
-        samples: &[Sample],
+        (choice, description): (&FactorChoice, &ModelDescription),
+        documents: &Documents,
         length: u32,
     ) -> Result<Measurement, Failure> {
         memory::reset_peak();
-        let bar = progress_bar(samples.len(), self.output.json);
-        bar.set_message(format!("{name} at {length}"));
+        let rescale = choice.at(description, length, self.target_length);
+        let bar = progress_bar(documents.units, self.output.json);
+        bar.set_message(format!("{} at {length}", choice.name()));
         let start = Instant::now();
-        let mut losses: Vec<Loss> = Vec::with_capacity(samples.len());
-        let mut slopes = Vec::new();
-        for (done, sample) in samples.iter().enumerate() {
+        let mut losses: Vec<Loss> = Vec::with_capacity(documents.units);
+        let (mut slopes, mut read) = (Vec::new(), 0);
+        documents.each(|sample| {
+            let done = losses.len();
             let mut progress = |share: f32| bar.set_position(((done as f32 + share) * STEPS) as u64);
-            let (tokens, cancel) = (sample.tokens(), CancelFlag::new());
-            if self.gradient {
-                let gradient = evaluator.gradient(rescale, (tokens, 0), &cancel, &mut progress).or_work()?;
-                losses.push(gradient.loss);
+            let (tokens, from, cancel) = (sample.tokens(), sample.counted_from() as usize, CancelFlag::new());
+            read += tokens.len();
+            losses.push(if self.gradient {
+                let gradient = evaluator.gradient(&rescale, (tokens, from), &cancel, &mut progress).or_work()?;
+                let loss = gradient.loss;
                 slopes.push(gradient);
+                loss
+            } else if sample.shape().is_whole() {
+                evaluator.evaluate(&rescale, tokens, &cancel, &mut progress).or_work()?
             } else {
-                losses.push(evaluator.evaluate(rescale, tokens, &cancel, &mut progress).or_work()?);
-            }
-        }
+                evaluator.evaluate_counted(&rescale, tokens, from, &cancel, &mut progress).or_work()?.loss
+            });
+            Ok(())
+        })?;
         let seconds = start.elapsed().as_secs_f64();
         bar.finish_and_clear();
-        let tokens = samples.iter().map(|sample| sample.tokens().len() as u64).sum::<u64>();
         let perplexity = perplexity(&losses);
         Ok(Measurement {
             length,
-            factors: name.to_owned(),
+            factors: choice.name().to_owned(),
             attention_factor: rescale.attention_factor,
             start_tokens: rescale.start_tokens,
+            window_from: choice.window_from(length),
+            sliding_window: self.sliding_window,
+            documents: documents.samples.len(),
             nll: perplexity.ln(),
             tokens: losses.iter().map(|loss| loss.tokens).sum(),
             perplexity,
             seconds,
-            tokens_per_second: tokens as f64 / seconds,
+            tokens_per_second: read as f64 / seconds,
             peak_rss_mib: memory::peak_rss_mib(),
             samples: losses.iter().map(|loss| SampleMeasurement { nll: loss.mean(), tokens: loss.tokens }).collect(),
             gradient: self.gradient.then(|| Slope::mean(&slopes, rescale.factors.len())),
         })
+    }
+}
+
+/// What is evaluated at one length.
+struct Documents {
+    samples: Vec<Sample>,
+    sliding: Option<Sliding>,
+    /// Documents, or windows of all of them.
+    units: usize,
+}
+
+impl Documents {
+    /// Hands over document by document, or window by window: those of one document need not be held at once.
+    fn each(&self, mut evaluate: impl FnMut(&Sample) -> Outcome) -> Outcome {
+        for sample in &self.samples {
+            match self.sliding {
+                None => evaluate(sample)?,
+                Some(sliding) => {
+                    sliding.windows(sample.tokens()).try_for_each(|window| evaluate(&window.or_input()?))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -244,31 +319,6 @@ fn progress_bar(documents: usize, quiet: bool) -> ProgressBar {
     } else {
         super::progress::bar((documents as f32 * STEPS) as u64, "{msg} {bar} {percent}%")
     }
-}
-
-fn table(report: &Report) -> String {
-    let header =
-        ["factors", "length", "documents", "attention factor", "loss (nats)", "perplexity", "tokens/s", "peak MiB"];
-    let rows = report.results.iter().map(|result| {
-        vec![
-            result.factors.clone(),
-            result.length.to_string(),
-            result.samples.len().to_string(),
-            format!("{:.4}", result.attention_factor),
-            format!("{:.5}", result.nll),
-            format!("{:.3}", result.perplexity),
-            format!("{:.0}", result.tokens_per_second),
-            result.peak_rss_mib.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.0}")),
-        ]
-    });
-    let mut text = output::columns(&header, &rows.collect::<Vec<_>>());
-    for result in &report.results {
-        if let Some(slope) = &result.gradient {
-            let (name, length) = (&result.factors, result.length);
-            text += &format!("\n\nd loss / d ln factor of {name} at {length}, by rotary pair:\n{}", slope.describe());
-        }
-    }
-    text
 }
 
 /// The CPU computes in f32 only; GPUs are built for bf16.

@@ -84,7 +84,7 @@ pub(super) async fn run(args: FinetuneArgs) -> Outcome {
 fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     let folder = ModelFolder::open(&args.model)?;
     let choice = FactorChoice::read(&args.factors, &folder.description)?;
-    let spec = args.training.spec(choice.at(&folder.description, args.training.length));
+    let spec = args.training.spec(choice.at(&folder.description, args.training.length, None));
     spec.check(&folder.description).or_input()?;
     let sequences = data::sequences(&folder, &args.source, &spec)?;
 

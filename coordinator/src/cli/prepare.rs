@@ -37,6 +37,8 @@ pub struct Source<'a> {
     paths: &'a [PathBuf],
     tokenizer: Option<DocumentTokenizer>,
     vocab_size: usize,
+    #[cfg(feature = "local")]
+    begin: Option<u32>,
 }
 
 /// The search that `search` and `launch` are to start.
@@ -108,7 +110,13 @@ impl ModelFolder {
         let text = !args.data.is_empty();
         let tokenizer = text.then(|| DocumentTokenizer::open(&self.path, &self.description)).transpose().or_input()?;
         let paths = if text { &args.data } else { &args.tokens };
-        Ok(Source { paths, tokenizer, vocab_size: self.description.vocab_size })
+        Ok(Source {
+            paths,
+            #[cfg(feature = "local")]
+            begin: tokenizer.as_ref().map_or(self.description.bos_token_id, DocumentTokenizer::bos),
+            tokenizer,
+            vocab_size: self.description.vocab_size,
+        })
     }
 }
 
@@ -138,6 +146,12 @@ impl Source<'_> {
     /// Documents as whole as limits allow: `length` tokens of each at most, until there are `budget` in all.
     pub fn whole(&self, length: usize, budget: u64) -> Result<Whole, Failure> {
         self.documents().whole(length, budget).or_input()
+    }
+
+    /// The id that documents begin with, where the model has one.
+    #[cfg(feature = "local")]
+    pub fn begin(&self) -> Option<u32> {
+        self.begin
     }
 
     /// Draws the samples of a search.

@@ -9,6 +9,8 @@ use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
 use std::path::Path;
 
+const DYNAMIC_NTK: &str = "dynamic-ntk";
+
 /// What `--factors` names.
 #[derive(Debug)]
 pub enum FactorChoice {
@@ -16,6 +18,8 @@ pub enum FactorChoice {
     None,
     /// A published method, scaled to each length.
     Baseline(Baseline),
+    /// NTK for each length's own ratio, whatever window the others are scaled to.
+    DynamicNtk,
     /// The numbers of a file: the same at every length, or of a factor table those of the window that a length lies in.
     File { name: String, file: Box<FactorFile> },
 }
@@ -29,10 +33,13 @@ impl FactorChoice {
         if let Some(baseline) = Baseline::ALL.into_iter().find(|baseline| baseline.name() == text) {
             return Ok(Self::Baseline(baseline));
         }
+        if text == DYNAMIC_NTK {
+            return Ok(Self::DynamicNtk);
+        }
         let path = Path::new(text);
         if !path.exists() {
             return Err(Failure::input_message(format!(
-                "--factors {text}: no such file, and no method of that name (none, pi, ntk, yarn, yarn-factors)"
+                "--factors {text}: no such file, and no method of that name (none, pi, ntk, yarn, yarn-factors, {DYNAMIC_NTK})"
             )));
         }
         let file = Box::new(read_file(path, description)?);
@@ -45,23 +52,37 @@ impl FactorChoice {
         match self {
             Self::None => "none",
             Self::Baseline(baseline) => baseline.name(),
+            Self::DynamicNtk => DYNAMIC_NTK,
             Self::File { name, .. } => name,
         }
     }
 
-    /// The factors at a length. YaRN comes with its own attention factor, as published.
-    pub fn at(&self, description: &ModelDescription, length: u32) -> Rescale {
+    /// Of a factor table, where the window begins that a length lies in, in tokens.
+    pub fn window_from(&self, length: u32) -> Option<u32> {
+        match self {
+            Self::File { file, .. } => file.window_for(length).map(|window| window.from_length),
+            _ => None,
+        }
+    }
+
+    /// The factors at a length, those of published methods for a window of `target` tokens if one is given. YaRN comes
+    /// with its own attention factor, as published.
+    pub fn at(&self, description: &ModelDescription, length: u32, target: Option<u32>) -> Rescale {
+        let original = description.original_length;
+        let ratio = |length: u32| (f64::from(length) / f64::from(original)).max(1.0);
         match self {
             Self::None => description.shipped_rescale(length as usize),
             Self::Baseline(baseline) => {
-                let original = description.original_length;
-                let ratio = (f64::from(length) / f64::from(original)).max(1.0);
+                let ratio = ratio(target.unwrap_or(length));
                 let policy = match baseline {
                     Baseline::Yarn | Baseline::YarnFactors => AttentionFactorPolicy::Yarn,
                     Baseline::Pi | Baseline::Ntk => AttentionFactorPolicy::None,
                 };
                 let factors = baseline.factors(&description.geometry, original, ratio);
                 Rescale { attention_factor: policy.value(ratio, original), ..Rescale::with_factors(factors) }
+            }
+            Self::DynamicNtk => {
+                Rescale::with_factors(Baseline::Ntk.factors(&description.geometry, original, ratio(length)))
             }
             Self::File { file, .. } => file.rescale_for(length),
         }

@@ -102,7 +102,7 @@ impl RetrievalArgs {
         folder: &ModelFolder,
         source: Option<&Source<'_>>,
         evaluator: &Evaluator,
-        (choices, lengths): (&[FactorChoice], &[u32]),
+        (choices, lengths, target): (&[FactorChoice], &[u32], Option<u32>),
         json: bool,
     ) -> Outcome {
         let (kind, template, usual) =
@@ -131,7 +131,7 @@ impl RetrievalArgs {
             let (template, tokenizer, grass) = (&template, &tokenizer, &grass[..]);
             let prompts = Prompts { template, tokenizer, grass, documents, length, digits };
             for choice in choices {
-                let rescale = choice.at(&folder.description, length);
+                let rescale = choice.at(&folder.description, length, target);
                 report.results.push(self.answer(evaluator, &prompts, choice.name(), &rescale, json)?);
             }
         }

@@ -44,7 +44,7 @@ struct Plan {
     target: u32,
     factor: f64,
     attention_factor: f64,
-    /// Of the short set: what only vLLM and SGLang can tell apart from the long one's.
+    /// Of the short set: the form has no place for another than the long one's.
     short_attention: f64,
     /// What engines compute where they are not told.
     computed_attention: f64,
@@ -216,8 +216,9 @@ impl Plan {
         dictionary.insert("original_max_position_embeddings".into(), json!(self.original));
         // Always: a reader that has to compute it would apply it to searches that ran without.
         dictionary.insert("attention_factor".into(), json!(self.attention_factor));
-        if !self.attention_is_computed() || self.short_attention != self.attention_factor {
-            dictionary.insert("short_mscale".into(), json!(self.short_attention));
+        if !self.attention_is_computed() {
+            // The same for both: transformers knows one for all lengths, and engines should agree.
+            dictionary.insert("short_mscale".into(), json!(self.attention_factor));
             dictionary.insert("long_mscale".into(), json!(self.attention_factor));
         }
         if let Some(partial) = self.partial_rotary_factor {

@@ -49,9 +49,8 @@ fn short_set(plan: &Plan) -> Option<String> {
         _ => "the short factors are a set of their own",
     };
     let attention = if plan.short_attention != plan.attention_factor {
-        let engines = if plan.is_phi() { "every engine" } else { "transformers" };
         format!(
-            "; they come with the attention factor {:.6}, and {engines} multiplies by {:.6} at every length",
+            "; they come with the attention factor {:.6}, and every engine multiplies by {:.6} at every length",
             plan.short_attention, plan.attention_factor
         )
     } else if plan.attention_factor == 1.0 {
