@@ -36,6 +36,21 @@ fn numbers_are_found_where_pytorch_finds_them() -> Result<()> {
     Ok(())
 }
 
+/// At 512 tokens NTK finds some and YaRN all: decoding and one pass agree on which.
+#[test]
+fn decoding_gives_what_one_pass_says() -> Result<()> {
+    let common = ["--needle", "--length", "512", "--factors", "ntk,yarn", "--trials", "2", "--json"];
+    let depths = |options: &[&str]| -> Result<Vec<Value>> {
+        let ended = eval(&[&common, options].concat())?;
+        assert_eq!(ended.status, Some(0), "{ended}");
+        let report: Value = serde_json::from_str(&ended.stdout)?;
+        assert_eq!(report["generated"], !options.is_empty());
+        Ok(report["results"].as_array().context("no results")?.iter().map(|of| of["depths"].clone()).collect())
+    };
+    assert_eq!(depths(&["--generate"])?, depths(&[])?);
+    Ok(())
+}
+
 #[test]
 fn wrong_requests_say_what_to_do() -> Result<()> {
     eval(&["--passkey", "--length", "40"])?.assert_failed(2, &["40 tokens", "ask for a longer one"]);

@@ -4,6 +4,7 @@ use crate::cancel::CancelFlag;
 use crate::cost;
 use crate::counted::{self, Counted};
 use crate::gradient::{self, Gradient};
+use crate::greedy;
 use crate::memory;
 use crate::model::Model;
 use crate::perplexity::{self, EvalError, Loss};
@@ -129,6 +130,29 @@ impl Evaluator {
         }
         let (mut progress, counted) = (|fraction| progress(fraction), (tokens, counted_from));
         self.pool.install(|| counted::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
+    }
+
+    /// The `count` tokens that greedy decoding gives after a prompt; see [`greedy::decode`].
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`], of prompt and answer together; keys and values of all layers take more memory than an
+    /// evaluation of as many tokens.
+    pub fn decode(
+        &self,
+        rescale: &Rescale,
+        (prompt, count): (&[u32], usize),
+        cancel: &CancelFlag,
+        progress: &mut (dyn FnMut(f32) + Send),
+    ) -> Result<Vec<u32>, EvalError> {
+        let tokens = prompt.len().saturating_add(count);
+        let free = memory::available_bytes().filter(|_| self.model.device().is_cpu());
+        let need = greedy::bytes(self.model.spec(), self.model.dtype(), self.chunk_tokens, tokens.min(self.max_tokens));
+        let fits = free.is_none_or(|free| need as f64 <= free as f64 * USABLE_SHARE);
+        if tokens > self.max_tokens || !fits {
+            return Err(EvalError::TooLarge { tokens, max_tokens: self.max_tokens.min(tokens.saturating_sub(1)) });
+        }
+        let (mut progress, asked) = (|fraction| progress(fraction), (prompt, count));
+        self.pool.install(|| greedy::decode(&self.model, rescale, asked, self.chunk_tokens, cancel, &mut progress))
     }
 
     /// The loss of a document's tokens from a position on (0 and 1 both mean all that have one before them), and its

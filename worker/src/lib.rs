@@ -25,6 +25,7 @@ pub mod counted;
 pub mod device;
 pub mod evaluator;
 pub mod gradient;
+pub mod greedy;
 pub mod memory;
 pub mod model;
 mod ops;

@@ -135,7 +135,7 @@ impl KeyValues {
 // === impl Workspace ===
 
 impl Workspace {
-    fn new(model: &Model, chunk: usize) -> Result<Self> {
+    pub fn new(model: &Model, chunk: usize) -> Result<Self> {
         let spec = &model.spec;
         let buffer = |width: usize| Tensor::zeros((chunk, width), DType::F32, &model.device);
         let buffers = match model.kernels {
@@ -166,7 +166,7 @@ impl Workspace {
     }
 
     /// Room for a block of logits, `(tokens, width)`.
-    fn logits(&self, tokens: usize, width: usize) -> Result<Option<Tensor>> {
+    pub fn logits(&self, tokens: usize, width: usize) -> Result<Option<Tensor>> {
         self.rows(tokens, |buffers| &buffers.logits)?.map(|rows| rows.narrow(1, 0, width)).transpose()
     }
 

@@ -10,7 +10,7 @@ mod layer;
 mod parameters;
 pub mod weights;
 
-pub(crate) use decoder::{KeyValues, Pass};
+pub(crate) use decoder::{KeyValues, Pass, Workspace};
 pub use error::LoadError;
 pub(crate) use layer::Layer;
 pub(crate) use parameters::Placed;

@@ -43,6 +43,11 @@ pub struct RetrievalArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=18), requires = "retrieval")]
     key_digits: Option<u32>,
 
+    /// Decode each answer token by token, keeping keys and values, instead of judging it by one pass; gives the same
+    /// answers and takes more time and memory
+    #[arg(long, requires = "retrieval")]
+    generate: bool,
+
     /// What the number is hidden in: the grass sentence of the pass key again and again, or --data or --tokens
     #[arg(long, value_enum, default_value = "grass", requires = "retrieval")]
     filler: FillerArg,
@@ -69,6 +74,8 @@ struct Report {
     kind: &'static str,
     filler: &'static str,
     key_digits: u32,
+    /// Whether answers were decoded, and not judged by one pass.
+    generated: bool,
     results: Vec<Retrieval>,
 }
 
@@ -124,7 +131,8 @@ impl RetrievalArgs {
         let grass = tokenizer.ids(GRASS).or_input()?;
 
         let filler = if documents.is_some() { "documents" } else { "grass" };
-        let mut report = Report { model: folder.name.clone(), kind, filler, key_digits: digits, results: Vec::new() };
+        let (model, generated) = (folder.name.clone(), self.generate);
+        let mut report = Report { model, kind, filler, key_digits: digits, generated, results: Vec::new() };
         for &length in lengths {
             let wanted = (self.depths * self.trials) as usize;
             let documents = documents.map(|source| source.first(length, wanted)).transpose()?.unwrap_or_default();
@@ -165,7 +173,10 @@ impl RetrievalArgs {
                     evaluator.evaluate_counted(rescale, &prompt.tokens, from, &cancel, &mut progress).or_work()?;
                 nll += answer.loss.nll_sum;
                 at.prompts += 1;
-                at.exact += u64::from(answer.is_exact());
+                at.exact += u64::from(match self.generate {
+                    false => answer.is_exact(),
+                    true => self.decode(evaluator, rescale, &prompt)?,
+                });
             }
             results.push(at);
         }
@@ -184,6 +195,13 @@ impl RetrievalArgs {
             seconds: start.elapsed().as_secs_f64(),
             depths: results,
         })
+    }
+
+    /// Whether decoding gives the answer.
+    fn decode(&self, evaluator: &Evaluator, rescale: &Rescale, prompt: &Prompt) -> Result<bool, Failure> {
+        let (asked, answer) = prompt.tokens.split_at(prompt.counted_from as usize);
+        let decoded = evaluator.decode(rescale, (asked, answer.len()), &CancelFlag::new(), &mut |_| {}).or_work()?;
+        Ok(decoded == answer)
     }
 
     fn write(&self, out: &Path, report: &Report, choices: &[FactorChoice]) -> Outcome {
