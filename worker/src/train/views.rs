@@ -7,6 +7,7 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -66,11 +67,14 @@ fn encode(numbers: &[f32], dtype: Dtype) -> Vec<u8> {
 /// Writes tensors to a new file.
 pub(super) fn write(path: &Path, tensors: Vec<(String, Written<'_>)>) -> Result<(), TrainError> {
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    // The library makes files that no other user may read; this one is to be as readable as any.
+    let made = File::create_new(path).and_then(|file| file.metadata()).map_err(TrainError::io("write", path))?;
     safetensors::serialize_to_file(tensors, Some(format), path).map_err(|error| {
         let source = match error {
             SafeTensorError::IoError(source) => source,
             other => io::Error::other(other),
         };
         TrainError::io("write", path)(source)
-    })
+    })?;
+    fs::set_permissions(path, made.permissions()).map_err(TrainError::io("write", path))
 }

@@ -7,9 +7,10 @@ use crate::cli::prepare::ModelFolder;
 use crate::documents::DocumentTokenizer;
 use ropewalk_shared::training::{RetrievalTexts, TrainSequence, TrainSpec, pack};
 
-/// Of one document at most so many windows are read, and of all of them together at most so many times what the
-/// training uses: documents may be larger than memory.
+/// Of one document at most so many windows are read, and of all of them together at most so many tokens, or so many times
+/// what the training uses: documents may be larger than memory, and the first of them need not be like the rest.
 const WINDOWS: usize = 16;
+const TOKENS: u64 = 1 << 26;
 const TIMES: u64 = 4;
 /// Sequences that are made; a longer training begins again with the first, in another order.
 const MAX_SEQUENCES: u64 = 1 << 16;
@@ -18,7 +19,7 @@ const MAX_SEQUENCES: u64 = 1 << 16;
 /// prompts are mixed in.
 pub fn sequences(folder: &ModelFolder, source: &SourceArgs, spec: &TrainSpec) -> Result<Vec<TrainSequence>, Failure> {
     let count = spec.sequences().min(MAX_SEQUENCES);
-    let budget = count.saturating_mul(u64::from(spec.length)).saturating_mul(TIMES).max(1 << 20);
+    let budget = count.saturating_mul(u64::from(spec.length)).saturating_mul(TIMES).max(TOKENS);
     let read = folder.source(source)?.whole(spec.length as usize * WINDOWS, budget)?;
     let total: usize = read.documents.iter().map(Vec::len).sum();
     let rest = if read.complete { "" } else { "; the rest is not needed and was not read" };

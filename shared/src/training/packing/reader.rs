@@ -25,14 +25,15 @@ impl<'a> Reader<'a> {
         Some(Self { documents, order, begin: first.filter(|_| same) })
     }
 
-    /// At most `length` tokens of the document whose turn it is, from a random place on, with the beginning in front; of a
-    /// document that is not longer, all of it.
+    /// At most `length` tokens of the document whose turn it is: half of the time from its start on, as models are mostly
+    /// given documents, else from a random place on, with the beginning in front. Of a document that is not longer, all.
     pub fn cut(&self, turn: u64, rng: &mut ChaCha8Rng, length: usize) -> Vec<u32> {
         let document = &self.documents[self.order[(turn % self.order.len() as u64) as usize]];
         if document.len() <= length {
             return document.clone();
         }
-        let first = rng.random_range(0..=(document.len() - length) as u64) as usize;
+        let anywhere = rng.random_range(0..=(document.len() - length) as u64) as usize;
+        let first = if rng.random_bool(0.5) { 0 } else { anywhere };
         let mut cut = document[first..first + length].to_vec();
         if let Some(begin) = self.begin {
             cut[0] = begin;

@@ -35,6 +35,9 @@ fn long_sequences_are_cuts_or_documents_one_after_another() {
         packed += usize::from(sequence.documents.len() > 1);
     }
     assert!(cuts > 5 && packed > 5, "{cuts} cuts, {packed} packed");
+    let cut = |sequence: &&TrainSequence| sequence.documents.len() == 1;
+    let starts = sequences.iter().filter(cut).filter(|sequence| sequence.tokens[1] == 1001).count();
+    assert!((cuts / 5..=4 * cuts / 5).contains(&starts), "{starts} of {cuts} begin at the start");
     assert_eq!(pack(&documents, &spec(Mix::default()), 16, None, 60).unwrap()[..50], sequences);
     let other = TrainSpec { seed: 8, ..spec(Mix::default()) };
     assert_ne!(pack(&documents, &other, 16, None, 50).unwrap(), sequences);
