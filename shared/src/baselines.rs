@@ -83,10 +83,10 @@ fn ntk(geometry: &RopeGeometry, ratio: f64) -> Vec<f64> {
     (0..geometry.pairs()).map(|i| ratio.powf(i as f64 / last as f64)).collect()
 }
 
-/// How much of its own frequency each pair keeps under YaRN: 1 for fast pairs, 0 for slow ones, a ramp between.
+/// The pairs between which YaRN's ramp lies: up to the first one frequencies are kept, from the second on interpolated.
 ///
 /// `dim(r) = d ln(L / 2 pi r) / (2 ln theta)` is the pair that turns `r` times within the original window.
-pub fn yarn_keep(geometry: &RopeGeometry, original_length: u32, bounds: YarnBounds) -> Vec<f64> {
+pub fn yarn_ramp(geometry: &RopeGeometry, original_length: u32, bounds: YarnBounds) -> (f64, f64) {
     let d = geometry.rotary_dim as f64;
     let pair_turning =
         |rotations: f64| d * (f64::from(original_length) / (TAU * rotations)).ln() / (2.0 * geometry.theta.ln());
@@ -98,6 +98,13 @@ pub fn yarn_keep(geometry: &RopeGeometry, original_length: u32, bounds: YarnBoun
     if low == high {
         high += 0.001;
     }
+    (low, high)
+}
+
+/// How much of its own frequency each pair keeps under YaRN: 1 for fast pairs, 0 for slow ones, a [ramp](yarn_ramp)
+/// between.
+pub fn yarn_keep(geometry: &RopeGeometry, original_length: u32, bounds: YarnBounds) -> Vec<f64> {
+    let (low, high) = yarn_ramp(geometry, original_length, bounds);
     (0..geometry.pairs()).map(|i| 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)).collect()
 }
 

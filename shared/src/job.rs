@@ -55,6 +55,9 @@ pub struct SearchOptions {
     pub seed: u64,
     /// Parameters of the population.
     pub evolution: EvolutionOptions,
+    /// Gradient steps of a strategy that can take them; they need workers that compute on the CPU.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub slope_steps: u32,
     /// Grid of the factors.
     #[serde(rename = "step")]
     pub grid: Grid,
@@ -91,7 +94,7 @@ pub enum StrategyKind {
     /// The paper's algorithm 1.
     #[default]
     LongRope,
-    /// Gradient steps, then a small population around where they lead.
+    /// The curve that all pairs share, then its pairs.
     Ropewalk,
     /// The authors' code: one factor at a time, from YaRN's.
     DimMono,
@@ -138,6 +141,7 @@ impl Default for SearchOptions {
             strategy: StrategyKind::default(),
             seed: 0,
             evolution: EvolutionOptions::default(),
+            slope_steps: 0,
             grid: Grid::PAPER,
             max_factor: None,
             start_tokens: PAPER_START_TOKENS.to_vec(),
@@ -171,7 +175,7 @@ impl StrategyKind {
         let paper = EvolutionOptions::default();
         match self {
             Self::LongRope | Self::DimMono | Self::DimPieceMono | Self::LongRope2 => paper,
-            Self::Ropewalk => EvolutionOptions { mutations: 12, crossovers: 4, generations: 3, parents: 8, ..paper },
+            Self::Ropewalk => EvolutionOptions { mutations: 12, crossovers: 4, generations: 5, parents: 8, ..paper },
         }
     }
 }

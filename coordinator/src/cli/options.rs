@@ -62,8 +62,7 @@ pub enum StrategyArg {
     /// The paper's algorithm 1: mutations and crossovers of the best candidates
     #[value(name = "longrope")]
     LongRope,
-    /// Experimental: gradient steps (they need a worker that computes on the CPU), then a small population; cheaper, and
-    /// not shown to end as low
+    /// First the curve that all pairs share, then the pairs: ends as low for a tenth of the evaluations
     #[value(name = "ropewalk")]
     Ropewalk,
     /// The authors' code: from YaRN's factors, one at a time between its neighbours; no search of starting tokens
@@ -77,33 +76,38 @@ pub enum StrategyArg {
     LongRope2,
 }
 
-/// How to search; the defaults are the paper's.
+/// How to search.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Search options")]
 pub struct SearchArgs {
     /// Search algorithm
-    #[arg(long, value_enum, default_value_t = StrategyArg::LongRope)]
+    #[arg(long, value_enum, default_value_t = StrategyArg::Ropewalk)]
     pub strategy: StrategyArg,
 
-    /// Size of the first population [default: 64; unused by ropewalk, which starts from the methods alone]
+    /// Size of the first population [default: 64; longrope only]
     #[arg(long, value_name = "N")]
     pub population: Option<u32>,
 
-    /// Mutations in each later generation [default: 16; ropewalk: 12]
+    /// Mutations in each later generation [default: 12; longrope: 16]
     #[arg(long, value_name = "N")]
     pub mutations: Option<u32>,
 
-    /// Crossovers in each later generation [default: 16; ropewalk: 4]
+    /// Crossovers in each later generation [default: 4; longrope: 16]
     #[arg(long, value_name = "N")]
     pub crossovers: Option<u32>,
 
-    /// Generations after the first population [default: 40; ropewalk: 3, after its gradient steps]
+    /// Generations after the first population [default: 5, after the curve; longrope: 40]
     #[arg(long, value_name = "N")]
     pub generations: Option<u32>,
 
-    /// The best candidates from which the next are made [default: 32; ropewalk: 8]
+    /// The best candidates from which the next are made [default: 8; longrope: 32]
     #[arg(long, value_name = "N")]
     pub parents: Option<u32>,
+
+    /// Steps down the gradient between the curve and the pairs, for the price of six evaluations each; they need a worker
+    /// that computes on the CPU (ropewalk only)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub slope_steps: u32,
 
     /// Probability with which each dimension of a candidate mutates [default: 0.3]
     #[arg(long, value_name = "P")]
@@ -187,6 +191,7 @@ impl SearchArgs {
                 parents: self.parents.unwrap_or(usual.parents),
                 mutation_probability: self.mutation_probability.unwrap_or(usual.mutation_probability),
             },
+            slope_steps: self.slope_steps,
             grid: Grid::with_step(self.step)?,
             max_factor: self.max_factor,
             start_tokens: match &self.start_tokens {

@@ -8,9 +8,9 @@ use super::options::{JsonArgs, SamplingArgs, SourceArgs};
 use super::output::{self, note};
 use super::prepare::{ModelFolder, prepare};
 use super::search::MachineArgs;
+use crate::search::ropewalk::planned;
 use clap::Args;
-use ropewalk_shared::job::{EvolutionOptions, SearchOptions};
-use ropewalk_shared::racing::Racing;
+use ropewalk_shared::job::{SearchOptions, StrategyKind};
 use ropewalk_worker::model::fingerprint_dir;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,17 +20,6 @@ const TARGET_LENGTH: u32 = 2048;
 /// Documents of the bundled text that the search sees; the others are held out.
 const SAMPLES: usize = 5;
 const HELD_OUT: usize = 10;
-/// Less than a third of the paper's 1,344 candidates, in smaller steps: with so few, many short generations get further than few
-/// long ones, and half of a first population of 64 would go to variants of PI and NTK that cannot compete.
-const EVOLUTION: EvolutionOptions = EvolutionOptions {
-    population: 16,
-    mutations: 12,
-    crossovers: 4,
-    generations: 22,
-    parents: 8,
-    mutation_probability: 0.3,
-};
-
 /// Search factors for the bundled model: 256 to 2,048 tokens in a few minutes.
 ///
 /// Writes factors.json, the patch for transformers, plots, and the model itself, so that every other command has something
@@ -55,14 +44,15 @@ pub struct QuickstartArgs {
 pub(super) async fn run(args: QuickstartArgs) -> Outcome {
     let started = Instant::now();
     let (model, text) = assets::write(&args.out)?;
+    let strategy = StrategyKind::Ropewalk;
+    let options =
+        SearchOptions { strategy, seed: args.seed, evolution: strategy.options(), ..SearchOptions::default() };
     let folder = ModelFolder::open(&model)?;
     note(format!(
         "quickstart: a model with a window of {} tokens is to read {TARGET_LENGTH}; {} candidates on {SAMPLES} documents",
         folder.description.original_length,
-        EVOLUTION.evaluations(),
+        planned(&options).0,
     ));
-    let options =
-        SearchOptions { seed: args.seed, evolution: EVOLUTION, racing: Racing::Safe, ..SearchOptions::default() };
     let source = SourceArgs { data: vec![text.clone()], tokens: Vec::new() };
     let sampling = SamplingArgs { samples: SAMPLES, held_out: HELD_OUT };
     let fingerprint = fingerprint_dir(&folder.path).or_input()?;

@@ -4,8 +4,7 @@ use super::error::EngineError;
 use super::report_plan::baselines;
 use super::stage::Stage;
 use super::time::{Now, utc};
-use crate::search::evolution::InvalidSettings;
-use crate::search::{Ask, Evolution, Race, Ropewalk, Strategy, ropewalk};
+use crate::search::{Ask, Race, Strategy, ropewalk, strategy::begin};
 use crate::store::{Batch, Ended, GenerationRecord, JobRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::{Event, JobEvent};
 use ropewalk_shared::grid::Grid;
@@ -50,7 +49,7 @@ impl ActiveJob {
         sample_shapes: HashMap<SampleId, SampleShape>,
         now: Now,
     ) -> Result<Self, EngineError> {
-        let strategy = started(&spec, &description).map_err(|error| {
+        let strategy = begin(&spec, &description).map_err(|error| {
             let reason = error.to_string();
             let problem = ropewalk_shared::job::Problem { field: "search", reason };
             EngineError::InvalidJob(ropewalk_shared::job::InvalidJob { problems: vec![problem] })
@@ -316,12 +315,4 @@ pub(super) fn planned_generations(spec: &JobSpec) -> u32 {
         StrategyKind::Ropewalk => ropewalk::planned(&spec.search).1,
         _ => spec.search.evolution.generations,
     }
-}
-
-/// The strategy that a job names, at its beginning.
-fn started(spec: &JobSpec, description: &ModelDescription) -> Result<Box<dyn Strategy>, InvalidSettings> {
-    Ok(match spec.search.strategy {
-        StrategyKind::Ropewalk => Box::new(Ropewalk::of_job(spec, description)?),
-        _ => Box::new(Evolution::of_job(spec, description)?),
-    })
 }

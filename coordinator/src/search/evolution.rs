@@ -72,27 +72,6 @@ impl Evolution {
         Self::new(EvolutionSettings::of_job(job, description))
     }
 
-    /// Goes on from what another strategy found: `generations` more after those of `history`, bred from the best of
-    /// `archive`.
-    pub(super) fn continued(
-        mut settings: EvolutionSettings,
-        archive: Archive,
-        history: Vec<GenerationSummary>,
-        generations: u32,
-    ) -> Self {
-        settings.options.generations = (history.len() as u32).saturating_sub(1).saturating_add(generations);
-        let mut search = Self {
-            settings,
-            archive,
-            history,
-            pending: Vec::new(),
-            duplicates_avoided: 0,
-            memory: RaceMemory::default(),
-        };
-        search.open();
-        search
-    }
-
     /// Its settings.
     pub fn settings(&self) -> &EvolutionSettings {
         &self.settings
@@ -101,7 +80,9 @@ impl Evolution {
     /// Breeds the next generation, or leaves nothing pending when the search ends here.
     fn open(&mut self) {
         (self.pending, self.duplicates_avoided) = (Vec::new(), 0);
-        if self.history.len() > self.settings.options.generations as usize || self.has_stalled() {
+        if self.history.len() > self.settings.options.generations as usize
+            || GenerationSummary::stalled(&self.history, self.settings.patience)
+        {
             return;
         }
         let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
@@ -129,13 +110,6 @@ impl Evolution {
         self.history.push(summary.spending(passes));
         self.open();
         Ok(())
-    }
-
-    /// Whether the last `patience` generations brought nothing better than what was known before them.
-    fn has_stalled(&self) -> bool {
-        let Some(patience) = self.settings.patience else { return false };
-        let Some(before) = self.history.len().checked_sub(patience as usize + 1) else { return false };
-        self.history.last().is_some_and(|last| last.best >= self.history[before].best)
     }
 
     /// Checks what was read from storage, so that a damaged state is an error and no panic.

@@ -58,6 +58,14 @@ impl GenerationSummary {
     pub fn spending(self, passes: u64) -> Self {
         Self { document_passes: self.document_passes.saturating_add(passes), ..self }
     }
+
+    /// Whether the last `patience` generations brought nothing better than what was known before them.
+    pub fn stalled(history: &[Self], patience: Option<u32>) -> bool {
+        let Some(before) = patience.and_then(|patience| history.len().checked_sub(patience as usize + 1)) else {
+            return false;
+        };
+        history.last().is_some_and(|last| last.best >= history[before].best)
+    }
 }
 
 #[cfg(test)]

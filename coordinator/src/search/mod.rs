@@ -27,6 +27,6 @@ pub use evolution::{Evolution, EvolutionSettings};
 pub use history::GenerationSummary;
 pub use outcome::Outcome;
 pub use racing::{Race, Verdict};
-pub use ropewalk::Ropewalk;
+pub use ropewalk::{Ropewalk, RopewalkSettings};
 pub use score::Score;
 pub use strategy::{Ask, InvalidState, Slope, Strategy, StrategyState, TellError};

@@ -127,7 +127,7 @@ fn correlated(count: usize, reach: i64, rng: &mut impl Rng) -> Vec<f64> {
 }
 
 /// The sum of twelve uniform numbers less its mean: standard normal but for its tails.
-fn normal(rng: &mut impl Rng) -> f64 {
+pub(super) fn normal(rng: &mut impl Rng) -> f64 {
     (0..12).map(|_| rng.random_range(0.0..1.0)).sum::<f64>() - 6.0
 }
 

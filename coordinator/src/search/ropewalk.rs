@@ -1,74 +1,129 @@
-//! Ropewalk's own search: gradient steps, then a small population around where they lead.
+//! Ropewalk's own search: first the curve, then its pairs.
 //!
 //! ```text
-//! generation 0         the seeds: given factors, PI, NTK, YaRN
-//! 24 generations       one candidate each, with its gradient: a step on the factors, and on the attention factor where
-//!                      that is searched, down the slope; what is asked lies on the grid
-//! one generation       the best of them with every other choice of starting tokens
-//! T generations        N1 mutations and N2 crossovers of the best, as in algorithm 1
+//! generation 0       the seeds: given factors, PI, NTK, YaRN
+//! 6 generations      the curve: where YaRN's ramp begins and ends, how high and how bent it is (a pattern search)
+//! 2 S generations    steps down the slope, where they are wanted (S is 0 unless told otherwise): the gradient at the
+//!                    best candidate, then three steps of different length
+//! T generations      N1 candidates drawn around the best ones, N2 crossovers of the best: the pairs one by one, the
+//!                    starting tokens, the attention factor where it is searched
 //! ```
 //!
-//! Experimental: on landscapes with one basin it is ahead of algorithm 1 at the same price; on real models the steps are
-//! still too coarse for how narrow and badly scaled the valleys are, and this is not shown.
-//!
-//! One gradient costs three evaluations and informs every dimension, which no number of mutations does for its price.
-//! Where no worker can compute gradients, or one is not finite, the steps end and the population gets what they would
-//! have cost. `--max-evaluations` bounds the cost: a gradient counts three.
+//! Most of what a search can gain over YaRN lies in a few numbers that all pairs share, foremost the pair from which
+//! factors have to reach the extension ratio. A population that varies every pair for itself needs many hundreds of
+//! evaluations to move that pair by two; the curve finds it in some thirty. What is left is local, and drawn with each
+//! pair's own spread. Given factors replace the curve: the search then goes on from them.
 
-mod descent;
+mod cloud;
+mod curve;
+mod pattern;
+mod slope;
 
 use super::archive::{Archive, Evaluated};
-use super::evolution::{Evolution, EvolutionSettings, InvalidSettings};
+use super::crossover::crossover;
+use super::evolution::{EvolutionSettings, InvalidSettings};
 use super::history::GenerationSummary;
+use super::mutation::Mutation;
+use super::rng::{Purpose, stream};
 use super::score::Score;
 use super::strategy::{Ask, InvalidState, Slope, Strategy, StrategyState, TellError};
-use descent::{Descent, STEPS};
+use super::walk::next_unseen;
+use cloud::Cloud;
+use curve::Curve;
+use pattern::{Pattern, ROUND_CANDIDATES, ROUNDS};
+use rand::RngExt;
+use ropewalk_shared::baselines::{YarnBounds, yarn_ramp};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::job::{JobSpec, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::rope::RopeGeometry;
 use ropewalk_shared::work::Measure;
 use serde::{Deserialize, Serialize};
+
+/// Draws for a slot before it is widened, and before the space is walked.
+const TRIES: u32 = 20;
+/// Every so many draws around the best, one is a mutation as in algorithm 1, so that the search never only contracts.
+const EXPLORER: u32 = 4;
+
+/// What determines a search, besides scores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RopewalkSettings {
+    /// Space, seeds, bounds; of the options, mutations (N1), crossovers (N2), generations (T) and parents.
+    pub common: EvolutionSettings,
+    /// YaRN's curve; absent where given factors are the start.
+    pub start: Option<Curve>,
+    /// The radians that each pair turns over the target window at factor 1.
+    pub angles: Vec<f64>,
+    /// Steps down the slope (S).
+    pub slope_steps: u32,
+}
 
 /// A running search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ropewalk {
-    settings: EvolutionSettings,
-    /// Gradients asked and told.
-    gradients: u64,
-    phase: Phase,
-}
-
-/// Where it stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Phase {
-    /// Everything before the population.
-    Steps(Steps),
-    /// The population, which has taken over what was found.
-    Population(Evolution),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Steps {
+    settings: RopewalkSettings,
     archive: Archive,
     history: Vec<GenerationSummary>,
+    /// The open generation; empty when the search has finished.
     pending: Vec<Candidate>,
-    /// Absent while the seeds are evaluated, and once the starting tokens are.
-    descent: Option<Descent>,
+    /// Of the curves of the open generation, those that were not asked: their candidates had been.
+    skipped: Vec<usize>,
+    /// The search for the curve, while it goes on.
+    pattern: Option<Pattern>,
+    /// Whether the gradient of the one pending candidate is asked for.
+    wants_slope: bool,
+    /// Gradients asked and told.
+    gradients: u64,
+    /// Generations opened around the best.
+    clouds: u32,
+    duplicates_avoided: u32,
 }
 
-/// What a search asks at most when nothing ends it early: evaluations, gradients counted three, and generations after
-/// the first.
+/// What a search asks at most when nothing ends it early: evaluations, and generations after the first.
 pub fn planned(search: &SearchOptions) -> (u64, u32) {
     let options = &search.evolution;
-    let seeds = 4 + search.init.len() as u64;
-    let sweep = (search.start_tokens.len() as u64).saturating_sub(1);
-    let bred = u64::from(options.mutations) + u64::from(options.crossovers);
-    let evaluations = seeds
-        + u64::from(STEPS) * Measure::Gradient.cost()
-        + sweep
-        + u64::from(options.generations).saturating_mul(bred);
-    (evaluations, options.generations.saturating_add(STEPS + 1))
+    let drawn = u64::from(options.mutations) + u64::from(options.crossovers);
+    let (steps, clouds) = (search.slope_steps, options.generations);
+    let curve = if search.init.is_empty() { (u64::from(ROUNDS) * ROUND_CANDIDATES, 2 * ROUNDS) } else { (0, 0) };
+    let evaluations = 4
+        + search.init.len() as u64
+        + curve.0
+        + u64::from(steps) * (Measure::Gradient.cost() + slope::LENGTHS.len() as u64)
+        + u64::from(clouds).saturating_mul(drawn);
+    (evaluations, clouds.saturating_add(steps.saturating_mul(2)).saturating_add(curve.1))
+}
+
+// === impl RopewalkSettings ===
+
+impl RopewalkSettings {
+    /// The settings of a job.
+    pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Self {
+        let mut common = EvolutionSettings::of_job(job, description);
+        // Nothing is dropped here, so that a limit on passes is one on evaluations.
+        let passes = job.search.max_passes.map(|max| max / (job.samples.len() as u64).max(1));
+        common.max_evaluations = common.max_evaluations.into_iter().chain(passes).min();
+        let attention = job.attention_factor(description);
+        let given = !job.search.init.is_empty();
+        let ratio = job.extension_ratio(description);
+        let window = (description.original_length, job.target_length);
+        let settings = Self::new(common, &description.geometry, window, ratio, (!given).then_some(attention));
+        Self { slope_steps: job.search.slope_steps, ..settings }
+    }
+
+    /// Settings for a model's geometry, its window and the target's, and the ratio of the two; `attention` is the
+    /// attention factor to start from, and absent where given factors are the start.
+    pub fn new(
+        common: EvolutionSettings,
+        geometry: &RopeGeometry,
+        (original_length, target_length): (u32, u32),
+        ratio: f64,
+        attention: Option<f64>,
+    ) -> Self {
+        let (low, high) = yarn_ramp(geometry, original_length, YarnBounds::default());
+        let start = attention.map(|attention| Curve { low, high, top: ratio, bend: 1.0, attention });
+        let angle = |pair: usize| f64::from(target_length) * geometry.inverse_frequency(pair);
+        Self { angles: (0..common.space.pairs).map(angle).collect(), start, slope_steps: 0, common }
+    }
 }
 
 // === impl Ropewalk ===
@@ -78,16 +133,26 @@ impl Ropewalk {
     ///
     /// # Errors
     /// [`InvalidSettings`] names what is wrong with them.
-    pub fn new(settings: EvolutionSettings) -> Result<Self, InvalidSettings> {
-        settings.check()?;
-        let mut archive = Archive::new(settings.options.parents as usize);
-        let room = usize::try_from(settings.max_evaluations.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-        let pending: Vec<Candidate> = settings.seeds.iter().take(room).cloned().collect();
+    pub fn new(settings: RopewalkSettings) -> Result<Self, InvalidSettings> {
+        settings.common.check()?;
+        let mut archive = Archive::new(settings.common.options.parents as usize);
+        let room = usize::try_from(settings.common.max_evaluations.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        let pending: Vec<Candidate> = settings.common.seeds.iter().take(room).cloned().collect();
         for candidate in &pending {
             archive.admit(candidate);
         }
-        let steps = Steps { archive, history: Vec::new(), pending, descent: None };
-        Ok(Self { settings, gradients: 0, phase: Phase::Steps(steps) })
+        Ok(Self {
+            settings,
+            archive,
+            history: Vec::new(),
+            pending,
+            skipped: Vec::new(),
+            pattern: None,
+            wants_slope: false,
+            gradients: 0,
+            clouds: 0,
+            duplicates_avoided: 0,
+        })
     }
 
     /// Starts the search that a job describes.
@@ -95,162 +160,197 @@ impl Ropewalk {
     /// # Errors
     /// [`InvalidSettings`], which a checked job never causes.
     pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Result<Self, InvalidSettings> {
-        let mut settings = EvolutionSettings::of_job(job, description);
-        // Nothing is dropped here, so that a limit on passes is one on evaluations.
-        let passes = job.search.max_passes.map(|max| max / (job.samples.len() as u64).max(1));
-        settings.max_evaluations = settings.max_evaluations.into_iter().chain(passes).min();
-        Self::new(settings)
+        Self::new(RopewalkSettings::of_job(job, description))
     }
 
-    /// What may still be spent after these generations, in evaluations.
-    fn room(&self, history: &[GenerationSummary]) -> u64 {
-        self.settings.max_evaluations.map_or(u64::MAX, |max| max.saturating_sub(self.spent(history)))
+    /// Evaluations that may still be asked.
+    fn room(&self) -> usize {
+        let max = self.settings.common.max_evaluations.unwrap_or(u64::MAX);
+        usize::try_from(max.saturating_sub(self.passes_per_sample())).unwrap_or(usize::MAX)
     }
 
-    fn spent(&self, history: &[GenerationSummary]) -> u64 {
-        let asked = history.last().map_or(0, |last| last.total_evaluated);
-        asked + self.gradients * (Measure::Gradient.cost() - 1)
-    }
-
-    /// Decides what comes after a closed generation. `descent` is the one that goes on, if it does.
-    fn next(&mut self, mut steps: Steps, was_descent: bool, descent: Option<Descent>) {
-        let space = &self.settings.space;
-        let room = self.room(&steps.history);
-        if let Some(descent) = descent.filter(|descent| descent.taken() < STEPS && room >= Measure::Gradient.cost()) {
-            let candidate = descent.candidate(space);
-            // The start was evaluated as a seed, and is asked again for its slope; nothing else is asked twice.
-            if descent.taken() == 0 || steps.archive.admit(&candidate) {
-                (steps.pending, steps.descent) = (vec![candidate], Some(descent));
-                self.phase = Phase::Steps(steps);
+    /// Opens the next generation, or leaves nothing pending when the search ends here.
+    fn open(&mut self) {
+        (self.pending, self.skipped, self.duplicates_avoided) = (Vec::new(), Vec::new(), 0);
+        self.wants_slope = false;
+        if self.room() == 0 {
+            return;
+        }
+        while let Some(pattern) = self.pattern.take_if(|pattern| !pattern.is_over()) {
+            if self.open_curves(pattern) {
                 return;
             }
         }
-        if was_descent && let Some(best) = steps.archive.parents().first().map(|best| best.candidate.clone()) {
-            let others = space.start_tokens.iter().filter(|&&choice| choice != best.start_tokens);
-            let variants = others.map(|&start_tokens| Candidate { start_tokens, ..best.clone() });
-            let room = usize::try_from(room).unwrap_or(usize::MAX);
-            steps.pending = variants.filter(|variant| steps.archive.admit(variant)).take(room).collect();
-            steps.descent = None;
-            if !steps.pending.is_empty() {
-                self.phase = Phase::Steps(steps);
-                return;
-            }
+        self.pattern = None;
+        let best = self.archive.parents().first().filter(|best| !best.score.is_failed());
+        if let Some(best) = best
+            && self.gradients < u64::from(self.settings.slope_steps)
+            && self.room() as u64 >= Measure::Gradient.cost()
+        {
+            // Its score is known; it is asked again for its slope.
+            (self.pending, self.wants_slope) = (vec![best.candidate.clone()], true);
+            return;
         }
-        self.phase = Phase::Population(self.population(steps.archive, steps.history));
+        let stalled = self.clouds > 0 && GenerationSummary::stalled(&self.history, self.settings.common.patience);
+        if self.clouds < self.settings.common.options.generations && !stalled {
+            self.open_cloud();
+            self.clouds += 1;
+        }
     }
 
-    fn population(&self, archive: Archive, history: Vec<GenerationSummary>) -> Evolution {
-        let options = &self.settings.options;
-        let bred = u64::from(options.mutations) + u64::from(options.crossovers);
-        // Steps that were not taken are worth generations.
-        let saved = (u64::from(STEPS).saturating_sub(self.gradients) * Measure::Gradient.cost()) / bred.max(1);
-        let asked = history.last().map_or(0, |last| last.total_evaluated);
-        let mut settings = self.settings.clone();
-        settings.max_evaluations = settings.max_evaluations.map(|_| asked.saturating_add(self.room(&history)));
-        let generations = options.generations.saturating_add(u32::try_from(saved).unwrap_or(u32::MAX));
-        Evolution::continued(settings, archive, history, generations)
+    /// Opens a generation of curves; false when every one of them had been asked, and the pattern was told so.
+    fn open_curves(&mut self, mut pattern: Pattern) -> bool {
+        let space = &self.settings.common.space;
+        let start_tokens = self.archive.parents().first().map_or(0, |best| best.candidate.start_tokens);
+        let room = self.room();
+        let curves = pattern.curves(space);
+        for (index, curve) in curves.iter().enumerate() {
+            let candidate = curve.candidate(space, start_tokens);
+            if self.pending.len() < room && self.archive.admit(&candidate) {
+                self.pending.push(candidate);
+            } else {
+                self.skipped.push(index);
+            }
+        }
+        if self.pending.is_empty() {
+            pattern.tell(&vec![None; curves.len()], space);
+            self.skipped.clear();
+        }
+        self.pattern = Some(pattern);
+        !self.pending.is_empty()
+    }
+
+    /// Opens the steps along a slope; false when there is none to go.
+    fn open_steps(&mut self, from: &Candidate, slope: &Slope) -> bool {
+        let room = self.room();
+        let steps = slope::steps(from, slope, &self.settings.angles, &self.settings.common.space);
+        self.pending = steps.into_iter().filter(|step| self.archive.admit(step)).take(room).collect();
+        !self.pending.is_empty()
+    }
+
+    fn open_cloud(&mut self) {
+        let settings = &self.settings.common;
+        let (space, options) = (&settings.space, &settings.options);
+        let parents = self.archive.parents().to_vec();
+        let Some(cloud) = Cloud::around(&parents, &self.settings.angles, self.clouds, space) else { return };
+        let generation = self.history.len() as u32;
+        let room = self.room();
+        let explorer = Mutation::with_probability(options.mutation_probability);
+        let slots = (0..options.mutations).map(|slot| (slot, Purpose::Mutation));
+        let slots = slots.chain((0..options.crossovers).map(|slot| (slot, Purpose::Crossover)));
+        for (slot, purpose) in slots.take(room) {
+            let mut rng = stream(settings.seed, generation, slot, purpose);
+            let mut found = None;
+            for attempt in 0..2 * TRIES {
+                let ranked = |rng: &mut _| &parents[RngExt::random_range(rng, 0..parents.len())].candidate;
+                let child = match purpose {
+                    // What was drawn before is drawn anew, in the end with every pair mutating.
+                    _ if attempt >= TRIES => Mutation::with_probability(1.0).apply(space, ranked(&mut rng), &mut rng),
+                    Purpose::Crossover if parents.len() > 1 => {
+                        crossover(space, ranked(&mut rng), ranked(&mut rng), &mut rng)
+                    }
+                    _ if slot % EXPLORER == EXPLORER - 1 => explorer.apply(space, ranked(&mut rng), &mut rng),
+                    _ => cloud.draw(&mut rng),
+                };
+                if self.archive.admit(&child) {
+                    found = Some(child);
+                    break;
+                }
+                self.duplicates_avoided += 1;
+            }
+            // Small spaces are searched to their last candidate.
+            let found = found.or_else(|| {
+                let next = next_unseen(space, &self.archive, &parents[0].candidate)?;
+                self.archive.admit(&next).then_some(next)
+            });
+            self.pending.extend(found);
+        }
     }
 
     /// Checks what was read from storage, so that a damaged state is an error and no panic.
     pub(super) fn check(&self) -> Result<(), InvalidState> {
-        self.settings.check()?;
-        match &self.phase {
-            Phase::Population(evolution) => evolution.check(),
-            Phase::Steps(steps) => {
-                if !steps.history.is_empty() && steps.archive.top().is_empty() {
-                    return Err(InvalidState::NothingKnown);
-                }
-                let known = steps.archive.top().iter().map(|evaluated| &evaluated.candidate);
-                for candidate in known.chain(&steps.pending) {
-                    self.settings.space.check(candidate)?;
-                }
-                if steps.descent.as_ref().is_some_and(|descent| !descent.fits(&self.settings.space)) {
-                    return Err(InvalidState::NothingKnown);
-                }
-                Ok(())
-            }
+        let RopewalkSettings { common, start, angles, .. } = &self.settings;
+        common.check()?;
+        let known = self.archive.top().iter().map(|evaluated| &evaluated.candidate);
+        for candidate in known.chain(&self.pending) {
+            common.space.check(candidate)?;
         }
+        let sound = angles.len() == common.space.pairs
+            && start.as_ref().is_none_or(Curve::is_usable)
+            && self.pattern.as_ref().is_none_or(Pattern::is_sound)
+            && (self.history.is_empty() || !self.archive.top().is_empty());
+        if sound { Ok(()) } else { Err(InvalidState::NothingKnown) }
     }
 }
 
 impl Strategy for Ropewalk {
     fn ask(&self) -> Ask {
-        match &self.phase {
-            Phase::Population(evolution) => evolution.ask(),
-            Phase::Steps(steps) if steps.pending.is_empty() => Ask::Finished,
-            Phase::Steps(steps) => Ask::Evaluate { generation: self.generation(), candidates: steps.pending.clone() },
+        if self.pending.is_empty() {
+            return Ask::Finished;
         }
+        Ask::Evaluate { generation: self.generation(), candidates: self.pending.clone() }
     }
 
     fn measure(&self) -> Measure {
-        match &self.phase {
-            Phase::Steps(Steps { descent: Some(_), .. }) => Measure::Gradient,
-            _ => Measure::Loss,
-        }
+        if self.wants_slope { Measure::Gradient } else { Measure::Loss }
     }
 
     fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError> {
-        self.tell_slopes(generation, scores, &vec![None; scores.len()])
+        self.tell_slopes(generation, scores, &[])
     }
 
     fn tell_slopes(&mut self, generation: u32, scores: &[Score], slopes: &[Option<Slope>]) -> Result<(), TellError> {
-        let open = self.generation();
-        let steps = match &mut self.phase {
-            Phase::Population(evolution) => return evolution.tell(generation, scores),
-            Phase::Steps(steps) => steps,
-        };
-        let expected = steps.pending.len();
+        let (open, expected) = (self.generation(), self.pending.len());
         TellError::check((generation, scores.len()), (open, expected))?;
-        let mut steps = steps.clone();
-        let summary = GenerationSummary::close(generation, scores, 0, steps.history.last());
-        let asked = std::mem::take(&mut steps.pending);
-        // The first step's candidate is a seed: its score is known.
-        let repeated = steps.descent.as_ref().is_some_and(|descent| descent.taken() == 0);
-        if !repeated {
-            let evaluated = asked.into_iter().zip(scores);
-            steps.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
+        let summary = GenerationSummary::close(generation, scores, self.duplicates_avoided, self.history.last());
+        let asked = std::mem::take(&mut self.pending);
+        let space = &self.settings.common.space;
+        if std::mem::take(&mut self.wants_slope) {
+            self.history.push(summary);
+            self.gradients += 1;
+            let slope = slopes.first().cloned().flatten();
+            // Without a slope that can be followed the steps end here.
+            if !slope.zip(asked.first()).is_some_and(|(slope, from)| self.open_steps(from, &slope)) {
+                self.settings.slope_steps = 0;
+                self.open();
+            }
+            return Ok(());
         }
-        steps.history.push(summary);
-        let space = &self.settings.space;
-        let (was_descent, descent) = match steps.descent.take() {
-            Some(mut descent) => {
-                self.gradients += 1;
-                let slope = slopes.first().cloned().flatten().filter(|_| !scores[0].is_failed());
-                let goes_on = slope.is_some_and(|slope| descent.step(space, &slope));
-                (true, goes_on.then_some(descent))
-            }
-            None if generation == 0 => {
-                let best = steps.archive.parents().first().filter(|best| !best.score.is_failed());
-                (false, best.map(|best| Descent::from(&best.candidate, space)))
-            }
-            None => (false, None),
-        };
-        self.next(steps, was_descent, descent);
+        if let Some(pattern) = &mut self.pattern {
+            let mut told = scores.iter();
+            let count = scores.len() + self.skipped.len();
+            let of_curves =
+                (0..count).map(|index| if self.skipped.contains(&index) { None } else { told.next().copied() });
+            pattern.tell(&of_curves.collect::<Vec<_>>(), space);
+        } else if generation == 0
+            && let Some(start) = self.settings.start
+        {
+            let yarn = start.candidate(space, space.nearest_start(0));
+            let score = asked.iter().zip(scores).find(|(candidate, _)| **candidate == yarn).map(|(_, &score)| score);
+            let score = score.filter(|score| !score.is_failed());
+            self.pattern = score.map(|score| Pattern::around(start, score, space));
+        }
+        let evaluated = asked.into_iter().zip(scores);
+        self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
+        self.history.push(summary);
+        self.open();
         Ok(())
     }
 
     fn passes_per_sample(&self) -> u64 {
-        self.spent(self.history())
+        self.evaluations() + self.gradients * (Measure::Gradient.cost() - 1)
     }
 
     fn best(&self) -> Option<(&Candidate, Score)> {
-        match &self.phase {
-            Phase::Population(evolution) => evolution.best(),
-            Phase::Steps(steps) => {
-                let best = steps.archive.top().first().filter(|best| !best.score.is_failed())?;
-                Some((&best.candidate, best.score))
-            }
-        }
+        let best = self.archive.top().first().filter(|best| !best.score.is_failed())?;
+        Some((&best.candidate, best.score))
     }
 
     fn history(&self) -> &[GenerationSummary] {
-        match &self.phase {
-            Phase::Population(evolution) => evolution.history(),
-            Phase::Steps(steps) => &steps.history,
-        }
+        &self.history
     }
 
     fn snapshot(&self) -> StrategyState {
-        StrategyState::RopewalkV1(Box::new(self.clone()))
+        StrategyState::RopewalkV2(Box::new(self.clone()))
     }
 }

@@ -1,12 +1,14 @@
 //! The interface of every search strategy: ask for candidates, tell their scores.
 
-use super::evolution::Evolution;
+use super::evolution::{Evolution, InvalidSettings};
 use super::history::GenerationSummary;
 use super::outcome::Outcome;
 use super::racing::Race;
 use super::ropewalk::Ropewalk;
 use super::score::Score;
 use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::job::{JobSpec, StrategyKind};
+use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::space::OutsideSpace;
 use ropewalk_shared::work::Measure;
 use serde::{Deserialize, Serialize};
@@ -104,6 +106,17 @@ pub trait Strategy: Send {
     }
 }
 
+/// The strategy that a job names, at its beginning.
+///
+/// # Errors
+/// [`InvalidSettings`], which a checked job never causes.
+pub fn begin(job: &JobSpec, description: &ModelDescription) -> Result<Box<dyn Strategy>, InvalidSettings> {
+    Ok(match job.search.strategy {
+        StrategyKind::Ropewalk => Box::new(Ropewalk::of_job(job, description)?),
+        _ => Box::new(Evolution::of_job(job, description)?),
+    })
+}
+
 /// Scores that do not fit what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -135,8 +148,8 @@ pub enum TellError {
 pub enum StrategyState {
     /// The paper's evolutionary search.
     EvolutionV1(Box<Evolution>),
-    /// Gradient steps, then a small population.
-    RopewalkV1(Box<Ropewalk>),
+    /// The curve, then its pairs.
+    RopewalkV2(Box<Ropewalk>),
 }
 
 /// A stored strategy that contradicts itself.
@@ -154,7 +167,7 @@ pub enum InvalidState {
     Losses,
     /// Options with which no search can have been started.
     #[error("stored search state is damaged: {0}")]
-    Settings(#[from] super::evolution::InvalidSettings),
+    Settings(#[from] InvalidSettings),
 }
 
 // === impl TellError ===
@@ -188,7 +201,7 @@ impl StrategyState {
                 evolution.check()?;
                 Ok(evolution)
             }
-            Self::RopewalkV1(ropewalk) => {
+            Self::RopewalkV2(ropewalk) => {
                 ropewalk.check()?;
                 Ok(ropewalk)
             }

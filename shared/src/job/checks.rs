@@ -11,6 +11,7 @@ const MAX_NAME: usize = 60;
 const MAX_SAMPLES: usize = 10_000;
 const MAX_POPULATION: u32 = 100_000;
 const MAX_GENERATIONS: u32 = 1_000_000;
+const MAX_SLOPE_STEPS: u32 = 1_000;
 const MAX_INIT: usize = 1_000;
 const MAX_START_TOKEN_CHOICES: usize = 1_000;
 
@@ -190,6 +191,12 @@ impl SearchOptions {
                 checks.0.push(Problem { field: "init", reason: error.to_string() });
             }
         }
+        checks.require(self.slope_steps <= MAX_SLOPE_STEPS, "slope_steps", || {
+            format!("{} must be at most {MAX_SLOPE_STEPS}", self.slope_steps)
+        });
+        checks.require(self.slope_steps == 0 || self.strategy == StrategyKind::Ropewalk, "slope_steps", || {
+            "only the strategy ropewalk takes steps down a slope".into()
+        });
         checks.require(self.patience != Some(0), "patience", || "must be at least 1 generation".into());
         checks.require(self.max_evaluations != Some(0), "max_evaluations", || "must be at least 1".into());
         checks.require(self.time_budget_seconds != Some(0), "time_budget", || "must be at least 1 second".into());

@@ -61,11 +61,13 @@ prop_compose! {
         limits in option::of((any::<u64>(), any::<u64>())),
         objective in objective(),
         racing in proptest::sample::select(vec![Racing::Off, Racing::Safe, Racing::Fast]),
+        slope_steps in any::<u32>(),
     ) -> SearchOptions {
         SearchOptions {
             strategy: StrategyKind::LongRope,
             seed,
             evolution,
+            slope_steps,
             grid: Grid::with_step(1.0 / f64::from(points)).unwrap(),
             max_factor,
             start_tokens,

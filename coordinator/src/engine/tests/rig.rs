@@ -210,6 +210,7 @@ fn slope(rescale: &Rescale, sample: SampleId, tokens: u32) -> LossSlope {
 pub fn gradient_job(seed: u64) -> JobSpec {
     let mut spec = job(seed);
     spec.search.strategy = StrategyKind::Ropewalk;
+    spec.search.slope_steps = 4;
     spec.search.attention_factor = AttentionFactorPolicy::Search;
     spec
 }

@@ -1,0 +1,130 @@
+//! One strategy on one set of documents: what it reached after how many passes.
+
+use super::losses::Losses;
+use anyhow::Result;
+use ropewalk_coordinator::search::{Ask, Outcome, Race, Score, Verdict, strategy};
+use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::job::JobSpec;
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::outcome::{Loss, perplexity};
+use ropewalk_shared::rope::Rescale;
+use ropewalk_shared::sample::Sample;
+use serde::Serialize;
+
+/// Of long searches, held-out documents are read about so often for each doubling of the evaluations.
+const PER_DOUBLING: f64 = 3.0;
+/// Up to this many generations they are read after every one.
+const FEW_GENERATIONS: u32 = 30;
+
+/// The best candidate at one time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Point {
+    /// Document passes so far.
+    pub passes: u64,
+    /// Perplexity on the documents of the search.
+    pub search: f64,
+    /// On those held out; absent where they were not read.
+    pub held_out: Option<f64>,
+}
+
+/// A search from its beginning to its end.
+#[derive(Clone, Debug, Serialize)]
+pub struct Course {
+    /// After each generation.
+    pub points: Vec<Point>,
+    /// The winner.
+    pub factors: Vec<f64>,
+    /// Its starting tokens.
+    pub start_tokens: u32,
+    /// Its attention factor.
+    pub attention_factor: f64,
+}
+
+/// Perplexity of factors on documents.
+///
+/// # Errors
+/// When one cannot be evaluated.
+pub fn perplexity_on(losses: &mut Losses, rescale: &Rescale, samples: &[Sample]) -> Result<f64> {
+    let all: Vec<Loss> = samples.iter().map(|sample| losses.loss(rescale, sample)).collect::<Result<_>>()?;
+    Ok(perplexity(&all))
+}
+
+/// Evaluates a candidate as the service does: its documents in their order, each judged before the next.
+fn outcome(losses: &mut Losses, rescale: &Rescale, samples: &[Sample], race: Option<&Race>) -> Result<Outcome> {
+    let before = losses.passes;
+    let mut all: Vec<Loss> = Vec::new();
+    let mut score = None;
+    for sample in samples {
+        all.push(losses.loss(rescale, sample)?);
+        let means: Vec<f64> = all.iter().map(Loss::mean).collect();
+        if all.len() < samples.len()
+            && let Some(Verdict::Drop { estimate }) = race.map(|race| race.verdict(&means))
+        {
+            score = Some(Score::dropped(estimate));
+            break;
+        }
+    }
+    let score = score.unwrap_or_else(|| Score::new(perplexity(&all)));
+    let means = all.iter().map(Loss::mean).collect();
+    Ok(Outcome { score, means, slope: None, passes: losses.passes - before })
+}
+
+/// Runs a job's strategy to its end.
+///
+/// # Errors
+/// When the job cannot be run or a document cannot be evaluated.
+pub fn run(
+    job: &JobSpec,
+    description: &ModelDescription,
+    (search, held_out): (&[Sample], &[Sample]),
+    losses: &mut Losses,
+    progress: &mut dyn FnMut(&Point),
+) -> Result<Course> {
+    let mut strategy = strategy::begin(job, description)?;
+    let (grid, attention) = (job.search.grid, job.attention_factor(description));
+    let as_rescale = |candidate: &Candidate| candidate.rescale(grid, attention);
+    let mut points: Vec<Point> = Vec::new();
+    let (mut passes, mut read_at, mut last_read) = (0, 0, None);
+    while let Ask::Evaluate { generation, candidates } = strategy.ask() {
+        let before = losses.passes;
+        let race = strategy.race();
+        let raced = candidates.iter().map(|candidate| outcome(losses, &as_rescale(candidate), search, race.as_ref()));
+        let outcomes: Vec<Outcome> = raced.collect::<Result<_>>()?;
+        passes += losses.passes - before;
+        strategy.tell_outcomes(generation, &outcomes)?;
+        let Some((best, score)) = strategy.best() else { continue };
+        let best = as_rescale(best);
+        let is_last = strategy.ask() == Ask::Finished;
+        let due = generation < FEW_GENERATIONS || passes as f64 >= read_at as f64 * 2f64.powf(1.0 / PER_DOUBLING);
+        let mut read = None;
+        if due || is_last {
+            read_at = passes;
+            // The same candidate is still the best as often as not.
+            let value = match &last_read {
+                Some((id, value)) if *id == best.id() => *value,
+                _ => perplexity_on(losses, &best, held_out)?,
+            };
+            last_read = Some((best.id(), value));
+            read = Some(value);
+        }
+        let point = Point { passes, search: score.value().unwrap_or(f64::NAN), held_out: read };
+        progress(&point);
+        points.push(point);
+    }
+    let Some((best, _)) = strategy.best() else { anyhow::bail!("no candidate could be evaluated") };
+    let Rescale { factors, start_tokens, attention_factor } = as_rescale(best);
+    Ok(Course { points, factors, start_tokens, attention_factor })
+}
+
+impl Course {
+    /// The value at the end: search and held out.
+    pub fn end(&self) -> (f64, f64) {
+        self.points.last().map_or((f64::NAN, f64::NAN), |last| (last.search, last.held_out.unwrap_or(f64::NAN)))
+    }
+
+    /// The passes after which a value was first reached, by search documents or by those held out.
+    pub fn passes_to(&self, value: f64, held_out: bool) -> Option<u64> {
+        let at = |point: &Point| if held_out { point.held_out } else { Some(point.search) };
+        self.points.iter().find(|point| at(point).is_some_and(|reached| reached <= value)).map(|point| point.passes)
+    }
+}

@@ -1,0 +1,146 @@
+//! `tests/bench/search`: search strategies on equal documents.
+//!
+//! It drives the strategies themselves, in this process: what is compared is what they ask, not how fast the service
+//! answers. Documents are drawn as `ropewalk search --seed` draws them.
+
+mod course;
+mod losses;
+mod options;
+mod plot;
+mod results;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use losses::Losses;
+use options::{Contender, Options};
+use results::{Baseline, Results, Run};
+use ropewalk_coordinator::documents::{DocumentTokenizer, Documents, NamedSample, SamplePlan};
+use ropewalk_shared::attention_factor::AttentionFactorPolicy;
+use ropewalk_shared::baselines;
+use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::rope::Rescale;
+use ropewalk_shared::sample::Sample;
+use ropewalk_shared::space::PAPER_START_TOKENS;
+use ropewalk_worker::device::Dtype;
+use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
+use ropewalk_worker::model::{Model, fingerprint_dir};
+use std::io::Write as _;
+use std::sync::Arc;
+
+fn main() -> Result<()> {
+    let options = Options::parse().effective();
+    let contenders = options.contenders()?;
+    let config = options.model.join("config.json");
+    let config_json = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+    let description = ModelDescription::from_config_json(&config_json)?;
+    let tokenizer = DocumentTokenizer::open(&options.model, &description)?;
+    let documents = Documents::Text { paths: &options.data, tokenizer: &tokenizer };
+    let fingerprint = fingerprint_dir(&options.model)?;
+    let identity = ModelIdentity { name: "model".into(), fingerprint, config_json };
+    let model = Arc::new(Model::load(&options.model, &candle_core::Device::Cpu, Dtype::F32)?);
+    let evaluator = Evaluator::new(model, EvaluatorOptions { threads: options.threads, ..Default::default() })?;
+    let mut losses = Losses::open(evaluator, options.cache.as_deref())?;
+
+    let yardstick = contenders.first().context("name at least one strategy")?.name.clone();
+    let mut results = Results { samples: options.samples, held_out: options.held_out, yardstick, runs: Vec::new() };
+    for &ratio in &options.ratios {
+        for &seed in &options.seeds {
+            let length = description.original_length * ratio;
+            let plan =
+                SamplePlan { length: length as usize, search: options.samples, held_out: options.held_out, seed };
+            let drawn = documents.draw(&plan)?;
+            let samples = |named: Vec<NamedSample>| named.into_iter().map(|named| named.sample).collect::<Vec<_>>();
+            let (search, held_out) = (samples(drawn.search), samples(drawn.held_out));
+            let best_baseline = best_baseline(&description, length, &held_out, &mut losses)?;
+            let mut yardstick_passes = None;
+            for contender in &contenders {
+                let mut job = job(&identity, contender, length, seed, (&search, &held_out));
+                job.search.max_evaluations = options.max_evaluations;
+                if options.equal_passes
+                    && let Some(passes) = yardstick_passes
+                {
+                    job.search.evolution.generations = 1_000_000;
+                    job.search.max_passes = Some(passes);
+                }
+                let name = &contender.name;
+                let course = course::run(&job, &description, (&search, &held_out), &mut losses, &mut |point| {
+                    let held_out = point.held_out.map_or(String::new(), |value| format!(", held-out {value:.4}"));
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "{ratio}x seed {seed} {name}: {} passes, search {:.4}{held_out}",
+                        point.passes,
+                        point.search
+                    );
+                })?;
+                let passes = course.points.last().map_or(0, |point| point.passes);
+                yardstick_passes.get_or_insert(passes);
+                let (strategy, best_baseline) = (name.clone(), best_baseline.clone());
+                results.runs.push(Run { ratio, seed, strategy, best_baseline, course });
+            }
+        }
+    }
+    std::io::stdout().write_all(results.table().as_bytes())?;
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&results)?).with_context(|| path.display().to_string())?;
+    }
+    if let Some(folder) = &options.out {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        std::fs::write(folder.join("search.csv"), results.csv())?;
+        for &ratio in &options.ratios {
+            std::fs::write(folder.join(format!("search-{ratio}x.svg")), plot::curves(&results, ratio)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn job(
+    identity: &ModelIdentity,
+    contender: &Contender,
+    target_length: u32,
+    seed: u64,
+    (search, held_out): (&[Sample], &[Sample]),
+) -> JobSpec {
+    let ids = |samples: &[Sample]| samples.iter().map(Sample::id).collect();
+    JobSpec {
+        name: "bench".into(),
+        model: identity.clone(),
+        target_length,
+        search: SearchOptions {
+            strategy: contender.kind,
+            seed,
+            evolution: contender.kind.options(),
+            attention_factor: contender.attention_factor,
+            racing: contender.racing,
+            start_tokens: if contender.kind.searches_start_tokens() { PAPER_START_TOKENS.to_vec() } else { vec![0] },
+            ..SearchOptions::default()
+        },
+        samples: ids(search),
+        held_out: ids(held_out),
+    }
+}
+
+/// The published method that does best on the held-out documents, each with every attention factor it is used with.
+fn best_baseline(
+    description: &ModelDescription,
+    length: u32,
+    held_out: &[Sample],
+    losses: &mut Losses,
+) -> Result<Baseline> {
+    let (original, ratio) = (description.original_length, f64::from(length) / f64::from(description.original_length));
+    let mut best = Baseline { name: "none".into(), held_out: f64::INFINITY };
+    for method in baselines::Baseline::ALL {
+        for policy in [AttentionFactorPolicy::None, AttentionFactorPolicy::LongRope, AttentionFactorPolicy::Yarn] {
+            let rescale = Rescale {
+                factors: method.factors(&description.geometry, original, ratio),
+                start_tokens: 0,
+                attention_factor: policy.value(ratio, original),
+            };
+            let value = course::perplexity_on(losses, &rescale, held_out)?;
+            if value < best.held_out {
+                best = Baseline { name: format!("{method}, {policy}"), held_out: value };
+            }
+        }
+    }
+    Ok(best)
+}

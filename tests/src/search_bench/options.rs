@@ -1,0 +1,124 @@
+//! What to compare.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use ropewalk_shared::attention_factor::AttentionFactorPolicy;
+use ropewalk_shared::job::StrategyKind;
+use ropewalk_shared::racing::Racing;
+use std::path::PathBuf;
+
+/// Runs search strategies on equal documents and prints what each reaches for how many document passes
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tests/bench/search", max_term_width = 110)]
+pub struct Options {
+    /// Long documents: text files or folders of them
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub data: Vec<PathBuf>,
+
+    /// Folder of the model
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/assets/lab-model"), value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// Strategies, the yardstick first; NAME+safe and NAME+fast drop candidates in races, and NAME:POLICY sets an
+    /// attention factor other than --attention-factor, as in longrope+safe or ropewalk:search
+    #[arg(long, value_delimiter = ',', default_values_t = ["longrope".to_owned(), "ropewalk".to_owned()], value_name = "LIST")]
+    pub strategies: Vec<String>,
+
+    /// Extension ratios
+    #[arg(long, value_delimiter = ',', default_values_t = [4, 8, 16], value_name = "LIST")]
+    pub ratios: Vec<u32>,
+
+    /// Seeds: each draws other documents and other random numbers
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 2, 3, 4], value_name = "LIST")]
+    pub seeds: Vec<u64>,
+
+    /// Documents searched on
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub samples: usize,
+
+    /// Documents held out
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub held_out: usize,
+
+    /// Attention factor of all candidates
+    #[arg(long, default_value_t = AttentionFactorPolicy::LongRope, value_name = "POLICY")]
+    pub attention_factor: AttentionFactorPolicy,
+
+    /// Let every strategy go on until the yardstick's document passes
+    #[arg(long)]
+    pub equal_passes: bool,
+
+    /// End every strategy after this many evaluations
+    #[arg(long, value_name = "N")]
+    pub max_evaluations: Option<u64>,
+
+    /// Ratio 4 with one seed
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Threads [default: all cores]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub threads: usize,
+
+    /// Keep losses in this file and use what it holds: an interrupted comparison goes on where it stopped
+    #[arg(long, value_name = "FILE")]
+    pub cache: Option<PathBuf>,
+
+    /// Write the results for programs
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write curves (CSV and SVG) into this folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// One strategy of the comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contender {
+    /// As it was named.
+    pub name: String,
+    /// The strategy.
+    pub kind: StrategyKind,
+    /// Its attention factor.
+    pub attention_factor: AttentionFactorPolicy,
+    /// Whether candidates are dropped early.
+    pub racing: Racing,
+}
+
+impl Options {
+    /// The options as `--quick` changes them.
+    pub fn effective(mut self) -> Self {
+        if self.quick {
+            (self.ratios, self.seeds) = (vec![4], vec![0]);
+        }
+        self
+    }
+
+    /// The strategies that were named.
+    ///
+    /// # Errors
+    /// When one is not known.
+    pub fn contenders(&self) -> Result<Vec<Contender>> {
+        self.strategies.iter().map(|name| self.contender(name)).collect()
+    }
+
+    fn contender(&self, name: &str) -> Result<Contender> {
+        let (strategy, policy) = name.split_once(':').map_or((name, None), |(name, policy)| (name, Some(policy)));
+        let (strategy, racing) = strategy.split_once('+').map_or((strategy, "off"), |(name, racing)| (name, racing));
+        let racing = racing.parse().with_context(|| format!("the racing of {name}"))?;
+        // The names are those of stored jobs.
+        let kind = match strategy {
+            "longrope" => StrategyKind::LongRope,
+            other => match serde_json::from_value(serde_json::Value::String(other.to_owned())) {
+                Ok(kind) => kind,
+                Err(_) => bail!("no strategy is called {other}; `ropewalk search --help` lists them"),
+            },
+        };
+        let attention_factor = match policy {
+            Some(policy) => policy.parse().with_context(|| format!("the attention factor of {name}"))?,
+            None => self.attention_factor,
+        };
+        Ok(Contender { name: name.to_owned(), kind, attention_factor, racing })
+    }
+}
