@@ -37,7 +37,7 @@ fn common(attention: bool, seed: u64) -> EvolutionSettings {
 }
 
 fn settings(attention: bool, seed: u64) -> RopewalkSettings {
-    RopewalkSettings::new(common(attention, seed), &GEOMETRY, (256, 2048), 8.0, Some(1.17))
+    RopewalkSettings::new(common(attention, seed), &GEOMETRY, (256, 2048), 8.0, 1.17)
 }
 
 fn with_slopes(attention: bool, seed: u64) -> RopewalkSettings {
@@ -305,11 +305,25 @@ fn given_factors_are_where_it_goes_on_from() {
     let (best, score) = found.best().unwrap();
     let mut common = common(false, 1);
     common.seeds.insert(0, best.clone());
-    let going_on = RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, None);
+    let going_on = RopewalkSettings { given: true, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
     let mut search = Ropewalk::new(going_on).unwrap();
     let asked = run(&mut search, &bowl, |_| None);
     assert_eq!(asked.len(), 5 + 5 * 16, "seeds, then the pairs");
     assert!(search.best().unwrap().1 < score);
+}
+
+/// Given factors that are worse than YaRN's do not keep it from the curve.
+#[test]
+fn poor_factors_that_are_given_cost_one_evaluation() {
+    let bowl = Bowl::new();
+    let mut common = common(false, 1);
+    common.seeds.insert(0, Candidate { factors: vec![1000; PAIRS], start_tokens: 0, attention: None });
+    let settings = RopewalkSettings { given: true, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
+    let mut search = Ropewalk::new(settings).unwrap();
+    let mut plain = Ropewalk::new(self::settings(false, 1)).unwrap();
+    run(&mut search, &bowl, |_| None);
+    run(&mut plain, &bowl, |_| None);
+    assert_eq!(search.evaluations(), plain.evaluations() + 1);
 }
 
 #[test]
@@ -342,7 +356,7 @@ fn a_small_space_is_exhausted() {
     common.space = SearchSpace { max_point: 102, pairs: 2, start_tokens: vec![0, 4], ..common.space };
     let geometry = RopeGeometry { head_dim: 4, rotary_dim: 4, theta: 10_000.0 };
     common.seeds = seeds::seeds(&common.space, &geometry, 256, 1.02, 1.0, &[]);
-    let settings = RopewalkSettings::new(common, &geometry, (256, 261), 1.02, Some(1.0));
+    let settings = RopewalkSettings::new(common, &geometry, (256, 261), 1.02, 1.0);
     let mut search = Ropewalk::new(settings).unwrap();
     let mut asked = Vec::new();
     while let Ask::Evaluate { generation, candidates } = search.ask() {

@@ -12,7 +12,7 @@
 //! Most of what a search can gain over YaRN lies in a few numbers that all pairs share, foremost the pair from which
 //! factors have to reach the extension ratio. A population that varies every pair for itself needs many hundreds of
 //! evaluations to move that pair by two; the curve finds it in some thirty. What is left is local, and drawn with each
-//! pair's own spread. Given factors replace the curve: the search then goes on from them.
+//! pair's own spread. Where given factors are better than YaRN, the search goes on from them without a curve.
 
 mod cloud;
 mod curve;
@@ -32,6 +32,7 @@ use cloud::Cloud;
 use curve::Curve;
 use pattern::{Pattern, ROUND_CANDIDATES, ROUNDS};
 use rand::RngExt;
+use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::{YarnBounds, yarn_ramp};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::job::{JobSpec, SearchOptions};
@@ -50,8 +51,10 @@ const EXPLORER: u32 = 4;
 pub struct RopewalkSettings {
     /// Space, seeds, bounds; of the options, mutations (N1), crossovers (N2), generations (T) and parents.
     pub common: EvolutionSettings,
-    /// YaRN's curve; absent where given factors are the start.
-    pub start: Option<Curve>,
+    /// YaRN's curve.
+    pub start: Curve,
+    /// Whether factors were given to start from.
+    pub given: bool,
     /// The radians that each pair turns over the target window at factor 1.
     pub angles: Vec<f64>,
     /// Steps down the slope (S).
@@ -84,7 +87,9 @@ pub fn planned(search: &SearchOptions) -> (u64, u32) {
     let options = &search.evolution;
     let drawn = u64::from(options.mutations) + u64::from(options.crossovers);
     let (steps, clouds) = (search.slope_steps, options.generations);
-    let curve = if search.init.is_empty() { (u64::from(ROUNDS) * ROUND_CANDIDATES, 2 * ROUNDS) } else { (0, 0) };
+    let star = u64::from(search.attention_factor == AttentionFactorPolicy::Search);
+    // A star has two points and a combination more where the attention factor is searched.
+    let curve = (u64::from(ROUNDS) * (ROUND_CANDIDATES + 3 * star), 2 * ROUNDS);
     let evaluations = 4
         + search.init.len() as u64
         + curve.0
@@ -106,23 +111,23 @@ impl RopewalkSettings {
         let given = !job.search.init.is_empty();
         let ratio = job.extension_ratio(description);
         let window = (description.original_length, job.target_length);
-        let settings = Self::new(common, &description.geometry, window, ratio, (!given).then_some(attention));
-        Self { slope_steps: job.search.slope_steps, ..settings }
+        let settings = Self::new(common, &description.geometry, window, ratio, attention);
+        Self { given, slope_steps: job.search.slope_steps, ..settings }
     }
 
     /// Settings for a model's geometry, its window and the target's, and the ratio of the two; `attention` is the
-    /// attention factor to start from, and absent where given factors are the start.
+    /// attention factor to start from. No factors are given, and no steps go down the slope.
     pub fn new(
         common: EvolutionSettings,
         geometry: &RopeGeometry,
         (original_length, target_length): (u32, u32),
         ratio: f64,
-        attention: Option<f64>,
+        attention: f64,
     ) -> Self {
         let (low, high) = yarn_ramp(geometry, original_length, YarnBounds::default());
-        let start = attention.map(|attention| Curve { low, high, top: ratio, bend: 1.0, attention });
+        let start = Curve { low, high, top: ratio, bend: 1.0, attention };
         let angle = |pair: usize| f64::from(target_length) * geometry.inverse_frequency(pair);
-        Self { angles: (0..common.space.pairs).map(angle).collect(), start, slope_steps: 0, common }
+        Self { angles: (0..common.space.pairs).map(angle).collect(), start, given: false, slope_steps: 0, common }
     }
 }
 
@@ -276,7 +281,7 @@ impl Ropewalk {
             common.space.check(candidate)?;
         }
         let sound = angles.len() == common.space.pairs
-            && start.as_ref().is_none_or(Curve::is_usable)
+            && start.is_usable()
             && self.pattern.as_ref().is_none_or(Pattern::is_sound)
             && (self.history.is_empty() || !self.archive.top().is_empty());
         if sound { Ok(()) } else { Err(InvalidState::NothingKnown) }
@@ -322,13 +327,12 @@ impl Strategy for Ropewalk {
             let of_curves =
                 (0..count).map(|index| if self.skipped.contains(&index) { None } else { told.next().copied() });
             pattern.tell(&of_curves.collect::<Vec<_>>(), space);
-        } else if generation == 0
-            && let Some(start) = self.settings.start
-        {
-            let yarn = start.candidate(space, space.nearest_start(0));
+        } else if generation == 0 {
+            let yarn = self.settings.start.candidate(space, space.nearest_start(0));
             let score = asked.iter().zip(scores).find(|(candidate, _)| **candidate == yarn).map(|(_, &score)| score);
-            let score = score.filter(|score| !score.is_failed());
-            self.pattern = score.map(|score| Pattern::around(start, score, space));
+            let is_best = |score: &Score| scores.iter().all(|other| score <= other);
+            let score = score.filter(|score| !score.is_failed() && (!self.settings.given || is_best(score)));
+            self.pattern = score.map(|score| Pattern::around(self.settings.start, score, space));
         }
         let evaluated = asked.into_iter().zip(scores);
         self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
