@@ -166,21 +166,22 @@ fn left(landscape: &dyn Landscape, search: &Ropewalk) -> f64 {
     best(search.best().unwrap().1) / best(yarn)
 }
 
-/// Where pairs share a curve and turn critical no earlier than theory has it, a tenth of the evaluations is enough.
+/// Where pairs share a curve, wherever it turns.
 #[test]
-fn a_tenth_of_the_evaluations_ends_no_higher_than_algorithm_1() {
-    for critical in [14, 15, 16] {
+fn it_ends_lower_than_algorithm_1_at_the_same_price() {
+    for critical in [12, 13, 14, 15, 16, 17] {
         let cliff = Cliff { critical };
         for seed in 0..3 {
             let mut ours = Ropewalk::new(settings(false, seed)).unwrap();
             run(&mut ours, &cliff, |_| None);
-            assert!(ours.evaluations() <= 134, "{}", ours.evaluations());
+            assert!(ours.evaluations() <= 134, "a tenth of the paper's: {}", ours.evaluations());
             let options = StrategyKind::LongRope.options();
-            let mut paper = Evolution::new(EvolutionSettings { options, ..common(false, seed) }).unwrap();
+            let max_evaluations = Some(ours.evaluations());
+            let settings = EvolutionSettings { options, max_evaluations, ..common(false, seed) };
+            let mut paper = Evolution::new(settings).unwrap();
             run(&mut paper, &cliff, |_| None);
-            assert_eq!(paper.evaluations(), 1344);
             let (ours, paper) = (ours.best().unwrap().1, paper.best().unwrap().1);
-            assert!(ours <= paper, "pair {critical}, seed {seed}: {ours} and {paper}");
+            assert!(ours < paper, "pair {critical}, seed {seed}: {ours} and {paper}");
         }
     }
 }
@@ -305,7 +306,7 @@ fn given_factors_are_where_it_goes_on_from() {
     let (best, score) = found.best().unwrap();
     let mut common = common(false, 1);
     common.seeds.insert(0, best.clone());
-    let going_on = RopewalkSettings { given: true, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
+    let going_on = RopewalkSettings { given: 1, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
     let mut search = Ropewalk::new(going_on).unwrap();
     let asked = run(&mut search, &bowl, |_| None);
     assert_eq!(asked.len(), 5 + 5 * 16, "seeds, then the pairs");
@@ -318,7 +319,7 @@ fn poor_factors_that_are_given_cost_one_evaluation() {
     let bowl = Bowl::new();
     let mut common = common(false, 1);
     common.seeds.insert(0, Candidate { factors: vec![1000; PAIRS], start_tokens: 0, attention: None });
-    let settings = RopewalkSettings { given: true, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
+    let settings = RopewalkSettings { given: 1, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
     let mut search = Ropewalk::new(settings).unwrap();
     let mut plain = Ropewalk::new(self::settings(false, 1)).unwrap();
     run(&mut search, &bowl, |_| None);

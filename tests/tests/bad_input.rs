@@ -285,7 +285,10 @@ fn options_of_a_search_that_cannot_be() -> Result<()> {
     };
     let empty = text(folder.path());
     let cases: [(&[&str], &[&str]); 5] = [
-        (&["--max-passes", "35"], &["35 document passes buy 11 candidates on 3 samples", "12", "at least 36"]),
+        (
+            &["--strategy", "longrope", "--max-passes", "35"],
+            &["35 document passes buy 11 candidates on 3 samples", "12", "at least 36"],
+        ),
         (&["--racing", "sometimes"], &["\"sometimes\" is no way of racing", "off, safe or fast"]),
         (&["--strategy", "dim-mono"], &["start_tokens", "3 choices are given", "give one"]),
         (&["--init", "job:some"], &["--init job:some", "give the folder of a search"]),

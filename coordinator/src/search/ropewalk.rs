@@ -53,8 +53,8 @@ pub struct RopewalkSettings {
     pub common: EvolutionSettings,
     /// YaRN's curve.
     pub start: Curve,
-    /// Whether factors were given to start from.
-    pub given: bool,
+    /// How many of the seeds, the first ones, were given.
+    pub given: usize,
     /// The radians that each pair turns over the target window at factor 1.
     pub angles: Vec<f64>,
     /// Steps down the slope (S).
@@ -108,7 +108,7 @@ impl RopewalkSettings {
         let passes = job.search.max_passes.map(|max| max / (job.samples.len() as u64).max(1));
         common.max_evaluations = common.max_evaluations.into_iter().chain(passes).min();
         let attention = job.attention_factor(description);
-        let given = !job.search.init.is_empty();
+        let given = job.search.init.len();
         let ratio = job.extension_ratio(description);
         let window = (description.original_length, job.target_length);
         let settings = Self::new(common, &description.geometry, window, ratio, attention);
@@ -127,7 +127,7 @@ impl RopewalkSettings {
         let (low, high) = yarn_ramp(geometry, original_length, YarnBounds::default());
         let start = Curve { low, high, top: ratio, bend: 1.0, attention };
         let angle = |pair: usize| f64::from(target_length) * geometry.inverse_frequency(pair);
-        Self { angles: (0..common.space.pairs).map(angle).collect(), start, given: false, slope_steps: 0, common }
+        Self { angles: (0..common.space.pairs).map(angle).collect(), start, given: 0, slope_steps: 0, common }
     }
 }
 
@@ -330,8 +330,8 @@ impl Strategy for Ropewalk {
         } else if generation == 0 {
             let yarn = self.settings.start.candidate(space, space.nearest_start(0));
             let score = asked.iter().zip(scores).find(|(candidate, _)| **candidate == yarn).map(|(_, &score)| score);
-            let is_best = |score: &Score| scores.iter().all(|other| score <= other);
-            let score = score.filter(|score| !score.is_failed() && (!self.settings.given || is_best(score)));
+            let is_best = |score: &Score| scores.iter().take(self.settings.given).all(|given| score <= given);
+            let score = score.filter(|score| !score.is_failed() && is_best(score));
             self.pattern = score.map(|score| Pattern::around(self.settings.start, score, space));
         }
         let evaluated = asked.into_iter().zip(scores);
