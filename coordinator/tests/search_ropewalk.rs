@@ -309,7 +309,7 @@ fn given_factors_are_where_it_goes_on_from() {
     let going_on = RopewalkSettings { given: 1, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
     let mut search = Ropewalk::new(going_on).unwrap();
     let asked = run(&mut search, &bowl, |_| None);
-    assert_eq!(asked.len(), 5 + 5 * 16, "seeds, then the pairs");
+    assert_eq!(asked.len(), 5 + (5 + 2) * 16, "seeds, then the pairs");
     assert!(search.best().unwrap().1 < score);
 }
 

@@ -229,7 +229,10 @@ impl ActiveJob {
     pub fn why_finished(&self) -> String {
         let search = &self.spec.search;
         let closed = self.strategy.history().len();
-        if closed > planned_generations(&self.spec) as usize {
+        // A search that was given where to start may leave out the curve, and then has fewer generations.
+        let without_curve = search.strategy == StrategyKind::Ropewalk && !search.init.is_empty();
+        let planned = if without_curve { search.evolution.generations } else { planned_generations(&self.spec) };
+        if closed > planned as usize {
             "all generations are evaluated".into()
         } else if search.max_evaluations.is_some_and(|max| self.strategy.evaluations() >= max) {
             format!("the limit of {} evaluations is reached", self.strategy.evaluations())

@@ -12,7 +12,8 @@
 //! Most of what a search can gain over YaRN lies in a few numbers that all pairs share, foremost the pair from which
 //! factors have to reach the extension ratio. A population that varies every pair for itself needs many hundreds of
 //! evaluations to move that pair by two; the curve finds it in some thirty. What is left is local, and drawn with each
-//! pair's own spread. Where given factors are better than YaRN, the search goes on from them without a curve.
+//! pair's own spread. Where given factors are better than YaRN, the search goes on from
+//! them without a curve, and generations around the best stand in for it.
 
 mod cloud;
 mod curve;
@@ -35,7 +36,7 @@ use rand::RngExt;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::{YarnBounds, yarn_ramp};
 use ropewalk_shared::candidate::Candidate;
-use ropewalk_shared::job::{JobSpec, SearchOptions};
+use ropewalk_shared::job::{EvolutionOptions, JobSpec, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::RopeGeometry;
 use ropewalk_shared::work::Measure;
@@ -96,6 +97,12 @@ pub fn planned(search: &SearchOptions) -> (u64, u32) {
         + u64::from(steps) * (Measure::Gradient.cost() + slope::LENGTHS.len() as u64)
         + u64::from(clouds).saturating_mul(drawn);
     (evaluations, clouds.saturating_add(steps.saturating_mul(2)).saturating_add(curve.1))
+}
+
+/// Generations around the best that cost about as much as a curve does.
+fn in_place_of_a_curve(options: &EvolutionOptions) -> u32 {
+    let drawn = options.mutations.saturating_add(options.crossovers).max(1);
+    (ROUNDS * ROUND_CANDIDATES as u32) / drawn
 }
 
 // === impl RopewalkSettings ===
@@ -333,6 +340,10 @@ impl Strategy for Ropewalk {
             let is_best = |score: &Score| scores.iter().take(self.settings.given).all(|given| score <= given);
             let score = score.filter(|score| !score.is_failed() && is_best(score));
             self.pattern = score.map(|score| Pattern::around(self.settings.start, score, space));
+            if self.pattern.is_none() {
+                let options = &mut self.settings.common.options;
+                options.generations = options.generations.saturating_add(in_place_of_a_curve(options));
+            }
         }
         let evaluated = asked.into_iter().zip(scores);
         self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
