@@ -1,5 +1,6 @@
 //! What retrieval prompts showed: exact answers by length and depth.
 
+use ropewalk_shared::rope::Rescale;
 use serde::Serialize;
 
 /// One set of factors at one length.
@@ -36,6 +37,33 @@ pub struct AtDepth {
     pub prompts: u64,
     /// How many of them exactly.
     pub exact: u64,
+}
+
+impl Retrieval {
+    /// What came of prompts of `length` tokens under factors called `name`: their answers by depth, the sum of their losses in
+    /// nats and of their seconds.
+    pub fn of_depths(
+        length: u32,
+        name: &str,
+        rescale: &Rescale,
+        depths: Vec<AtDepth>,
+        (nll, seconds): (f64, f64),
+    ) -> Self {
+        let total = |part: fn(&AtDepth) -> u64| depths.iter().map(part).sum::<u64>();
+        let (prompts, exact) = (total(|at| at.prompts), total(|at| at.exact));
+        Self {
+            length,
+            factors: name.to_owned(),
+            attention_factor: rescale.attention_factor,
+            start_tokens: rescale.start_tokens,
+            prompts,
+            exact,
+            accuracy: exact as f64 / prompts as f64,
+            answer_nll: nll / prompts as f64,
+            seconds,
+            depths,
+        }
+    }
 }
 
 impl AtDepth {

@@ -64,6 +64,11 @@ impl Archive {
         &self.top
     }
 
+    /// The best candidate, if its score was measured.
+    pub fn best(&self) -> Option<&Evaluated> {
+        self.top.first().filter(|best| best.score.value().is_some())
+    }
+
     /// The best candidates that can be parents: those with a usable score, or all if none has one.
     pub fn parents(&self) -> &[Evaluated] {
         match self.top.partition_point(|evaluated| !evaluated.score.is_failed()) {

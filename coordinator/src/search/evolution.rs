@@ -171,8 +171,7 @@ impl Strategy for Evolution {
     }
 
     fn best(&self) -> Option<(&Candidate, Score)> {
-        let best = self.archive.top().first().filter(|best| best.score.value().is_some())?;
-        Some((&best.candidate, best.score))
+        self.archive.best().map(|best| (&best.candidate, best.score))
     }
 
     fn history(&self) -> &[GenerationSummary] {

@@ -194,8 +194,7 @@ impl Ropewalk {
             }
         }
         self.pattern = None;
-        let best = self.archive.parents().first().filter(|best| !best.score.is_failed());
-        if let Some(best) = best
+        if let Some(best) = self.archive.best()
             && self.gradients < u64::from(self.settings.slope_steps)
             && self.room() as u64 >= Measure::Gradient.cost()
         {
@@ -357,8 +356,7 @@ impl Strategy for Ropewalk {
     }
 
     fn best(&self) -> Option<(&Candidate, Score)> {
-        let best = self.archive.top().first().filter(|best| !best.score.is_failed())?;
-        Some((&best.candidate, best.score))
+        self.archive.best().map(|best| (&best.candidate, best.score))
     }
 
     fn history(&self) -> &[GenerationSummary] {

@@ -181,20 +181,8 @@ impl RetrievalArgs {
             results.push(at);
         }
         bar.finish_and_clear();
-        let total = |part: fn(&AtDepth) -> u64| results.iter().map(part).sum::<u64>();
-        let (asked, exact) = (total(|at| at.prompts), total(|at| at.exact));
-        Ok(Retrieval {
-            length: prompts.length,
-            factors: name.to_owned(),
-            attention_factor: rescale.attention_factor,
-            start_tokens: rescale.start_tokens,
-            prompts: asked,
-            exact,
-            accuracy: exact as f64 / asked as f64,
-            answer_nll: nll / asked as f64,
-            seconds: start.elapsed().as_secs_f64(),
-            depths: results,
-        })
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Retrieval::of_depths(prompts.length, name, rescale, results, (nll, seconds)))
     }
 
     /// Whether decoding gives the answer.

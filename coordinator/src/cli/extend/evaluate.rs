@@ -171,20 +171,7 @@ impl Runner<'_> {
                 }
                 by_depth.push(at);
             }
-            let total = |part: fn(&AtDepth) -> u64| by_depth.iter().map(part).sum::<u64>();
-            let (asked, exact) = (total(|at| at.prompts), total(|at| at.exact));
-            results.push(Retrieval {
-                length,
-                factors: set.name.to_owned(),
-                attention_factor: rescale.attention_factor,
-                start_tokens: rescale.start_tokens,
-                prompts: asked,
-                exact,
-                accuracy: exact as f64 / asked as f64,
-                answer_nll: nll / asked as f64,
-                seconds,
-                depths: by_depth,
-            });
+            results.push(Retrieval::of_depths(length, set.name, &rescale, by_depth, (nll, seconds)));
         }
         Ok(results)
     }

@@ -43,6 +43,12 @@ pub fn spread(factor: f64, angle: f64) -> f64 {
     (RADIANS * factor / angle).min(SHARE)
 }
 
+/// The monotone factors nearest to `targets`: where neighbours conflict, the one with the smaller spread gives way less.
+pub fn monotone(targets: &[f64], spreads: &[f64]) -> Vec<f64> {
+    let weights: Vec<f64> = spreads.iter().map(|spread| 1.0 / (spread + 1e-6)).collect();
+    nearest_monotone(targets, &weights)
+}
+
 // === impl Cloud ===
 
 impl<'a> Cloud<'a> {
@@ -74,9 +80,7 @@ impl<'a> Cloud<'a> {
             .zip(&self.spreads)
             .map(|(&factor, spread)| scaled(factor, self.width * spread * normal(rng)))
             .collect();
-        // Where neighbours conflict, the one with less freedom gives way less.
-        let weights: Vec<f64> = self.spreads.iter().map(|spread| 1.0 / (spread + 1e-6)).collect();
-        let factors = nearest_monotone(&targets, &weights);
+        let factors = monotone(&targets, &self.spreads);
         let choices = &self.space.start_tokens;
         let other = rng.random_bool(OTHER_START);
         let start_tokens = if other { choices[rng.random_range(0..choices.len())] } else { self.start_tokens };

@@ -4,9 +4,8 @@
 //! [spread](super::cloud::spread) they are slopes by radians at the end of the window, and the steepest way down in that
 //! measure moves slow pairs freely and fast ones hardly at all.
 
-use super::cloud::{ATTENTION_SHARE, spread};
+use super::cloud::{ATTENTION_SHARE, monotone, spread};
 use super::curve::scaled;
-use crate::search::isotonic::nearest_monotone;
 use crate::search::strategy::Slope;
 use ropewalk_shared::candidate::{Candidate, attention_value};
 use ropewalk_shared::space::SearchSpace;
@@ -31,14 +30,13 @@ pub fn steps(from: &Candidate, slope: &Slope, angles: &[f64], space: &SearchSpac
     if farthest == 0.0 {
         return Vec::new();
     }
-    let weights: Vec<f64> = spreads.iter().map(|spread| 1.0 / (spread + 1e-6)).collect();
     let step = |length: &f64| {
         let share = length / farthest;
         let moved = factors.iter().zip(&moves).zip(&spreads);
         let targets: Vec<f64> = moved.map(|((&factor, by), spread)| scaled(factor, share * by * spread)).collect();
         let attention =
             from.attention.map_or(1.0, |point| scaled(attention_value(point), share * attention * ATTENTION_SHARE));
-        space.nearest(&nearest_monotone(&targets, &weights), from.start_tokens, attention)
+        space.nearest(&monotone(&targets, &spreads), from.start_tokens, attention)
     };
     LENGTHS.iter().map(step).collect()
 }
