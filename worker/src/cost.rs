@@ -1,7 +1,8 @@
 //! What an evaluation costs, from the model's configuration alone: bytes and floating-point operations.
 //!
 //! ```text
-//! memory = weights + tokens x (hidden state + keys and values of one layer) + what a chunk needs
+//! memory = weights + tokens x (hidden state + keys and values of one layer) + what a chunk needs + the program
+//!        + what is kept of the first layer for the next candidates of the same samples
 //! work   = tokens x linear layers + sum over queries of the keys they see
 //! ```
 
@@ -11,6 +12,12 @@ use crate::rope_table;
 
 /// Logits held at a time, per token of a chunk: part of the vocabulary.
 pub(crate) const VOCABULARY_BLOCK: usize = 4096;
+
+/// Bytes that may be kept of the first layer for the next candidates, unless an evaluator is told otherwise.
+pub const SHARED_BYTES: u64 = 256 << 20;
+/// What the program itself takes of the host's memory: code, threads, tokenizer, and what the allocator holds back.
+/// Measured; a GPU's driver takes some hundred MiB of the device's, which are not counted.
+const PROGRAM_BYTES: u64 = 14 << 20;
 
 /// Bytes that one evaluation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +30,11 @@ pub struct Memory {
     pub keys_values: u64,
     /// Token ids, rotation tables and the buffers of a chunk.
     pub buffers: u64,
+    /// Queries, keys and values of the first layer that are kept for the next candidates. The allocator may hold freed
+    /// memory beside them, as much as half of all again.
+    pub shared: u64,
+    /// The program itself.
+    pub program: u64,
 }
 
 /// Floating-point operations of one evaluation; a multiplication and an addition are two.
@@ -40,27 +52,42 @@ impl Memory {
     /// Of a sequence of `tokens` tokens that goes through in chunks of `chunk_tokens`.
     pub fn of(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, tokens: usize) -> Self {
         let (number, chunk) = (dtype.bytes(), chunk_tokens.min(tokens));
-        // Generous for the CPU, whose buffers are f32 and reused; elsewhere there are a few of each.
-        let wide = 2 * spec.hidden + 2 * (spec.query_width() + 2 * spec.key_width()) + 4 * spec.intermediate;
-        let chunk_buffers = chunk * (wide + 2 * spec.vocab.min(VOCABULARY_BLOCK)) * size_of::<f32>();
+        let wide = spec.hidden + spec.query_width() + 2 * spec.key_width() + 2 * spec.intermediate;
+        // The CPU's, which computes in f32, are written over and over; elsewhere there are a few of each.
+        let copies = if dtype == Dtype::F32 { 1 } else { 2 };
+        let chunk_buffers = copies * chunk * (wide + spec.vocab.min(VOCABULARY_BLOCK)) * size_of::<f32>();
         let table = rope_table::bytes(spec.rotary_dim / 2, tokens, chunk);
         Self {
             weights: weights(spec) * number as u64,
             hidden_states: (tokens * spec.hidden * number) as u64,
             keys_values: (tokens * 2 * spec.key_width() * number) as u64,
             buffers: (tokens * size_of::<u32>() + chunk_buffers + table) as u64,
+            shared: 0,
+            program: PROGRAM_BYTES,
         }
     }
 
-    /// Everything beside the weights, which evaluations on one device share.
+    /// The same where candidates are evaluated on so many samples of `tokens` tokens again and again.
+    #[must_use]
+    pub fn sharing(self, spec: &DecoderSpec, dtype: Dtype, tokens: usize, samples: usize) -> Self {
+        let wanted = first_layer_bytes(spec, dtype, tokens).saturating_mul(samples as u64);
+        Self { shared: wanted.min(SHARED_BYTES), ..self }
+    }
+
+    /// What one evaluation needs beside weights and program and what is kept for others.
     pub fn evaluation(&self) -> u64 {
         self.hidden_states + self.keys_values + self.buffers
     }
 
     /// Everything.
     pub fn total(&self) -> u64 {
-        self.weights + self.evaluation()
+        self.weights + self.evaluation() + self.shared + self.program
     }
+}
+
+/// Bytes of the first layer's queries, keys and values for a sequence.
+pub(crate) fn first_layer_bytes(spec: &DecoderSpec, dtype: Dtype, tokens: usize) -> u64 {
+    (tokens * (spec.query_width() + 2 * spec.key_width()) * dtype.bytes()) as u64
 }
 
 /// The longest document whose evaluation takes no more than `bytes` beside the weights, to within a few percent.

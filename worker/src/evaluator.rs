@@ -3,6 +3,7 @@
 use crate::cancel::CancelFlag;
 use crate::cost;
 use crate::counted::{self, Counted};
+use crate::first_layer::FirstLayers;
 use crate::gradient::{self, Gradient};
 use crate::greedy;
 use crate::memory;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 
 /// Share of the free memory that is taken for granted.
 const USABLE_SHARE: f64 = 0.8;
+/// The part of that which may hold the first layer of samples.
+const SHARED_PART: u64 = 8;
 
 /// How an evaluator works.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +26,9 @@ pub struct EvaluatorOptions {
     pub chunk_tokens: usize,
     /// Longest document accepted; what fits into the free memory when absent.
     pub max_tokens: Option<usize>,
+    /// Bytes that may be kept of the first layer, which is the same for all candidates of a sample; less where memory
+    /// is short. Results do not depend on it.
+    pub shared_bytes: u64,
 }
 
 /// Evaluates documents on one model, one at a time, with threads of its own.
@@ -33,6 +39,7 @@ pub struct Evaluator {
     chunk_tokens: usize,
     max_tokens: usize,
     max_gradient_tokens: usize,
+    first_layers: FirstLayers,
 }
 
 /// An evaluator that cannot be started.
@@ -45,7 +52,7 @@ pub struct StartError {
 
 impl Default for EvaluatorOptions {
     fn default() -> Self {
-        Self { threads: 0, chunk_tokens: 512, max_tokens: None }
+        Self { threads: 0, chunk_tokens: 512, max_tokens: None, shared_bytes: cost::SHARED_BYTES }
     }
 }
 
@@ -63,11 +70,15 @@ impl Evaluator {
         let chunk_tokens = options.chunk_tokens.clamp(1, 1 << 20);
         let free = memory::available_bytes().filter(|_| model.device().is_cpu());
         let free = free.map(|bytes| (bytes as f64 * USABLE_SHARE) as u64);
+        let shared_bytes = options.shared_bytes.min(free.map_or(u64::MAX, |free| free / SHARED_PART));
+        let free = free.map(|free| free - shared_bytes);
         let spec = model.spec();
         let evaluations = || free.map_or(usize::MAX, |free| cost::max_tokens(spec, model.dtype(), chunk_tokens, free));
         let max_tokens = options.max_tokens.unwrap_or_else(evaluations);
         let gradients = free.map_or(usize::MAX, |free| gradient::max_tokens(spec, chunk_tokens, free));
-        Ok(Self { max_gradient_tokens: max_tokens.min(gradients), model, pool, chunk_tokens, max_tokens })
+        let max_gradient_tokens = max_tokens.min(gradients);
+        let first_layers = FirstLayers::new(shared_bytes);
+        Ok(Self { model, pool, chunk_tokens, max_tokens, max_gradient_tokens, first_layers })
     }
 
     /// The model.
@@ -108,8 +119,11 @@ impl Evaluator {
             return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_tokens });
         }
         let mut progress = |fraction| progress(fraction);
+        let (model, chunk) = (&self.model, self.chunk_tokens);
+        let row_bytes = cost::first_layer_bytes(model.spec(), model.dtype(), tokens.len());
+        let mut share = self.first_layers.share(tokens, row_bytes);
         self.pool
-            .install(|| perplexity::evaluate(&self.model, rescale, tokens, self.chunk_tokens, cancel, &mut progress))
+            .install(|| perplexity::evaluate_sharing(model, rescale, tokens, chunk, &mut share, cancel, &mut progress))
     }
 
     /// The loss of a document's tokens from position `counted_from` on, and how many of them are the arg max; see

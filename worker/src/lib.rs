@@ -24,6 +24,7 @@ pub mod cost;
 pub mod counted;
 pub mod device;
 pub mod evaluator;
+mod first_layer;
 pub mod gradient;
 pub mod greedy;
 pub mod memory;

@@ -1,6 +1,7 @@
 //! The loss of a document: the sum of the negative log-likelihoods of its tokens, each given all before it.
 
 use crate::cancel::CancelFlag;
+use crate::first_layer::Share;
 use crate::model::{Model, Pass};
 use crate::rope_table::RopeTable;
 use ropewalk_shared::rope::{AngleRule, InvalidRescale, Rescale};
@@ -110,6 +111,19 @@ pub fn evaluate(
     cancel: &CancelFlag,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Loss, EvalError> {
+    evaluate_sharing(model, rescale, tokens, chunk, &mut Share::none(), cancel, progress)
+}
+
+/// The same with what an earlier evaluation of these tokens, in chunks of the same size, has left of the first layer.
+pub(crate) fn evaluate_sharing(
+    model: &Model,
+    rescale: &Rescale,
+    tokens: &[u32],
+    chunk: usize,
+    share: &mut Share<'_>,
+    cancel: &CancelFlag,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Loss, EvalError> {
     check(model, tokens)?;
     let rule = AngleRule::new(&model.description().geometry, rescale)?;
     let device = |error| EvalError::device(error, tokens.len());
@@ -129,7 +143,11 @@ pub fn evaluate(
         for index in 0..pass.chunks() {
             step()?;
             let (cos, sin) = table.rotation(index).map_err(device)?;
-            pass.advance(layer, index, (&cos, &sin)).map_err(device)?;
+            let advanced = match layer {
+                0 => pass.advance_first(index, (&cos, &sin), share),
+                _ => pass.advance(layer, index, (&cos, &sin)),
+            };
+            advanced.map_err(device)?;
         }
     }
     let mut nll_sum = 0.0;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use support::{TestModel, tokens};
 
 fn evaluator(model: &Arc<Model>, chunk_tokens: usize) -> Evaluator {
-    Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, max_tokens: None }).unwrap()
+    Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, ..Default::default() }).unwrap()
 }
 
 fn load(dir: &Path) -> Model {

@@ -18,8 +18,12 @@ fn load(model: &TestModel) -> Arc<Model> {
     Arc::new(Model::load(model.dir(), &Device::Cpu, Dtype::F32).unwrap())
 }
 
+fn load_plain() -> Model {
+    Model::load(TestModel::new().dir(), &Device::Cpu, Dtype::F32).unwrap()
+}
+
 fn evaluator(model: &Arc<Model>, threads: usize, chunk_tokens: usize) -> Evaluator {
-    Evaluator::new(model.clone(), EvaluatorOptions { threads, chunk_tokens, max_tokens: None }).unwrap()
+    Evaluator::new(model.clone(), EvaluatorOptions { threads, chunk_tokens, ..Default::default() }).unwrap()
 }
 
 fn rescale(model: &Model) -> Rescale {
@@ -45,6 +49,29 @@ fn threads_and_repetitions_change_no_bit() {
             for _ in 0..2 {
                 let again = loss(&evaluator, &tokens).unwrap();
                 assert_eq!(again.nll_sum.to_bits(), first.nll_sum.to_bits(), "{threads} threads, window {window:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sharing_the_first_layer_changes_no_bit() {
+    let model = load(&TestModel::with_window(Some(300)));
+    let (long, short) = (tokens(1100), tokens(700));
+    let candidate = |i: usize| Rescale { attention_factor: 1.0 + 0.1 * i as f64, ..rescale(&model) };
+    let run = |evaluator: &Evaluator, i: usize, tokens: &[u32]| {
+        evaluator.evaluate(&candidate(i), tokens, &CancelFlag::new(), &mut |_| {}).unwrap().nll_sum.to_bits()
+    };
+    // None of it, a part of a sample, one sample and a part of the other, all.
+    for shared_bytes in [0, 600 << 10, 1200 << 10, 1 << 30] {
+        for model in [model.clone(), Arc::new(load_plain().with_tensor_operations())] {
+            let options = EvaluatorOptions { threads: 2, chunk_tokens: 128, shared_bytes, ..Default::default() };
+            let sharing = Evaluator::new(model.clone(), options.clone()).unwrap();
+            for i in 0..if shared_bytes == 0 { 1 } else { 4 } {
+                let alone = Evaluator::new(model.clone(), options.clone()).unwrap();
+                for tokens in [&long, &short] {
+                    assert_eq!(run(&sharing, i, tokens), run(&alone, i, tokens), "{shared_bytes} bytes, candidate {i}");
+                }
             }
         }
     }
@@ -101,7 +128,7 @@ fn input_that_cannot_be_evaluated_is_named() {
 #[test]
 fn capacity_is_stated_and_kept() {
     let model = load(&TestModel::new());
-    let options = EvaluatorOptions { threads: 1, chunk_tokens: 64, max_tokens: Some(100) };
+    let options = EvaluatorOptions { threads: 1, chunk_tokens: 64, max_tokens: Some(100), ..Default::default() };
     let small = Evaluator::new(model.clone(), options).unwrap();
     let error = loss(&small, &tokens(101)).unwrap_err();
     assert!(error.is_too_large() && error.to_string().contains("101") && error.to_string().contains("100"), "{error}");

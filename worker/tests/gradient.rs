@@ -32,7 +32,7 @@ fn root() -> PathBuf {
 
 fn evaluator(case: &str, threads: usize, chunk_tokens: usize) -> Evaluator {
     let model = Arc::new(Model::load(&root().join(case), &Device::Cpu, Dtype::F32).unwrap());
-    Evaluator::new(model, EvaluatorOptions { threads, chunk_tokens, max_tokens: None }).unwrap()
+    Evaluator::new(model, EvaluatorOptions { threads, chunk_tokens, ..Default::default() }).unwrap()
 }
 
 fn json(case: &str, file: &str) -> Value {
@@ -181,7 +181,7 @@ fn large(window: Option<usize>) -> (TestModel, Vec<u32>) {
 
 fn large_evaluator(model: &TestModel, threads: usize, max_tokens: Option<usize>) -> Evaluator {
     let model = Arc::new(Model::load(model.dir(), &Device::Cpu, Dtype::F32).unwrap());
-    Evaluator::new(model, EvaluatorOptions { threads, chunk_tokens: 512, max_tokens }).unwrap()
+    Evaluator::new(model, EvaluatorOptions { threads, chunk_tokens: 512, max_tokens, ..Default::default() }).unwrap()
 }
 
 #[test]

@@ -20,7 +20,8 @@ fn load(dir: &Path) -> Model {
 }
 
 fn evaluator(model: &Arc<Model>, chunk_tokens: usize, max_tokens: Option<usize>) -> Evaluator {
-    Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, max_tokens }).unwrap()
+    Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, max_tokens, ..Default::default() })
+        .unwrap()
 }
 
 fn rescale(model: &Model) -> Rescale {

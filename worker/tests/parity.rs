@@ -59,7 +59,7 @@ fn load(case: &Path) -> Model {
 }
 
 fn evaluator(model: &Arc<Model>, chunk_tokens: usize) -> Evaluator {
-    Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, max_tokens: None }).unwrap()
+    Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, ..Default::default() }).unwrap()
 }
 
 fn check_all(prepare: impl Fn(Model) -> Model, chunks: &[usize]) -> usize {

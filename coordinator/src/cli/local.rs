@@ -54,14 +54,15 @@ pub struct LocalSearch<'a> {
 
 impl Machine {
     /// Decides how many workers with how many threads each, and that what they evaluate fits into the memory.
-    pub fn new(args: MachineArgs, folder: &ModelFolder, target_length: u32) -> Result<Self, Failure> {
+    pub fn new(args: MachineArgs, folder: &ModelFolder, target_length: u32, samples: usize) -> Result<Self, Failure> {
         // Opened here for its error: a device that is not there is wrong input, not a job that waits.
         args.device.open().or_input()?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let on_cpu = args.device == DeviceChoice::Cpu;
         let dtype = if on_cpu { Dtype::F32 } else { Dtype::Bf16 };
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
-        let need = Memory::of(&spec, dtype, EvaluatorOptions::default().chunk_tokens, target_length as usize);
+        let (chunk, tokens) = (EvaluatorOptions::default().chunk_tokens, target_length as usize);
+        let need = Memory::of(&spec, dtype, chunk, tokens).sharing(&spec, dtype, tokens, samples);
         let free = if on_cpu { memory::available_bytes() } else { None };
         let fit = free.map_or(usize::MAX, |free| (free / need.total().max(1)) as usize);
         let fitting = if on_cpu && need.weights <= SMALL_WEIGHTS_BYTES { cores.min(fit).max(1) } else { 1 };

@@ -19,8 +19,8 @@ pub(super) const SPEEDS: [f64; 3] = [0.3, 100.0, 400.0];
 
 /// Predict memory and time of a search before anything is spent.
 ///
-/// Needs nothing of the model but its config.json. Memory is that of one evaluation: weights, hidden states of the
-/// sequence, keys and values of one layer. Time follows from the operations and the speed that you say your device sustains.
+/// Needs nothing of the model but its config.json. Memory is that of one evaluation (weights, hidden states of the
+/// sequence, keys and values of one layer) and of what is kept for the next candidates of the searched documents. Time follows from the operations and the speed that you say your device sustains.
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     /// Folder with the model's config.json
@@ -85,6 +85,8 @@ struct MemoryGib {
     hidden_states: f64,
     keys_values: f64,
     buffers: f64,
+    shared_first_layer: f64,
+    program: f64,
     total: f64,
 }
 
@@ -107,10 +109,12 @@ impl PlanArgs {
         let folder = ModelFolder::open(&self.model)?;
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, length) = (EvaluatorOptions::default().chunk_tokens, self.target_length as usize);
-        let (memory, work) = (Memory::of(&spec, self.dtype, chunk, length), Work::of(&spec, length));
-        let longer = Memory::of(&spec, self.dtype, chunk, 2 * length);
+        let samples = self.sampling.samples;
+        let memory = |tokens| Memory::of(&spec, self.dtype, chunk, tokens).sharing(&spec, self.dtype, tokens, samples);
+        let (memory, longer, work) = (memory(length), memory(2 * length), Work::of(&spec, length));
         let gib = |bytes: u64| bytes as f64 / GIB;
-        let room = self.device_memory.map(|gib| ((gib * GIB) as u64).saturating_sub(memory.weights));
+        let room =
+            self.device_memory.map(|gib| ((gib * GIB) as u64).saturating_sub(memory.total() - memory.evaluation()));
         let options = self.search.options().or_input()?;
         let planned = options.evolution.evaluations();
         let evaluations = options.max_evaluations.map_or(planned, |most| planned.min(most));
@@ -128,9 +132,11 @@ impl PlanArgs {
                 hidden_states: gib(memory.hidden_states),
                 keys_values: gib(memory.keys_values),
                 buffers: gib(memory.buffers),
+                shared_first_layer: gib(memory.shared),
+                program: gib(memory.program),
                 total: gib(memory.total()),
             },
-            bytes_per_token: (longer.total() as f64 - memory.total() as f64) / length as f64,
+            bytes_per_token: (longer.evaluation() as f64 - memory.evaluation() as f64) / length as f64,
             device_memory_gib: self.device_memory,
             fits: room.map(|room| memory.evaluation() <= room),
             longest: room.map(|room| cost::max_tokens(&spec, self.dtype, chunk, room)),
@@ -180,11 +186,13 @@ impl Plan {
                 self.dtype
             ),
             String::new(),
-            format!("memory of one evaluation   {:>9.3} GiB", memory.total),
+            format!("memory of a worker         {:>9.3} GiB", memory.total),
             format!("  weights                  {:>9.3}", memory.weights),
             format!("  hidden states            {:>9.3}", memory.hidden_states),
             format!("  keys, values (one layer) {:>9.3}", memory.keys_values),
             format!("  buffers                  {:>9.3}", memory.buffers),
+            format!("  first layer, shared      {:>9.3}", memory.shared_first_layer),
+            format!("  program                  {:>9.3}", memory.program),
             format!("  each further token       {:>9.0} bytes", self.bytes_per_token),
         ];
         if let (Some(device), Some(fits), Some(longest)) = (self.device_memory_gib, self.fits, self.longest) {

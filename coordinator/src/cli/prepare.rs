@@ -52,7 +52,7 @@ pub struct JobArgs {
     source: SourceArgs,
 
     #[command(flatten)]
-    sampling: SamplingArgs,
+    pub sampling: SamplingArgs,
 
     /// The window to reach, in tokens, for example 32768, 128k or 2m
     #[arg(long, value_name = "N", value_parser = tokens)]

@@ -58,7 +58,7 @@ pub(super) async fn run(args: QuickstartArgs) -> Outcome {
     let fingerprint = fingerprint_dir(&folder.path).or_input()?;
     let job = prepare(&folder, fingerprint, Some("quickstart"), TARGET_LENGTH, (&source, sampling, options, None))?;
 
-    let machine = Machine::new(args.machine, &folder, TARGET_LENGTH)?;
+    let machine = Machine::new(args.machine, &folder, TARGET_LENGTH, SAMPLES)?;
     LocalSearch { folder: &folder, job, out: &args.out, machine, json: args.output }.run().await?;
     if !args.output.json {
         note(format!("done in {}; try next:", output::duration(started.elapsed().as_secs_f64())));

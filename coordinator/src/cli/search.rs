@@ -64,7 +64,7 @@ pub(super) async fn run(args: SearchCommand) -> Outcome {
             args.machine.device
         )));
     }
-    let machine = Machine::new(args.machine, &folder, args.job.target_length)?;
+    let machine = Machine::new(args.machine, &folder, args.job.target_length, args.job.sampling.samples)?;
     // Where an earlier run stopped, its budget was found worth while.
     if !args.out.join("store").exists() {
         let (machine, folder, job) = (machine.clone(), folder.clone(), job.clone());

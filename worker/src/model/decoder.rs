@@ -3,6 +3,7 @@
 use super::Model;
 use super::config::DecoderSpec;
 use crate::cost::VOCABULARY_BLOCK;
+use crate::first_layer::Share;
 use crate::ops::Kernels;
 use crate::ops::append::append;
 use crate::ops::cross_entropy::CrossEntropy;
@@ -74,6 +75,32 @@ impl<'m> Pass<'m> {
         let (model, x) = (self.model, self.chunks[chunk].clone());
         let layer = &model.parameters.layers[layer];
         self.chunks[chunk] = layer.forward(&model.spec, x, rotation, &mut self.cache, &self.workspace)?;
+        Ok(())
+    }
+
+    /// Runs the first layer over one chunk, with what an earlier candidate's evaluation has left of it.
+    pub fn advance_first(&mut self, chunk: usize, rotation: (&Tensor, &Tensor), share: &mut Share<'_>) -> Result<()> {
+        if chunk == 0 {
+            self.cache.clear();
+        }
+        let (model, x, kernels) = (self.model, self.chunks[chunk].clone(), self.workspace.kernels);
+        let (layer, tokens) = (&model.parameters.layers[0], x.dim(0)?);
+        let (normed, room) = (self.workspace.normed(tokens)?, self.workspace.qkv(tokens)?);
+        let qkv = match (share.rows(chunk), room) {
+            (Some(kept), Some(room)) => {
+                // A copy: the rotation overwrites it.
+                room.slice_set(kept, 0, 0)?;
+                room
+            }
+            (Some(kept), None) => kept.clone(),
+            (None, room) => {
+                let made = layer.unrotated(kernels, &model.spec, &x, normed, room)?;
+                share.offer(chunk, &made)?;
+                made
+            }
+        };
+        self.chunks[chunk] =
+            layer.forward_rotating(&model.spec, x, &qkv, rotation, &mut self.cache, &self.workspace)?;
         Ok(())
     }
 

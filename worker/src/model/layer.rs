@@ -41,7 +41,22 @@ impl Layer {
     ) -> Result<Tensor> {
         let (kernels, tokens) = (workspace.kernels, x.dim(0)?);
         let (normed, qkv) = (workspace.normed(tokens)?, workspace.qkv(tokens)?);
-        let [q, k, v] = self.project(kernels, spec, &x, rotation, normed, qkv)?;
+        let qkv = self.unrotated(kernels, spec, &x, normed, qkv)?;
+        self.forward_rotating(spec, x, &qkv, rotation, cache, workspace)
+    }
+
+    /// The same from [`Self::unrotated`] on; on the CPU `qkv` is overwritten too.
+    pub fn forward_rotating(
+        &self,
+        spec: &DecoderSpec,
+        x: Tensor,
+        qkv: &Tensor,
+        rotation: (&Tensor, &Tensor),
+        cache: &mut KeyValues,
+        workspace: &Workspace,
+    ) -> Result<Tensor> {
+        let kernels = workspace.kernels;
+        let [q, k, v] = self.rotated(kernels, spec, qkv, rotation)?;
         let (k, v) = cache.append(kernels, &k, &v)?;
         let shape = self.attention_shape(spec);
         let attended = match kernels {
@@ -63,9 +78,32 @@ impl Layer {
         normed: Option<Tensor>,
         qkv: Option<Tensor>,
     ) -> Result<[Tensor; 3]> {
-        let (queries, keys) = (spec.query_width(), spec.key_width());
+        let qkv = self.unrotated(kernels, spec, x, normed, qkv)?;
+        self.rotated(kernels, spec, &qkv, rotation)
+    }
+
+    /// Queries, keys and values of the chunk `x` side by side, `(tokens, query width + 2 key widths)`, before anything
+    /// depends on positions.
+    pub fn unrotated(
+        &self,
+        kernels: Kernels,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        normed: Option<Tensor>,
+        qkv: Option<Tensor>,
+    ) -> Result<Tensor> {
         let normed = rms_norm(kernels, x, &self.input_norm, spec.norm_eps, normed)?;
-        let qkv = self.qkv.forward(kernels, &normed, qkv)?;
+        self.qkv.forward(kernels, &normed, qkv)
+    }
+
+    fn rotated(
+        &self,
+        kernels: Kernels,
+        spec: &DecoderSpec,
+        qkv: &Tensor,
+        rotation: (&Tensor, &Tensor),
+    ) -> Result<[Tensor; 3]> {
+        let (queries, keys) = (spec.query_width(), spec.key_width());
         let part = |start, width| qkv.narrow(1, start, width);
         let q = rotate(kernels, part(0, queries)?, spec.head_dim, rotation, self.query_norm.as_ref())?;
         let k = rotate(kernels, part(queries, keys)?, spec.head_dim, rotation, self.key_norm.as_ref())?;
