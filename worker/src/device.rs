@@ -15,14 +15,17 @@ pub enum DeviceChoice {
 }
 
 /// Number format of weights and activations. Losses are always accumulated in f64 over f32 logits.
+///
+/// On the CPU bf16 is how matrices of weights, hidden states between layers, and keys and values are kept: half the
+/// memory. Arithmetic is in f32 there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Dtype {
-    /// Single precision, the reference; the only one on the CPU.
+    /// Single precision, the reference.
     #[default]
     F32,
     /// bfloat16.
     Bf16,
-    /// Half precision.
+    /// Half precision; not on the CPU.
     F16,
 }
 
@@ -50,7 +53,7 @@ pub enum DeviceError {
         source: Box<candle_core::Error>,
     },
     /// A format that this device has no kernels for.
-    #[error("{0} is not available on the CPU: use f32 there, or a GPU (--device cuda:0)")]
+    #[error("{0} is not available on the CPU: use f32 or bf16 there, or a GPU (--device cuda:0)")]
     CpuDtype(Dtype),
 }
 
@@ -102,6 +105,14 @@ impl Dtype {
     /// Bytes of one number.
     pub fn bytes(self) -> usize {
         self.to_candle().size_in_bytes()
+    }
+
+    /// Checks that `device` computes with these numbers.
+    ///
+    /// # Errors
+    /// [`DeviceError::CpuDtype`].
+    pub fn check(self, device: &Device) -> Result<(), DeviceError> {
+        if device.is_cpu() && self == Self::F16 { Err(DeviceError::CpuDtype(self)) } else { Ok(()) }
     }
 
     pub(crate) fn to_candle(self) -> DType {

@@ -95,7 +95,8 @@ impl<'m> Decoder<'m> {
         let ids = Tensor::from_slice(tokens, tokens.len(), self.model.device())?;
         let mut x = parameters.embedding.forward(&ids)?;
         for (layer, cache) in parameters.layers.iter().zip(&mut self.caches) {
-            x = layer.forward(spec, x, rotation, cache, &self.workspace)?;
+            let opened = self.workspace.opened(&x)?;
+            x = self.workspace.kept(layer.forward(spec, opened, rotation, cache, &self.workspace)?, &x)?;
         }
         x.narrow(0, tokens.len() - 1, 1)
     }
@@ -103,7 +104,8 @@ impl<'m> Decoder<'m> {
     /// The token of highest likelihood after a hidden state; none where no likelihood is a number.
     fn likeliest(&self, x: &Tensor) -> Result<Option<u32>> {
         let (parameters, spec, kernels) = (self.model.parameters(), self.model.spec(), self.workspace.kernels);
-        let x = rms_norm(kernels, x, &parameters.norm, spec.norm_eps, self.workspace.normed(1)?)?;
+        let x =
+            rms_norm(kernels, &self.workspace.opened(x)?, &parameters.norm, spec.norm_eps, self.workspace.normed(1)?)?;
         let mut best: Option<(f32, u32)> = None;
         for first in (0..spec.vocab).step_by(VOCABULARY_BLOCK) {
             let width = VOCABULARY_BLOCK.min(spec.vocab - first);

@@ -32,7 +32,8 @@ struct Cli {
     #[arg(long, env = "ROPEWALK_DEVICE", default_value = "cpu")]
     device: DeviceChoice,
 
-    /// Number format of weights and activations: f32, bf16 or f16 [default: f32 on the CPU, bf16 on a GPU]
+    /// Number format: f32, bf16 (on the CPU that of what is kept: half the memory), f16 (GPUs only) [default: f32 on the
+    /// CPU, bf16 on a GPU]
     #[arg(long, env = "ROPEWALK_DTYPE")]
     dtype: Option<Dtype>,
 

@@ -57,7 +57,7 @@ pub enum EvalError {
         reason: String,
     },
     /// A gradient was asked for where it cannot be computed.
-    #[error("gradients are computed on the CPU only: use a worker with --device cpu")]
+    #[error("gradients are computed on the CPU in f32 only: use a worker with --device cpu and --dtype f32")]
     NoGradient,
     /// The flag was raised.
     #[error("the evaluation was cancelled")]

@@ -134,9 +134,7 @@ pub async fn run(
         return Err(WorkerError::ModelRoot(config.model_root));
     }
     let device = config.device.open()?;
-    if device.is_cpu() && config.dtype != Dtype::F32 {
-        return Err(DeviceError::CpuDtype(config.dtype).into());
-    }
+    config.dtype.check(&device)?;
     let evaluation = Evaluation::start(&config, device)?;
     Desk::new(config, link, evaluation).run(shutdown).await
 }

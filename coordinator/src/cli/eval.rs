@@ -82,7 +82,8 @@ pub struct EvalArgs {
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
 
-    /// Arithmetic [default: f32 on the CPU, bf16 on a GPU]
+    /// Number format; on the CPU bf16 is how things are kept, for half the memory, and f16 is not available [default: f32
+    /// on the CPU, bf16 on a GPU]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
 
@@ -321,7 +322,7 @@ fn progress_bar(documents: usize, quiet: bool) -> ProgressBar {
     }
 }
 
-/// The CPU computes in f32 only; GPUs are built for bf16.
+/// The CPU computes in f32 whatever it keeps; GPUs are built for bf16.
 fn default_dtype(device: DeviceChoice) -> Dtype {
     match device {
         DeviceChoice::Cpu => Dtype::F32,

@@ -31,6 +31,7 @@ pub use bytes::{bytes, max_tokens};
 pub(crate) use weights::WeightGradients;
 
 use crate::cancel::CancelFlag;
+use crate::device::Dtype;
 use crate::model::{Model, Pass};
 use crate::ops::Kernels;
 use crate::perplexity::{self, EvalError, Loss};
@@ -86,7 +87,7 @@ fn check(model: &Model, tokens: &[u32], counted_from: usize) -> Result<(), EvalE
     if counted_from >= tokens.len() {
         return Err(EvalError::NothingCounted { counted_from, tokens: tokens.len() });
     }
-    if model.kernels() == Kernels::Cpu { Ok(()) } else { Err(EvalError::NoGradient) }
+    if model.kernels() == Kernels::Cpu && model.dtype() == Dtype::F32 { Ok(()) } else { Err(EvalError::NoGradient) }
 }
 
 fn differentiate(

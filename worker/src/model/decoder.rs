@@ -3,9 +3,11 @@
 use super::Model;
 use super::config::DecoderSpec;
 use crate::cost::VOCABULARY_BLOCK;
+use crate::device::Dtype;
 use crate::first_layer::Share;
 use crate::ops::Kernels;
 use crate::ops::append::append;
+use crate::ops::bf16::{narrow_rows, widen_rows};
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::linear::product;
 use crate::ops::rms_norm::rms_norm;
@@ -14,7 +16,7 @@ use candle_core::{DType, Device, Module, Result, Tensor};
 /// A sequence on its way through a model, in chunks of tokens.
 pub(crate) struct Pass<'m> {
     model: &'m Model,
-    /// Hidden states, `(tokens, hidden)`, one tensor per chunk.
+    /// Hidden states, `(tokens, hidden)`, one tensor per chunk, in the model's number format.
     pub chunks: Vec<Tensor>,
     pub cache: KeyValues,
     pub workspace: Workspace,
@@ -35,6 +37,8 @@ pub(crate) struct Workspace {
 }
 
 struct Buffers {
+    /// Hidden states that are kept in bf16, widened; none where they are kept in f32.
+    hidden: Option<Tensor>,
     normed: Tensor,
     qkv: Tensor,
     gate_up: Tensor,
@@ -72,9 +76,11 @@ impl<'m> Pass<'m> {
         if chunk == 0 {
             self.cache.clear();
         }
-        let (model, x) = (self.model, self.chunks[chunk].clone());
+        let (model, kept) = (self.model, &self.chunks[chunk]);
         let layer = &model.parameters.layers[layer];
-        self.chunks[chunk] = layer.forward(&model.spec, x, rotation, &mut self.cache, &self.workspace)?;
+        let x = self.workspace.opened(kept)?;
+        let x = layer.forward(&model.spec, x, rotation, &mut self.cache, &self.workspace)?;
+        self.chunks[chunk] = self.workspace.kept(x, kept)?;
         Ok(())
     }
 
@@ -83,8 +89,9 @@ impl<'m> Pass<'m> {
         if chunk == 0 {
             self.cache.clear();
         }
-        let (model, x, kernels) = (self.model, self.chunks[chunk].clone(), self.workspace.kernels);
-        let (layer, tokens) = (&model.parameters.layers[0], x.dim(0)?);
+        let (model, kept_x, kernels) = (self.model, &self.chunks[chunk], self.workspace.kernels);
+        let (layer, x) = (&model.parameters.layers[0], self.workspace.opened(kept_x)?);
+        let tokens = x.dim(0)?;
         let (normed, room) = (self.workspace.normed(tokens)?, self.workspace.qkv(tokens)?);
         let qkv = match (share.rows(chunk), room) {
             (Some(kept), Some(room)) => {
@@ -99,8 +106,8 @@ impl<'m> Pass<'m> {
                 made
             }
         };
-        self.chunks[chunk] =
-            layer.forward_rotating(&model.spec, x, &qkv, rotation, &mut self.cache, &self.workspace)?;
+        let x = layer.forward_rotating(&model.spec, x, &qkv, rotation, &mut self.cache, &self.workspace)?;
+        self.chunks[chunk] = self.workspace.kept(x, kept_x)?;
         Ok(())
     }
 
@@ -118,7 +125,7 @@ impl<'m> Pass<'m> {
 
     fn cross_entropy<'t>(&self, chunk: usize, targets: &'t [u32]) -> Result<CrossEntropy<'t>> {
         let (model, kernels, count) = (self.model, self.workspace.kernels, targets.len());
-        let x = self.chunks[chunk].narrow(0, 0, count)?;
+        let x = self.workspace.opened(&self.chunks[chunk].narrow(0, 0, count)?)?;
         let normed = self.workspace.normed(count)?;
         let x = rms_norm(kernels, &x, &model.parameters.norm, model.spec.norm_eps, normed)?;
         let mut loss = CrossEntropy::new(targets);
@@ -168,6 +175,7 @@ impl Workspace {
         let buffers = match model.kernels {
             Kernels::Tensor => None,
             Kernels::Cpu => Some(Buffers {
+                hidden: (model.dtype == Dtype::Bf16).then(|| buffer(spec.hidden)).transpose()?,
                 normed: buffer(spec.hidden)?,
                 qkv: buffer(spec.query_width() + 2 * spec.key_width())?,
                 gate_up: buffer(2 * spec.intermediate)?,
@@ -177,27 +185,45 @@ impl Workspace {
         Ok(Self { kernels: model.kernels, buffers })
     }
 
+    /// Hidden states as the kernels take them, from how they are kept: on the CPU in f32. What is overwritten is a buffer
+    /// or, where it is f32 already, `kept` itself.
+    pub fn opened(&self, kept: &Tensor) -> Result<Tensor> {
+        match self.rows(kept.dim(0)?, |buffers| buffers.hidden.as_ref())? {
+            Some(x) => widen_rows(kept, &x).map(|()| x),
+            None => Ok(kept.clone()),
+        }
+    }
+
+    /// The reverse: `x` as it is kept, written over `kept` where that has another format.
+    pub fn kept(&self, x: Tensor, kept: &Tensor) -> Result<Tensor> {
+        if x.dtype() == kept.dtype() {
+            return Ok(x);
+        }
+        narrow_rows(&x, kept)?;
+        Ok(kept.clone())
+    }
+
     /// Room for normalised hidden states, `(tokens, hidden)`.
     pub fn normed(&self, tokens: usize) -> Result<Option<Tensor>> {
-        self.rows(tokens, |buffers| &buffers.normed)
+        self.rows(tokens, |buffers| Some(&buffers.normed))
     }
 
     /// Room for queries, keys and values, `(tokens, query width + 2 key widths)`.
     pub fn qkv(&self, tokens: usize) -> Result<Option<Tensor>> {
-        self.rows(tokens, |buffers| &buffers.qkv)
+        self.rows(tokens, |buffers| Some(&buffers.qkv))
     }
 
     /// Room for gate and up, `(tokens, 2 intermediate)`.
     pub fn gate_up(&self, tokens: usize) -> Result<Option<Tensor>> {
-        self.rows(tokens, |buffers| &buffers.gate_up)
+        self.rows(tokens, |buffers| Some(&buffers.gate_up))
     }
 
     /// Room for a block of logits, `(tokens, width)`.
     pub fn logits(&self, tokens: usize, width: usize) -> Result<Option<Tensor>> {
-        self.rows(tokens, |buffers| &buffers.logits)?.map(|rows| rows.narrow(1, 0, width)).transpose()
+        self.rows(tokens, |buffers| Some(&buffers.logits))?.map(|rows| rows.narrow(1, 0, width)).transpose()
     }
 
-    fn rows(&self, tokens: usize, buffer: impl Fn(&Buffers) -> &Tensor) -> Result<Option<Tensor>> {
-        self.buffers.as_ref().map(|buffers| buffer(buffers).narrow(0, 0, tokens)).transpose()
+    fn rows(&self, tokens: usize, buffer: impl Fn(&Buffers) -> Option<&Tensor>) -> Result<Option<Tensor>> {
+        self.buffers.as_ref().and_then(buffer).map(|buffer| buffer.narrow(0, 0, tokens)).transpose()
     }
 }

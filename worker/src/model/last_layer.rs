@@ -19,10 +19,12 @@ impl Pass<'_> {
         if chunk == 0 {
             self.cache.clear();
         }
-        let x = self.chunks[chunk].clone();
+        let kept = &self.chunks[chunk];
+        let x = self.workspace.opened(kept)?;
         let rows = layer.forward_from(model.spec(), x, rotation, skip, &mut self.cache, &self.workspace)?;
         if let Some(rows) = rows {
-            self.chunks[chunk] = rows;
+            let kept = kept.narrow(0, skip, rows.dim(0)?)?;
+            self.chunks[chunk] = self.workspace.kept(rows, &kept)?;
         }
         Ok(())
     }

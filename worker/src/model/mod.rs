@@ -15,7 +15,7 @@ pub use error::LoadError;
 pub(crate) use layer::Layer;
 pub(crate) use parameters::Placed;
 
-use crate::device::{DeviceError, Dtype};
+use crate::device::Dtype;
 use crate::ops::Kernels;
 use candle_core::Device;
 use config::DecoderSpec;
@@ -45,9 +45,7 @@ impl Model {
     /// # Errors
     /// [`LoadError`] names the file, the tensor or the field, what was expected and what is there.
     pub fn load(dir: &Path, device: &Device, dtype: Dtype) -> Result<Self, LoadError> {
-        if device.is_cpu() && dtype != Dtype::F32 {
-            return Err(DeviceError::CpuDtype(dtype).into());
-        }
+        dtype.check(device)?;
         let text = read_config(dir)?;
         let spec = DecoderSpec::from_config_json(&text)?;
         let description = ModelDescription::from_config_json(&text)?;
@@ -104,7 +102,7 @@ impl Model {
 
     /// Bytes that the weights take.
     pub fn weight_bytes(&self) -> u64 {
-        self.parameters.elements() as u64 * self.dtype.bytes() as u64
+        self.parameters.bytes() as u64
     }
 }
 

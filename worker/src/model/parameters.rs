@@ -43,9 +43,9 @@ impl Parameters {
         Ok(Self { embedding, layers, norm, head, placed: reader.placed })
     }
 
-    /// Numbers in all weights.
-    pub fn elements(&self) -> usize {
-        self.placed.iter().map(|placed| placed.tensor.elem_count()).sum()
+    /// Bytes of all weights.
+    pub fn bytes(&self) -> usize {
+        self.placed.iter().map(|placed| placed.tensor.elem_count() * placed.tensor.dtype().size_in_bytes()).sum()
     }
 
     /// Every tensor once, in the order in which they were read.
@@ -122,7 +122,9 @@ impl Reader<'_> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
         let shape: Vec<usize> = std::iter::once(rows).chain(rest.iter().copied()).collect();
         data.shrink_to_fit();
-        let place = || Tensor::from_vec(data, shape, &Device::Cpu)?.to_device(self.device)?.to_dtype(self.dtype);
+        // The processor's kernels compute in f32, and what is multiplied number by number is small: norms and biases.
+        let dtype = if self.device.is_cpu() && shape.len() == 1 { DType::F32 } else { self.dtype };
+        let place = || Tensor::from_vec(data, shape, &Device::Cpu)?.to_device(self.device)?.to_dtype(dtype);
         let tensor = place().map_err(placing(&parts[0].0))?;
         self.placed.push(Placed { tensor: tensor.clone(), parts: parts.to_vec() });
         Ok(tensor)

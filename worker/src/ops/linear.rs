@@ -1,15 +1,16 @@
 //! Projections: `y = x W^T + b`.
 
 pub(crate) mod backward;
+mod bf16;
 pub(crate) mod weights;
 
 use super::Kernels;
-use super::view::{Rows, RowsMut, contiguous, rows, rows_mut};
+use super::view::{Rows, RowsMut, contiguous, rows, rows_mut, rows_of};
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Module, Result, Tensor, bail};
 use candle_transformers::models::with_tracing;
 use gemm::Parallelism;
 
-/// The weights of a projection, `(outputs, inputs)`, and its bias.
+/// The weights of a projection, `(outputs, inputs)`, and its bias. On the CPU weights may be bf16; biases are f32.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
     weight: Tensor,
@@ -47,7 +48,7 @@ impl Linear {
         match (kernels, out) {
             (Kernels::Cpu, Some(out)) => {
                 if let Some(bias) = &self.bias {
-                    out.inplace_op2(bias, &FillRows)?;
+                    out.inplace_op2(bias, &EveryRow { add: false })?;
                 }
                 out.inplace_op3(x, &self.weight, &Product { accumulate: self.bias.is_some(), side: Side::Outputs })?;
                 Ok(out)
@@ -58,12 +59,15 @@ impl Linear {
 
     /// `sum + x W^T + b`; on the CPU `sum` is overwritten.
     pub fn add_to(&self, kernels: Kernels, sum: Tensor, x: &Tensor) -> Result<Tensor> {
-        match (kernels, &self.bias) {
-            (Kernels::Cpu, None) => {
+        match kernels {
+            Kernels::Cpu => {
+                if let Some(bias) = &self.bias {
+                    sum.inplace_op2(bias, &EveryRow { add: true })?;
+                }
                 sum.inplace_op3(x, &self.weight, &Product { accumulate: true, side: Side::Outputs })?;
                 Ok(sum)
             }
-            _ => sum + self.module.forward(&x.contiguous()?)?,
+            Kernels::Tensor => sum + self.module.forward(&x.contiguous()?)?,
         }
     }
 }
@@ -79,12 +83,14 @@ pub(crate) fn product(kernels: Kernels, x: &Tensor, weight: &Tensor, out: Option
     }
 }
 
-/// Writes the same row everywhere.
-struct FillRows;
+/// Writes the same row everywhere, or adds it.
+struct EveryRow {
+    add: bool,
+}
 
-impl InplaceOp2 for FillRows {
+impl InplaceOp2 for EveryRow {
     fn name(&self) -> &'static str {
-        "fill-rows"
+        "every-row"
     }
 
     fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, row: &CpuStorage, row_layout: &Layout) -> Result<()> {
@@ -92,7 +98,13 @@ impl InplaceOp2 for FillRows {
         if out.width != row.len() {
             bail!("a row of {} does not fill rows of {}", row.len(), out.width);
         }
-        out.data.chunks_mut(out.stride).for_each(|out| out[..row.len()].copy_from_slice(row));
+        for out in out.data.chunks_mut(out.stride) {
+            if self.add {
+                out.iter_mut().zip(row).for_each(|(out, number)| *out += number);
+            } else {
+                out[..row.len()].copy_from_slice(row);
+            }
+        }
         Ok(())
     }
 }
@@ -126,19 +138,36 @@ impl InplaceOp3 for Product {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<()> {
-        let (out, x, weight) = (rows_mut(out, out_layout)?, rows(x, x_layout)?, rows(weight, weight_layout)?);
-        if out.count != x.count || (x.width, out.width) != self.side.widths(&weight) {
+        let (mut out, x) = (rows_mut(out, out_layout)?, rows(x, x_layout)?);
+        match weight {
+            CpuStorage::BF16(_) if self.side == Side::Outputs => {
+                let weight = rows_of(weight, weight_layout)?;
+                self.check(&out, &x, &weight)?;
+                bf16::multiply_widened(&mut out, x, weight, self.accumulate);
+            }
+            _ => {
+                let weight = rows(weight, weight_layout)?;
+                self.check(&out, &x, &weight)?;
+                multiply(out, x, weight, self);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Product {
+    fn check<T>(&self, out: &RowsMut<'_>, x: &Rows<'_>, weight: &Rows<'_, T>) -> Result<()> {
+        if out.count != x.count || (x.width, out.width) != self.side.widths(weight) {
             let shapes = [(out.count, out.width), (x.count, x.width), (weight.count, weight.width)];
             bail!("shapes do not fit a projection (out, x, weight): {shapes:?}");
         }
-        multiply(out, x, weight, self);
         Ok(())
     }
 }
 
 impl Side {
     /// Numbers in a row of `x` and of the product.
-    fn widths(self, weight: &Rows<'_>) -> (usize, usize) {
+    fn widths<T>(self, weight: &Rows<'_, T>) -> (usize, usize) {
         match self {
             Self::Outputs => (weight.width, weight.count),
             Self::Inputs => (weight.count, weight.width),

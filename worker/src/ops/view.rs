@@ -1,19 +1,21 @@
-//! Rows of f32 in a CPU tensor, which may be part of wider rows, and the rows of several heads.
+//! Rows of numbers in a CPU tensor, which may be part of wider rows, and the rows of several heads. Numbers are f32 where
+//! nothing else is said; what is only kept, and not computed with, may be bf16.
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Storage, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, WithDType, bail};
+use half::bf16;
 
 /// `count` rows of `width` numbers that start `stride` apart; `data` begins with the first and ends with the last.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    pub data: &'a [f32],
+pub(crate) struct Rows<'a, T = f32> {
+    pub data: &'a [T],
     pub stride: usize,
     pub width: usize,
     pub count: usize,
 }
 
 /// [`Rows`] that can be written.
-pub(crate) struct RowsMut<'a> {
-    pub data: &'a mut [f32],
+pub(crate) struct RowsMut<'a, T = f32> {
+    pub data: &'a mut [T],
     pub stride: usize,
     pub width: usize,
     pub count: usize,
@@ -21,8 +23,8 @@ pub(crate) struct RowsMut<'a> {
 
 /// Rows of `dim` numbers for each of several heads: `count` of them next to each other, heads `stride` apart.
 #[derive(Clone, Copy)]
-pub(crate) struct Heads<'a> {
-    pub data: &'a [f32],
+pub(crate) struct Heads<'a, T = f32> {
+    pub data: &'a [T],
     pub stride: usize,
     pub heads: usize,
     pub count: usize,
@@ -30,12 +32,30 @@ pub(crate) struct Heads<'a> {
 }
 
 /// [`Heads`] that can be written.
-pub(crate) struct HeadsMut<'a> {
-    pub data: &'a mut [f32],
+pub(crate) struct HeadsMut<'a, T = f32> {
+    pub data: &'a mut [T],
     pub stride: usize,
     pub heads: usize,
     pub count: usize,
     pub dim: usize,
+}
+
+/// Numbers that rows are made of.
+pub(crate) trait Number: WithDType {
+    /// Those of a tensor, to be written; `None` when it holds others.
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Number for f32 {
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(data) = storage { Some(data) } else { None }
+    }
+}
+
+impl Number for bf16 {
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::BF16(data) = storage { Some(data) } else { None }
+    }
 }
 
 /// The rows of a matrix.
@@ -43,8 +63,16 @@ pub(crate) struct HeadsMut<'a> {
 /// # Errors
 /// When it is not f32, has another rank than 2, or its rows are not contiguous.
 pub(crate) fn rows<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a>> {
+    rows_of(storage, layout)
+}
+
+/// The rows of a matrix of any [`Number`]s.
+///
+/// # Errors
+/// As [`rows`].
+pub(crate) fn rows_of<'a, T: Number>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a, T>> {
     let (range, stride, count, width) = extent(layout)?;
-    let data = &storage.as_slice::<f32>()?[range];
+    let data = &storage.as_slice::<T>()?[range];
     Ok(Rows { data, stride, width, count })
 }
 
@@ -64,20 +92,28 @@ pub(crate) fn cpu_rows<'a>(storage: &'a Storage, layout: &Layout) -> Result<Rows
 /// # Errors
 /// As [`rows`].
 pub(crate) fn rows_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<RowsMut<'a>> {
+    rows_of_mut(storage, layout)
+}
+
+/// The rows of a matrix of any [`Number`]s, to be written.
+///
+/// # Errors
+/// As [`rows`].
+pub(crate) fn rows_of_mut<'a, T: Number>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<RowsMut<'a, T>> {
     let (range, stride, count, width) = extent(layout)?;
-    match storage {
-        CpuStorage::F32(data) => Ok(RowsMut { data: &mut data[range], stride, width, count }),
-        _ => bail!("an f32 matrix is needed here"),
+    match T::slice_mut(storage) {
+        Some(data) => Ok(RowsMut { data: &mut data[range], stride, width, count }),
+        None => bail!("a matrix of {:?} is needed here", T::DTYPE),
     }
 }
 
 /// The heads of a tensor `(heads, rows, head_dim)`.
 ///
 /// # Errors
-/// When it is not f32, has another rank, or the rows of a head do not lie next to each other.
-pub(crate) fn heads<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Heads<'a>> {
+/// When it holds other numbers, has another rank, or the rows of a head do not lie next to each other.
+pub(crate) fn heads<'a, T: Number>(storage: &'a CpuStorage, layout: &Layout) -> Result<Heads<'a, T>> {
     let (range, stride, [heads, count, dim]) = heads_extent(layout)?;
-    let data = &storage.as_slice::<f32>()?[range];
+    let data = &storage.as_slice::<T>()?[range];
     Ok(Heads { data, stride, heads, count, dim })
 }
 
@@ -85,11 +121,11 @@ pub(crate) fn heads<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Head
 ///
 /// # Errors
 /// As [`heads`].
-pub(crate) fn heads_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<HeadsMut<'a>> {
+pub(crate) fn heads_mut<'a, T: Number>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<HeadsMut<'a, T>> {
     let (range, stride, [heads, count, dim]) = heads_extent(layout)?;
-    match storage {
-        CpuStorage::F32(data) => Ok(HeadsMut { data: &mut data[range], stride, heads, count, dim }),
-        _ => bail!("an f32 tensor is needed here"),
+    match T::slice_mut(storage) {
+        Some(data) => Ok(HeadsMut { data: &mut data[range], stride, heads, count, dim }),
+        None => bail!("a tensor of {:?} is needed here", T::DTYPE),
     }
 }
 

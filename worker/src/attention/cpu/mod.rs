@@ -1,4 +1,5 @@
-//! Streaming attention in f32 on the CPU.
+//! Streaming attention in f32 on the CPU. Keys and values may be kept in bf16: a block of them is widened once for all the
+//! queries of a tile.
 //!
 //! The vectors run along the queries: a lane is a query. Scores of a block of keys are kept transposed,
 //! `(keys, queries)`, so that maxima, sums and masks need no operation across lanes, and keys and values are read
@@ -10,12 +11,12 @@ mod block;
 mod tile;
 
 use super::AttentionShape;
-use crate::ops::view::{Heads, heads, rows_mut};
+use crate::ops::view::{Heads, Number, RowsMut, heads, rows_mut};
 use crate::simd::{self, Arch};
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
-use tile::{Head, Part, Tile};
+use tile::{Head, Kept, Part, Tile};
 
 /// Queries of a head are handed out in multiples of this, the widest strip of any instruction set.
 const QUERIES: usize = 64;
@@ -25,8 +26,8 @@ const ROWS: usize = 256;
 
 /// Replaces the queries `q` by the result of their attention over `k` and `v`.
 ///
-/// All three are views of f32 rows on the CPU, laid out as [`AttentionShape`] says; the rows of `q` may be part of
-/// wider ones.
+/// All three are views of rows on the CPU, laid out as [`AttentionShape`] says, of f32 or, both keys and values, of bf16;
+/// the rows of `q` may be part of wider ones.
 ///
 /// # Errors
 /// Candle's, when a tensor has another type or layout.
@@ -65,9 +66,24 @@ impl InplaceOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<()> {
-        let (k, v) = (heads(k, k_layout)?, heads(v, v_layout)?);
-        let (q, shape) = (rows_mut(q, q_layout)?, &self.shape);
-        let of = |x: &Heads<'_>| (x.heads, x.count, x.dim);
+        let q = rows_mut(q, q_layout)?;
+        match k {
+            CpuStorage::BF16(_) => self.with(q, heads(k, k_layout)?, heads(v, v_layout)?, Kept::Bf16),
+            _ => self.with(q, heads(k, k_layout)?, heads(v, v_layout)?, Kept::F32),
+        }
+    }
+}
+
+impl Attention {
+    fn with<'a, T: Number>(
+        &self,
+        q: RowsMut<'_>,
+        k: Heads<'a, T>,
+        v: Heads<'a, T>,
+        kept: impl Fn(Head<'a, T>) -> Kept<'a> + Sync,
+    ) -> Result<()> {
+        let shape = &self.shape;
+        let of = |x: &Heads<'_, T>| (x.heads, x.count, x.dim);
         if q.width != shape.query_width() || of(&k) != (shape.kv_heads, k.count, shape.head_dim) || of(&v) != of(&k) {
             candle_core::bail!("{} columns of queries, keys {:?}, values {:?} for {shape:?}", q.width, of(&k), of(&v));
         }
@@ -76,7 +92,8 @@ impl InplaceOp3 for Attention {
         }
         let mut log_sums = vec![0.0; if self.log_sums.is_some() { shape.heads * q.count } else { 0 }];
         let queries = q.data.chunks_mut(q.stride).map(|row| &mut row[..q.width]);
-        run(simd::best(), shape, queries, q.count, k, v, &mut log_sums);
+        let head = |x: Heads<'a, T>, index| kept(Head::new(x, index));
+        run(simd::best(), shape, queries, (q.count, k.count), |index| [head(k, index), head(v, index)], &mut log_sums);
         if let Some(slot) = &self.log_sums {
             let _ = slot.set(log_sums);
         }
@@ -84,18 +101,17 @@ impl InplaceOp3 for Attention {
     }
 }
 
-/// Runs the attention on these instructions; `queries` yields the rows. `log_sums` is `(heads, count)`, or empty when
-/// nobody asks for them.
+/// Runs the attention on these instructions; `queries` yields the `count` rows, and `head` the keys and values, `keys` of
+/// each, of the key head with an index. `log_sums` is `(heads, count)`, or empty when nobody asks for them.
 fn run<'q>(
     arch: Arch,
     shape: &AttentionShape,
     queries: impl Iterator<Item = &'q mut [f32]>,
-    count: usize,
-    k: Heads<'_>,
-    v: Heads<'_>,
+    (count, keys): (usize, usize),
+    head: impl Fn(usize) -> [Kept<'q>; 2] + Sync,
     log_sums: &mut [f32],
 ) {
-    let first = k.count - count;
+    let first = keys - count;
     let wanted = (ROWS / shape.group()).max(QUERIES) / QUERIES * QUERIES;
     // Enough tiles for all threads. Their size does not change what is computed for a query.
     let even = (count * shape.kv_heads / (4 * rayon::current_num_threads())).next_multiple_of(QUERIES);
@@ -120,8 +136,8 @@ fn run<'q>(
         }
     }
     tiles.into_par_iter().enumerate().for_each(|(index, parts)| {
-        let head = index % shape.kv_heads;
-        arch.dispatch(Tile { shape, parts, keys: Head::new(k, head), values: Head::new(v, head) });
+        let [keys, values] = head(index % shape.kv_heads);
+        arch.dispatch(Tile { shape, parts, keys, values });
     });
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::attention::{reference, tensor};
 use candle_core::Device;
+use half::bf16;
 use proptest::prelude::*;
 
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -15,10 +16,21 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 }
 
 fn on(arch: Arch, shape: &AttentionShape, chunk: usize, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+    with(arch, shape, chunk, q, [k, v], Kept::F32)
+}
+
+fn with<'a, T: Number>(
+    arch: Arch,
+    shape: &AttentionShape,
+    chunk: usize,
+    q: &[f32],
+    kv: [&'a [T]; 2],
+    kept: impl Fn(Head<'a, T>) -> Kept<'a> + Sync,
+) -> Vec<f32> {
     let mut out = q.to_vec();
-    let (heads, dim, count) = (shape.kv_heads, shape.head_dim, k.len() / shape.kv_heads / shape.head_dim);
-    let view = |data| Heads { data, stride: count * dim, heads, count, dim };
-    run(arch, shape, out.chunks_mut(shape.query_width()), chunk, view(k), view(v), &mut []);
+    let (heads, dim, count) = (shape.kv_heads, shape.head_dim, kv[0].len() / shape.kv_heads / shape.head_dim);
+    let head = |index| kv.map(|data| kept(Head::new(Heads { data, stride: count * dim, heads, count, dim }, index)));
+    run(arch, shape, out.chunks_mut(shape.query_width()), (chunk, count), head, &mut []);
     out
 }
 
@@ -36,6 +48,13 @@ fn check(shape: AttentionShape, chunk: usize, keys: usize, seed: u64) {
     let want = reference::attention(&shape, chunk, &q, &k, &v);
     for arch in simd::available() {
         assert_near(&on(arch, &shape, chunk, &q, &k, &v), &want, simd::name(arch));
+    }
+    // Kept in bf16, they are the same numbers less their lower halves: not a bit may differ.
+    let kept = [&k, &v].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+    let [wide_k, wide_v] = [&kept[0], &kept[1]].map(|x| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
+    for arch in simd::available() {
+        let got = with(arch, &shape, chunk, &q, [&kept[0], &kept[1]], Kept::Bf16);
+        assert_eq!(got, on(arch, &shape, chunk, &q, &wide_k, &wide_v), "bf16 on {}", simd::name(arch));
     }
     let q = Tensor::from_vec(q, (chunk, shape.query_width()), &Device::Cpu).unwrap();
     let [k, v] = [k, v].map(|x| Tensor::from_vec(x, (shape.kv_heads, keys, shape.head_dim), &Device::Cpu).unwrap());

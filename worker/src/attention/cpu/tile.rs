@@ -2,7 +2,9 @@
 
 use super::super::AttentionShape;
 use super::block;
+use crate::ops::bf16::widen;
 use crate::ops::view::Heads;
+use half::bf16;
 use pulp::{Simd, WithSimd};
 use std::ops::Deref;
 
@@ -11,8 +13,8 @@ pub(super) const KEYS: usize = 64;
 
 /// Keys or values of one head, one after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
-    data: &'a [f32],
+pub(super) struct Head<'a, T = f32> {
+    data: &'a [T],
     dim: usize,
     count: usize,
 }
@@ -21,8 +23,15 @@ pub(super) struct Head<'a> {
 pub(super) struct Tile<'a> {
     pub shape: &'a AttentionShape,
     pub parts: Vec<Part<'a>>,
-    pub keys: Head<'a>,
-    pub values: Head<'a>,
+    pub keys: Kept<'a>,
+    pub values: Kept<'a>,
+}
+
+/// Keys or values of one head in the format in which they are kept.
+#[derive(Clone, Copy)]
+pub(super) enum Kept<'a> {
+    F32(Head<'a>),
+    Bf16(Head<'a, bf16>),
 }
 
 /// Queries of one head, one after the other.
@@ -37,21 +46,49 @@ pub(super) struct Part<'a> {
 
 // === impl Head ===
 
-impl<'a> Head<'a> {
+impl<'a, T> Head<'a, T> {
     /// The head with this index.
-    pub fn new(of: Heads<'a>, index: usize) -> Self {
+    pub fn new(of: Heads<'a, T>, index: usize) -> Self {
         Self { data: &of.data[index * of.stride..][..of.count * of.dim], dim: of.dim, count: of.count }
     }
 
     /// Rows `first..first + count`.
     #[inline(always)]
-    pub fn rows(&self, first: usize, count: usize) -> std::slice::ChunksExact<'a, f32> {
+    pub fn rows(&self, first: usize, count: usize) -> std::slice::ChunksExact<'a, T> {
         self.data[first * self.dim..(first + count) * self.dim].chunks_exact(self.dim)
     }
 
     #[inline(always)]
-    pub fn row(&self, index: usize) -> &'a [f32] {
+    pub fn row(&self, index: usize) -> &'a [T] {
         &self.data[index * self.dim..][..self.dim]
+    }
+}
+
+// === impl Kept ===
+
+impl Kept<'_> {
+    fn count(&self) -> usize {
+        match self {
+            Self::F32(head) => head.count,
+            Self::Bf16(head) => head.count,
+        }
+    }
+
+    /// The rows from `first` on, at most [`KEYS`] of them, in f32: where they lie, or widened into `room`.
+    #[inline(always)]
+    fn block<'r>(&'r self, first: usize, room: &'r mut Vec<f32>) -> Head<'r> {
+        match self {
+            Self::F32(head) => {
+                let count = KEYS.min(head.count - first);
+                Head { data: &head.data[first * head.dim..][..count * head.dim], dim: head.dim, count }
+            }
+            Self::Bf16(head) => {
+                let count = KEYS.min(head.count - first);
+                room.resize(count * head.dim, 0.0);
+                widen(&head.data[first * head.dim..][..count * head.dim], room);
+                Head { data: room, dim: head.dim, count }
+            }
+        }
     }
 }
 
@@ -82,13 +119,15 @@ impl Tile<'_> {
         let mut scores = [[simd.splat_f32s(0.0); V]; KEYS];
         // Keys outside, strips inside: a block is fetched once for all strips.
         let first = strips.iter().map(|strip| strip.first_key).min().unwrap_or(0);
-        for key in (first..self.keys.count).step_by(KEYS) {
+        let (mut key_room, mut value_room) = (Vec::new(), Vec::new());
+        for key in (first..self.keys.count()).step_by(KEYS) {
+            let (keys, values) = (self.keys.block(key, &mut key_room), self.values.block(key, &mut value_room));
             for strip in strips.iter_mut().filter(|strip| (strip.first_key..strip.end_key()).contains(&key)) {
                 let block = &mut scores[..KEYS.min(strip.end_key() - key)];
-                block::scores(simd, &strip.queries, self.keys, key, block);
+                block::scores(simd, &strip.queries, keys, 0, block);
                 hide::<S, V>(block, key, strip.position, strip.rows.len(), self.shape.window);
                 let correction = block::softmax(simd, block, &mut strip.max, &mut strip.total);
-                block::accumulate(simd, block, self.values, key, correction, &mut strip.sums);
+                block::accumulate(simd, block, values, 0, correction, &mut strip.sums);
             }
         }
         strips.iter_mut().for_each(Strip::finish);

@@ -43,16 +43,40 @@ fn both_implementations_are_the_definition() {
 }
 
 #[test]
+fn weights_kept_in_bf16_are_the_same_numbers() {
+    // The last is more than one panel.
+    for (rows, inputs, outputs) in [(1, 1, 1), (3, 17, 5), (130, 256, 70), (5, 3000, 1200)] {
+        let (x, weight) = (matrix(rows, inputs, 1), matrix(outputs, inputs, 2).to_dtype(DType::BF16).unwrap());
+        let widened = weight.to_dtype(DType::F32).unwrap();
+        for bias in [None, Some(matrix(1, outputs, 3).squeeze(0).unwrap())] {
+            let [got, want] = [&weight, &widened].map(|weight| {
+                let linear = Linear::new(weight.clone(), bias.clone());
+                let wide = Tensor::zeros((rows, outputs + 3), DType::F32, &Device::Cpu).unwrap();
+                let out = wide.narrow(1, 2, outputs).unwrap();
+                let product = values(&linear.forward(Kernels::Cpu, &x, Some(out)).unwrap());
+                assert_eq!(values(&wide.narrow(1, 0, 2).unwrap()), vec![0.0; 2 * rows]);
+                product
+            });
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() < 1e-6 * inputs as f32, "{got} for {want}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     // Large enough for the library to use all threads.
     let (x, weight) = (matrix(300, 704, 1), matrix(513, 704, 2));
-    let on = |threads| {
-        let out = Tensor::zeros((300, 513), DType::F32, &Device::Cpu).unwrap();
-        pool(threads).install(|| values(&product(Kernels::Cpu, &x, &weight, Some(out)).unwrap()))
-    };
-    let one = on(1);
-    for threads in [2, 3, 8] {
-        assert_eq!(one, on(threads), "{threads} threads");
+    for weight in [&weight, &weight.to_dtype(DType::BF16).unwrap()] {
+        let on = |threads| {
+            let out = Tensor::zeros((300, 513), DType::F32, &Device::Cpu).unwrap();
+            pool(threads).install(|| values(&product(Kernels::Cpu, &x, weight, Some(out)).unwrap()))
+        };
+        let one = on(1);
+        for threads in [2, 3, 8] {
+            assert_eq!(one, on(threads), "{threads} threads");
+        }
     }
 }
 
