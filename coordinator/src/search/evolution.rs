@@ -17,7 +17,7 @@ mod settings;
 pub use settings::{DocumentOptions, EvolutionSettings, InvalidSettings};
 
 use super::archive::{Archive, Evaluated};
-use super::history::GenerationSummary;
+use super::history::{self, GenerationSummary};
 use super::outcome::Outcome;
 use super::racing::{Race, RaceMemory};
 use super::score::Score;
@@ -85,19 +85,10 @@ impl Evolution {
         {
             return;
         }
-        let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
+        let spent = self.document_passes(self.settings.documents.samples.into());
+        let room = usize::try_from(self.settings.room(self.evaluations(), spent)).unwrap_or(usize::MAX);
         let brood = breed::generation(&self.settings, &mut self.archive, self.history.len() as u32, room);
         (self.pending, self.duplicates_avoided) = (brood.candidates, brood.duplicates_avoided);
-    }
-
-    /// Candidates that may still be asked.
-    fn room(&self) -> u64 {
-        let DocumentOptions { samples, max_passes, .. } = self.settings.documents;
-        let by_evaluations = self.settings.max_evaluations.map(|max| max.saturating_sub(self.evaluations()));
-        let spent = self.document_passes(samples.into());
-        // Each may have to be evaluated on every sample.
-        let by_passes = max_passes.map(|max| max.saturating_sub(spent) / u64::from(samples.max(1)));
-        by_evaluations.unwrap_or(u64::MAX).min(by_passes.unwrap_or(u64::MAX))
     }
 
     /// Closes the open generation.
@@ -144,18 +135,9 @@ impl Strategy for Evolution {
 
     fn tell_outcomes(&mut self, generation: u32, outcomes: &[Outcome]) -> Result<(), TellError> {
         let scores: Vec<Score> = outcomes.iter().map(|outcome| outcome.score).collect();
-        let mut memory = self.memory.clone();
-        let DocumentOptions { samples, racing, .. } = self.settings.documents;
-        let whole = |outcome: &&Outcome| outcome.means.len() == samples as usize && outcome.score.value().is_some();
-        for outcome in outcomes.iter().filter(|_| !racing.is_off()).filter(whole) {
-            memory.note(&outcome.means, self.settings.options.parents as usize);
-        }
-        let former = std::mem::replace(&mut self.memory, memory);
-        let closed = self.close(generation, &scores, outcomes.iter().map(|outcome| outcome.passes).sum());
-        if closed.is_err() {
-            self.memory = former;
-        }
-        closed
+        TellError::check((generation, scores.len()), (self.generation(), self.pending.len()))?;
+        self.memory.note_outcomes(outcomes, self.settings.documents, self.settings.options.parents as usize);
+        self.close(generation, &scores, outcomes.iter().map(|outcome| outcome.passes).sum())
     }
 
     fn race(&self) -> Option<Race> {
@@ -163,11 +145,7 @@ impl Strategy for Evolution {
     }
 
     fn document_passes(&self, samples: u64) -> u64 {
-        match self.history.last() {
-            Some(last) if self.history[0].document_passes > 0 => last.document_passes,
-            // A search from before passes were counted: nothing was dropped in it.
-            _ => self.evaluations().saturating_mul(samples),
-        }
+        history::document_passes(&self.history).unwrap_or_else(|| self.evaluations().saturating_mul(samples))
     }
 
     fn best(&self) -> Option<(&Candidate, Score)> {

@@ -68,6 +68,12 @@ impl GenerationSummary {
     }
 }
 
+/// Document passes of closed generations; absent for a search from before they were counted, in which nothing was dropped.
+pub(super) fn document_passes(history: &[GenerationSummary]) -> Option<u64> {
+    let counted = history.first().is_none_or(|first| first.document_passes > 0);
+    counted.then(|| history.last().map_or(0, |last| last.document_passes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,9 @@
 //!
 //! Only operations that IEEE 754 rounds exactly decide, so that every platform drops the same candidates.
 
+use super::evolution::DocumentOptions;
 use super::least_squares::Fit;
+use super::outcome::Outcome;
 use ropewalk_shared::racing::Racing;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -83,6 +85,18 @@ impl RaceMemory {
         let place = self.best.partition_point(|known| average(known) <= average(means));
         self.best.insert(place, means.to_vec());
         self.best.truncate(parents);
+    }
+
+    /// Takes in what came of a generation, if candidates race at all.
+    pub(super) fn note_outcomes(&mut self, outcomes: &[Outcome], documents: DocumentOptions, parents: usize) {
+        if documents.racing.is_off() {
+            return;
+        }
+        let samples = documents.samples as usize;
+        let is_whole = |outcome: &&Outcome| outcome.means.len() == samples && outcome.score.value().is_some();
+        for outcome in outcomes.iter().filter(is_whole) {
+            self.note(&outcome.means, parents);
+        }
     }
 
     /// The rule of the next generation; `None` where nothing is dropped: without racing, and while there are fewer

@@ -18,49 +18,36 @@
 mod cloud;
 mod curve;
 mod pattern;
+mod settings;
 mod slope;
+
+pub use settings::{RopewalkSettings, planned};
 
 use super::archive::{Archive, Evaluated};
 use super::crossover::crossover;
-use super::evolution::{EvolutionSettings, InvalidSettings};
-use super::history::GenerationSummary;
+use super::evolution::InvalidSettings;
+use super::history::{self, GenerationSummary};
 use super::mutation::Mutation;
+use super::outcome::Outcome;
+use super::racing::{Race, RaceMemory};
 use super::rng::{Purpose, stream};
 use super::score::Score;
 use super::strategy::{Ask, InvalidState, Slope, Strategy, StrategyState, TellError};
 use super::walk::next_unseen;
 use cloud::Cloud;
-use curve::Curve;
-use pattern::{Pattern, ROUND_CANDIDATES, ROUNDS};
+use pattern::Pattern;
 use rand::RngExt;
-use ropewalk_shared::attention_factor::AttentionFactorPolicy;
-use ropewalk_shared::baselines::{YarnBounds, yarn_ramp};
 use ropewalk_shared::candidate::Candidate;
-use ropewalk_shared::job::{EvolutionOptions, JobSpec, SearchOptions};
+use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::model_description::ModelDescription;
-use ropewalk_shared::rope::RopeGeometry;
 use ropewalk_shared::work::Measure;
 use serde::{Deserialize, Serialize};
+use settings::in_place_of_a_curve;
 
 /// Draws for a slot before it is widened, and before the space is walked.
 const TRIES: u32 = 20;
 /// Every so many draws around the best, one is a mutation as in algorithm 1, so that the search never only contracts.
 const EXPLORER: u32 = 4;
-
-/// What determines a search, besides scores.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RopewalkSettings {
-    /// Space, seeds, bounds; of the options, mutations (N1), crossovers (N2), generations (T) and parents.
-    pub common: EvolutionSettings,
-    /// YaRN's curve.
-    pub start: Curve,
-    /// How many of the seeds, the first ones, were given.
-    pub given: usize,
-    /// The radians that each pair turns over the target window at factor 1.
-    pub angles: Vec<f64>,
-    /// Steps down the slope (S).
-    pub slope_steps: u32,
-}
 
 /// A running search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,61 +68,9 @@ pub struct Ropewalk {
     /// Generations opened around the best.
     clouds: u32,
     duplicates_avoided: u32,
-}
-
-/// What a search asks at most when nothing ends it early: evaluations, and generations after the first.
-pub fn planned(search: &SearchOptions) -> (u64, u32) {
-    let options = &search.evolution;
-    let drawn = u64::from(options.mutations) + u64::from(options.crossovers);
-    let (steps, clouds) = (search.slope_steps, options.generations);
-    let star = u64::from(search.attention_factor == AttentionFactorPolicy::Search);
-    // A star has two points and a combination more where the attention factor is searched.
-    let curve = (u64::from(ROUNDS) * (ROUND_CANDIDATES + 3 * star), 2 * ROUNDS);
-    let evaluations = 4
-        + search.init.len() as u64
-        + curve.0
-        + u64::from(steps) * (Measure::Gradient.cost() + slope::LENGTHS.len() as u64)
-        + u64::from(clouds).saturating_mul(drawn);
-    (evaluations, clouds.saturating_add(steps.saturating_mul(2)).saturating_add(curve.1))
-}
-
-/// Generations around the best that cost about as much as a curve does.
-fn in_place_of_a_curve(options: &EvolutionOptions) -> u32 {
-    let drawn = options.mutations.saturating_add(options.crossovers).max(1);
-    (ROUNDS * ROUND_CANDIDATES as u32) / drawn
-}
-
-// === impl RopewalkSettings ===
-
-impl RopewalkSettings {
-    /// The settings of a job.
-    pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Self {
-        let mut common = EvolutionSettings::of_job(job, description);
-        // Nothing is dropped here, so that a limit on passes is one on evaluations.
-        let passes = job.search.max_passes.map(|max| max / (job.samples.len() as u64).max(1));
-        common.max_evaluations = common.max_evaluations.into_iter().chain(passes).min();
-        let attention = job.attention_factor(description);
-        let given = job.search.init.len();
-        let ratio = job.extension_ratio(description);
-        let window = (description.original_length, job.target_length);
-        let settings = Self::new(common, &description.geometry, window, ratio, attention);
-        Self { given, slope_steps: job.search.slope_steps, ..settings }
-    }
-
-    /// Settings for a model's geometry, its window and the target's, and the ratio of the two; `attention` is the
-    /// attention factor to start from. No factors are given, and no steps go down the slope.
-    pub fn new(
-        common: EvolutionSettings,
-        geometry: &RopeGeometry,
-        (original_length, target_length): (u32, u32),
-        ratio: f64,
-        attention: f64,
-    ) -> Self {
-        let (low, high) = yarn_ramp(geometry, original_length, YarnBounds::default());
-        let start = Curve { low, high, top: ratio, bend: 1.0, attention };
-        let angle = |pair: usize| f64::from(target_length) * geometry.inverse_frequency(pair);
-        Self { angles: (0..common.space.pairs).map(angle).collect(), start, given: 0, slope_steps: 0, common }
-    }
+    /// What is known for the next race.
+    #[serde(default)]
+    memory: RaceMemory,
 }
 
 // === impl Ropewalk ===
@@ -148,7 +83,7 @@ impl Ropewalk {
     pub fn new(settings: RopewalkSettings) -> Result<Self, InvalidSettings> {
         settings.common.check()?;
         let mut archive = Archive::new(settings.common.options.parents as usize);
-        let room = usize::try_from(settings.common.max_evaluations.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        let room = usize::try_from(settings.common.room(0, 0)).unwrap_or(usize::MAX);
         let pending: Vec<Candidate> = settings.common.seeds.iter().take(room).cloned().collect();
         for candidate in &pending {
             archive.admit(candidate);
@@ -164,6 +99,7 @@ impl Ropewalk {
             gradients: 0,
             clouds: 0,
             duplicates_avoided: 0,
+            memory: RaceMemory::default(),
         })
     }
 
@@ -177,8 +113,9 @@ impl Ropewalk {
 
     /// Evaluations that may still be asked.
     fn room(&self) -> usize {
-        let max = self.settings.common.max_evaluations.unwrap_or(u64::MAX);
-        usize::try_from(max.saturating_sub(self.passes_per_sample())).unwrap_or(usize::MAX)
+        let common = &self.settings.common;
+        let spent = self.document_passes(common.documents.samples.into());
+        usize::try_from(common.room(self.passes_per_sample(), spent)).unwrap_or(usize::MAX)
     }
 
     /// Opens the next generation, or leaves nothing pending when the search ends here.
@@ -278,42 +215,15 @@ impl Ropewalk {
         }
     }
 
-    /// Checks what was read from storage, so that a damaged state is an error and no panic.
-    pub(super) fn check(&self) -> Result<(), InvalidState> {
-        let RopewalkSettings { common, start, angles, .. } = &self.settings;
-        common.check()?;
-        let known = self.archive.top().iter().map(|evaluated| &evaluated.candidate);
-        for candidate in known.chain(&self.pending) {
-            common.space.check(candidate)?;
-        }
-        let sound = angles.len() == common.space.pairs
-            && start.is_usable()
-            && self.pattern.as_ref().is_none_or(Pattern::is_sound)
-            && (self.history.is_empty() || !self.archive.top().is_empty());
-        if sound { Ok(()) } else { Err(InvalidState::NothingKnown) }
-    }
-}
-
-impl Strategy for Ropewalk {
-    fn ask(&self) -> Ask {
-        if self.pending.is_empty() {
-            return Ask::Finished;
-        }
-        Ask::Evaluate { generation: self.generation(), candidates: self.pending.clone() }
+    fn check_told(&self, generation: u32, count: usize) -> Result<(), TellError> {
+        TellError::check((generation, count), (self.generation(), self.pending.len()))
     }
 
-    fn measure(&self) -> Measure {
-        if self.wants_slope { Measure::Gradient } else { Measure::Loss }
-    }
-
-    fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError> {
-        self.tell_slopes(generation, scores, &[])
-    }
-
-    fn tell_slopes(&mut self, generation: u32, scores: &[Score], slopes: &[Option<Slope>]) -> Result<(), TellError> {
-        let (open, expected) = (self.generation(), self.pending.len());
-        TellError::check((generation, scores.len()), (open, expected))?;
+    /// Closes the open generation, whose scores these are.
+    fn close(&mut self, scores: &[Score], slopes: &[Option<Slope>], passes: u64) {
+        let generation = self.generation();
         let summary = GenerationSummary::close(generation, scores, self.duplicates_avoided, self.history.last());
+        let summary = summary.spending(passes);
         let asked = std::mem::take(&mut self.pending);
         let space = &self.settings.common.space;
         if std::mem::take(&mut self.wants_slope) {
@@ -325,7 +235,7 @@ impl Strategy for Ropewalk {
                 self.settings.slope_steps = 0;
                 self.open();
             }
-            return Ok(());
+            return;
         }
         if let Some(pattern) = &mut self.pattern {
             let mut told = scores.iter();
@@ -348,7 +258,73 @@ impl Strategy for Ropewalk {
         self.archive.absorb(evaluated.map(|(candidate, &score)| Evaluated { candidate, score }));
         self.history.push(summary);
         self.open();
+    }
+
+    /// Checks what was read from storage, so that a damaged state is an error and no panic.
+    pub(super) fn check(&self) -> Result<(), InvalidState> {
+        let RopewalkSettings { common, start, angles, .. } = &self.settings;
+        common.check()?;
+        let known = self.archive.top().iter().map(|evaluated| &evaluated.candidate);
+        for candidate in known.chain(&self.pending) {
+            common.space.check(candidate)?;
+        }
+        let sound = angles.len() == common.space.pairs
+            && start.is_usable()
+            && self.pattern.as_ref().is_none_or(Pattern::is_sound)
+            && (self.history.is_empty() || !self.archive.top().is_empty());
+        if !self.memory.is_sound() {
+            return Err(InvalidState::Losses);
+        }
+        if sound { Ok(()) } else { Err(InvalidState::NothingKnown) }
+    }
+}
+
+impl Strategy for Ropewalk {
+    fn ask(&self) -> Ask {
+        if self.pending.is_empty() {
+            return Ask::Finished;
+        }
+        Ask::Evaluate { generation: self.generation(), candidates: self.pending.clone() }
+    }
+
+    fn measure(&self) -> Measure {
+        if self.wants_slope { Measure::Gradient } else { Measure::Loss }
+    }
+
+    fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError> {
+        self.tell_slopes(generation, scores, &[])
+    }
+
+    fn tell_slopes(&mut self, generation: u32, scores: &[Score], slopes: &[Option<Slope>]) -> Result<(), TellError> {
+        let each = self.measure().cost() * u64::from(self.settings.common.documents.samples);
+        self.check_told(generation, scores.len())?;
+        self.close(scores, slopes, scores.len() as u64 * each);
         Ok(())
+    }
+
+    fn tell_outcomes(&mut self, generation: u32, outcomes: &[Outcome]) -> Result<(), TellError> {
+        self.check_told(generation, outcomes.len())?;
+        // What is asked for its slope was evaluated before.
+        if !self.wants_slope {
+            let (documents, options) = (self.settings.common.documents, self.settings.common.options);
+            self.memory.note_outcomes(outcomes, documents, options.parents as usize);
+        }
+        let scores: Vec<Score> = outcomes.iter().map(|outcome| outcome.score).collect();
+        let slopes: Vec<Option<Slope>> = outcomes.iter().map(|outcome| outcome.slope.clone()).collect();
+        self.close(&scores, &slopes, outcomes.iter().map(|outcome| outcome.passes).sum());
+        Ok(())
+    }
+
+    fn race(&self) -> Option<Race> {
+        // The values of a star say how far to go along a number, be they good or bad.
+        if self.pattern.as_ref().is_some_and(Pattern::is_at_star) {
+            return None;
+        }
+        self.memory.race(self.settings.common.documents.racing, self.settings.common.options.parents as usize)
+    }
+
+    fn document_passes(&self, samples: u64) -> u64 {
+        history::document_passes(&self.history).unwrap_or_else(|| self.passes_per_sample().saturating_mul(samples))
     }
 
     fn passes_per_sample(&self) -> u64 {

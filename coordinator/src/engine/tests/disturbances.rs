@@ -1,6 +1,6 @@
 //! The same factor file, byte for byte, whoever dies on the way.
 
-use super::rig::{Rig, evaluated, failed, gradient_job, job, racing_job};
+use super::rig::{Rig, evaluated, failed, gradient_job, job, racing_curve_job, racing_job};
 use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -73,15 +73,23 @@ fn nor_do_those_of_a_search_that_follows_gradients() {
 #[test]
 fn nor_do_those_of_a_search_whose_candidates_race() {
     undisturbed_or_not(&racing_job(3));
+    let mut spec = racing_curve_job(3);
+    spec.search.evolution.generations = 3;
+    alike_in(&spec, &[(1, 0.0, 1), (8, 0.1, 6)]);
 }
 
 fn undisturbed_or_not(spec: &JobSpec) -> String {
+    alike_in(spec, &[(1, 0.0, 1), (3, 0.0, 2), (8, 0.0, 3), (1, 0.1, 4), (3, 0.1, 5), (8, 0.1, 6)])
+}
+
+/// Runs with so many workers, such chances of a kill, and seeds of what happens.
+fn alike_in(spec: &JobSpec, runs: &[(usize, f64, u64)]) -> String {
     let mut rig = Rig::new();
     rig.launch(spec);
     let expected = rig.work_to_the_end(spec);
     let status = rig.status(spec);
     let expected = (expected, status.evaluations, status.passes);
-    for (workers, kills, seed) in [(1, 0.0, 1), (3, 0.0, 2), (8, 0.0, 3), (1, 0.1, 4), (3, 0.1, 5), (8, 0.1, 6)] {
+    for &(workers, kills, seed) in runs {
         assert_eq!(disturbed(spec, workers, kills, seed), expected, "{workers} workers, {kills} kills, seed {seed}");
     }
     expected.0

@@ -1,6 +1,6 @@
 //! Candidates that are dropped before they were evaluated on every sample.
 
-use super::rig::{Rig, evaluated, racing_job};
+use super::rig::{Rig, evaluated, racing_curve_job, racing_job};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::job::JobSpec;
@@ -61,10 +61,29 @@ fn every_pass_is_counted_and_samples_follow_one_another() {
     assert!(winner.len() == 4 && asked.values().any(|samples| samples.len() == 5));
 }
 
+/// A star's values say where to go, and are wanted whole; combinations and the pairs race.
+#[test]
+fn a_search_for_a_curve_races_between_its_stars() {
+    let spec = racing_curve_job(1);
+    let (rig, asked) = search(&spec);
+    let closed = closed(&rig, &spec);
+    // Seeds, then three times a star and combinations.
+    assert!([0, 1, 3, 5].iter().all(|&whole| closed[whole].0 == 0), "{closed:?}");
+    let dropped: u32 = closed.iter().map(|(dropped, _)| dropped).sum();
+    assert_eq!(asked.values().filter(|samples| samples.len() < 5).count(), dropped as usize);
+    assert!(dropped > 5, "{closed:?}");
+    let passes: u64 = asked.values().map(|samples| samples.len() as u64).sum();
+    assert_eq!(closed.last().unwrap().1, passes);
+}
+
 /// On a landscape on which one sample tells nearly all, nothing is lost by it.
 #[test]
 fn a_safe_race_ends_where_the_search_without_one_does() {
-    let mut spec = racing_job(2);
+    ends_alike(racing_job(2));
+    ends_alike(racing_curve_job(2));
+}
+
+fn ends_alike(mut spec: JobSpec) {
     spec.search.racing = Racing::Safe;
     let (raced, asked) = search(&spec);
     assert!(asked.values().any(|samples| samples.len() < 5));
@@ -82,12 +101,13 @@ fn a_safe_race_ends_where_the_search_without_one_does() {
 #[test]
 fn a_limit_on_passes_is_never_exceeded_and_nearly_used_up() {
     for (racing, max) in [(Racing::Off, 333), (Racing::Fast, 333), (Racing::Fast, 200)] {
-        let mut spec = racing_job(4);
-        (spec.search.racing, spec.search.max_passes) = (racing, Some(max));
-        spec.search.evolution.generations = 100;
-        let (rig, asked) = search(&spec);
-        let passes: u64 = asked.values().map(|samples| samples.len() as u64).sum();
-        assert!(passes <= max && passes + 5 > max, "{racing}: {passes} of {max}");
-        assert_eq!(FactorFile::from_json(&rig.factors(&spec).unwrap()).unwrap().search.unwrap().passes, passes);
+        for mut spec in [racing_job(4), racing_curve_job(4)] {
+            (spec.search.racing, spec.search.max_passes) = (racing, Some(max));
+            spec.search.evolution.generations = 100;
+            let (rig, asked) = search(&spec);
+            let passes: u64 = asked.values().map(|samples| samples.len() as u64).sum();
+            assert!(passes <= max && passes + 5 > max, "{racing}: {passes} of {max}");
+            assert_eq!(FactorFile::from_json(&rig.factors(&spec).unwrap()).unwrap().search.unwrap().passes, passes);
+        }
     }
 }

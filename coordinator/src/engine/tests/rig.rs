@@ -231,6 +231,14 @@ pub fn racing_job(seed: u64) -> JobSpec {
     spec
 }
 
+/// The same under the strategy that finds a curve first, with 10 generations of 8 after it.
+pub fn racing_curve_job(seed: u64) -> JobSpec {
+    let mut spec = racing_job(seed);
+    spec.search.strategy = StrategyKind::Ropewalk;
+    spec.search.evolution.generations = 10;
+    spec
+}
+
 pub fn report_of(unit: &Unit, outcome: UnitOutcome) -> UnitReport {
     UnitReport { lease: unit.lease, job: unit.job.clone(), sample: unit.sample, rescale: unit.rescale.clone(), outcome }
 }

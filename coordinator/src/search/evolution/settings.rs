@@ -94,6 +94,15 @@ impl EvolutionSettings {
         }
     }
 
+    /// Candidates that may still be asked after so many evaluations and document passes: each may have to be evaluated on
+    /// every sample.
+    pub(in crate::search) fn room(&self, evaluations: u64, passes: u64) -> u64 {
+        let DocumentOptions { samples, max_passes, .. } = self.documents;
+        let by_evaluations = self.max_evaluations.map(|max| max.saturating_sub(evaluations));
+        let by_passes = max_passes.map(|max| max.saturating_sub(passes) / u64::from(samples.max(1)));
+        by_evaluations.unwrap_or(u64::MAX).min(by_passes.unwrap_or(u64::MAX))
+    }
+
     pub(in crate::search) fn check(&self) -> Result<(), InvalidSettings> {
         let (space, options) = (&self.space, &self.options);
         if space.pairs == 0 || space.max_point < space.grid.one() || space.start_tokens.is_empty() {

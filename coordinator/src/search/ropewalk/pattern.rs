@@ -51,15 +51,20 @@ impl Pattern {
         self.told >= 2 * ROUNDS
     }
 
+    /// Whether the open generation is a star.
+    pub fn is_at_star(&self) -> bool {
+        self.told.is_multiple_of(2)
+    }
+
     /// The curves of the open generation, always the same number of them in the same order.
     pub fn curves(&self, space: &SearchSpace) -> Vec<Curve> {
-        let moves = if self.told.is_multiple_of(2) { self.star_moves() } else { self.combined_moves() };
+        let moves = if self.is_at_star() { self.star_moves() } else { self.combined_moves() };
         moves.iter().map(|by| self.center.moved(by, &self.steps, space)).collect()
     }
 
     /// Takes in what became of the curves of the open generation; absent where one was not asked.
     pub fn tell(&mut self, scores: &[Option<Score>], space: &SearchSpace) {
-        if self.told.is_multiple_of(2) {
+        if self.is_at_star() {
             let value = |score: &Option<Score>| score.and_then(Score::value);
             self.star = scores.chunks(2).map(|two| [two.first().and_then(value), two.get(1).and_then(value)]).collect();
             self.told += 1;
@@ -87,7 +92,7 @@ impl Pattern {
 
     /// Whether it can have come from a search.
     pub fn is_sound(&self) -> bool {
-        let stars = if self.told.is_multiple_of(2) { 0 } else { self.numbers() };
+        let stars = if self.is_at_star() { 0 } else { self.numbers() };
         self.center.is_usable() && self.steps.iter().all(|step| step.is_finite()) && self.star.len() == stars
     }
 
