@@ -6,6 +6,7 @@
 //! started again, it goes on from what is stored.
 
 mod actor;
+mod ahead;
 mod committer;
 mod core;
 mod desk;

@@ -2,17 +2,20 @@
 //!
 //! Pure: no I/O, and the time comes in as an argument. A unit is one candidate (a slot of the job's current stage) on
 //! one sample. Units wait in their job's queue, are leased to a worker, and leave when a result or the candidate's
-//! failure settles them. A lease that is not renewed expires, and its unit goes back to the front of the queue.
+//! failure settles them. Units that are wanted later for certain wait in a lane of their own, from which workers are given
+//! one at a time where nothing is wanted now. A lease that is not renewed expires, and its unit goes back to the front of the queue.
 //! Between jobs, the one that was served the fewest tokens comes first.
 
+mod failing;
 mod fair_share;
 mod leases;
 mod queue;
 mod waiting;
 mod workers;
 
+pub use failing::AfterFailure;
 pub use leases::SchedulerOptions;
-pub use queue::UnitKey;
+pub use queue::{Lane, UnitKey};
 pub use waiting::Waiting;
 pub use workers::{Worker, Workers};
 
@@ -20,7 +23,6 @@ use leases::{Lease, Leases};
 use queue::{JobQueue, Place};
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::JobId;
-use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use ropewalk_shared::work::{LeaseId, LeaseRequest, Measure, WorkerId, WorkerProfile};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -66,21 +68,6 @@ pub struct Expired {
     pub given_up: Option<String>,
 }
 
-/// What follows from a failure that a worker reported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AfterFailure {
-    /// The unit waits again, or is with another worker already.
-    Requeued,
-    /// The same, and this worker is not given such units any more.
-    WorkerUnable,
-    /// The candidate has failed for this reason: withdraw it.
-    CandidateFailed(String),
-    /// This lease's failure was reported before.
-    Duplicate,
-    /// The unit is settled or was never wanted.
-    NotWanted,
-}
-
 /// A worker id that is not known, as after a restart of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("worker {0} is not known here, the coordinator may have been restarted: register again")]
@@ -119,7 +106,7 @@ impl Scheduler {
     // --- jobs ---
 
     /// Replaces a job's queue by the units of a new stage, with what is asked of each candidate. Leases of its former
-    /// units are revoked.
+    /// units are revoked, but for those that are wanted later.
     pub fn open(
         &mut self,
         job: &JobId,
@@ -128,15 +115,33 @@ impl Scheduler {
         measures: Vec<Measure>,
         units: impl IntoIterator<Item = UnitKey>,
     ) {
-        let former = self.close(job);
-        let (served, paused) = former.map_or((0, false), |queue| (queue.served, queue.paused));
         let mut queue = JobQueue::new(model, sample_tokens, measures, units);
-        (queue.served, queue.paused) = (served.max(self.virtual_time), paused);
+        let mut served = 0;
+        if let Some(mut former) = self.jobs.remove(job) {
+            queue.take_ahead(&mut former);
+            (served, queue.paused) = (former.served, former.paused);
+            for lease in former.leased() {
+                Self::end_lease(&mut self.leases, &mut self.workers, lease);
+            }
+        }
+        queue.served = served.max(self.virtual_time);
         self.jobs.insert(job.clone(), queue);
         self.offers += 1;
     }
 
-    /// Adds a unit to a job's queue, behind all others.
+    /// What was wanted later is wanted now: the unit `from`, which is none any more, goes on as `to`, whoever evaluates it.
+    pub fn promote(&mut self, job: &JobId, from: UnitKey, to: UnitKey) {
+        if let Some(lease) = self.jobs.get_mut(job).and_then(|queue| queue.promote(from, to)) {
+            self.leases.rename(lease, to);
+        }
+    }
+
+    /// Whether a unit of a job has no result yet.
+    pub fn holds(&self, job: &JobId, unit: UnitKey) -> bool {
+        self.jobs.get(job).is_some_and(|queue| queue.holds(unit))
+    }
+
+    /// Adds a unit to a job's queue, behind all others of its lane.
     pub fn add(&mut self, job: &JobId, unit: UnitKey) {
         if let Some(queue) = self.jobs.get_mut(job) {
             queue.add(unit);
@@ -205,10 +210,17 @@ impl Scheduler {
         if worker.leased >= workers::MAX_LEASED {
             return None;
         }
-        let (job, position) = fair_share::choose(&self.jobs, worker, loaded)?;
+        let (lane, (job, position)) = match fair_share::choose(&self.jobs, worker, loaded, Lane::Now) {
+            Some(chosen) => (Lane::Now, chosen),
+            // One at a time: it should not hold up what is wanted next.
+            None if self.options.fill_gaps && worker.leased == 0 => {
+                (Lane::Ahead, fair_share::choose(&self.jobs, worker, loaded, Lane::Ahead)?)
+            }
+            None => return None,
+        };
         let queue = self.jobs.get_mut(&job)?;
         let lease = self.leases.next_id();
-        let taken = queue.take(position, lease)?;
+        let taken = queue.take(lane, position, lease)?;
         self.virtual_time = self.virtual_time.max(queue.served);
         queue.served += taken.cost;
         if !loaded.contains(&queue.model) {
@@ -265,80 +277,10 @@ impl Scheduler {
         true
     }
 
-    /// Takes in a failure that a worker reported.
-    pub fn fail(
-        &mut self,
-        now: Duration,
-        worker: &WorkerId,
-        lease: LeaseId,
-        job: &JobId,
-        unit: UnitKey,
-        failure: &UnitFailure,
-    ) -> AfterFailure {
-        let Some(queue) = self.jobs.get_mut(job) else { return AfterFailure::NotWanted };
-        let Some(record) = queue.get_mut(unit) else { return AfterFailure::NotWanted };
-        if record.failed_leases.contains(&lease) {
-            return AfterFailure::Duplicate;
-        }
-        let is_leased = record.place == Place::Leased(lease);
-        if !is_leased && !failure.kind.counts_against_candidate() {
-            return AfterFailure::NotWanted;
-        }
-        record.last_failure = Some(failure.reason.clone());
-        let (tokens, measure) = (queue.tokens(unit), queue.measure(unit));
-        self.workers.failure(now, worker);
-        if is_leased {
-            Self::end_lease(&mut self.leases, &mut self.workers, lease);
-        }
-        self.offers += 1;
-        match failure.kind {
-            FailureKind::Evaluation => {
-                let failures = queue.evaluation_failed(unit, lease);
-                if failures >= self.options.max_failures {
-                    let reason = format!("failed on {failures} leases; the last said: {}", failure.reason);
-                    return AfterFailure::CandidateFailed(reason);
-                }
-                if is_leased {
-                    queue.put_back(unit, false);
-                }
-                AfterFailure::Requeued
-            }
-            FailureKind::ModelMissing | FailureKind::FingerprintMismatch | FailureKind::TooLarge => {
-                let model = queue.model;
-                queue.put_back(unit, true);
-                let (measure, limit) = match failure.kind {
-                    FailureKind::TooLarge => (measure, u64::from(tokens).saturating_sub(1)),
-                    // Without the model there is nothing that it can do.
-                    _ => (Measure::Loss, 0),
-                };
-                match self.workers.limit(worker, model, measure, limit) {
-                    true => AfterFailure::WorkerUnable,
-                    false => AfterFailure::Requeued,
-                }
-            }
-            FailureKind::NoGradient => {
-                let model = queue.model;
-                queue.put_back(unit, true);
-                match self.workers.limit(worker, model, Measure::Gradient, 0) {
-                    true => AfterFailure::WorkerUnable,
-                    false => AfterFailure::Requeued,
-                }
-            }
-            FailureKind::HandedBack => {
-                queue.put_back(unit, true);
-                AfterFailure::Requeued
-            }
-            FailureKind::SampleUnavailable => {
-                queue.delay(unit, now, &self.options);
-                AfterFailure::Requeued
-            }
-        }
-    }
-
     /// Drops all units of a candidate and revokes their leases.
-    pub fn withdraw(&mut self, job: &JobId, slot: u32) {
+    pub fn withdraw(&mut self, job: &JobId, lane: Lane, slot: u32) {
         let Some(queue) = self.jobs.get_mut(job) else { return };
-        for lease in queue.withdraw(slot) {
+        for lease in queue.withdraw(lane, slot) {
             Self::end_lease(&mut self.leases, &mut self.workers, lease);
         }
     }

@@ -156,7 +156,7 @@ impl Core {
                 job.event(&mut self.desk.batch, now, JobEvent::LeaseExpired { worker, sample, attempt });
             }
             if let Some(reason) = expired.given_up {
-                self.desk.give_up(job, expired.unit.slot, reason, now);
+                self.desk.give_up(job, expired.unit, reason, now);
                 self.desk.advance(job, now)?;
             }
         }

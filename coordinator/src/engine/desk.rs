@@ -4,7 +4,7 @@ use super::factors::final_factors;
 use super::job::{ActiveJob, planned_evaluations};
 use super::stage::{Raced, Stage};
 use super::time::Now;
-use crate::scheduler::{Scheduler, UnitKey};
+use crate::scheduler::{Lane, Scheduler, UnitKey};
 use crate::search::Ask;
 use crate::store::{Batch, ClosedGeneration, Ended, GenerationRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
@@ -68,7 +68,7 @@ impl Desk {
         }
     }
 
-    fn known_failure(&self, job: &JobId, rescale: RescaleId) -> Result<Option<String>, StoreError> {
+    pub fn known_failure(&self, job: &JobId, rescale: RescaleId) -> Result<Option<String>, StoreError> {
         match self.fresh_failures.get(&(job.clone(), rescale)) {
             Some(reason) => Ok(Some(reason.clone())),
             None => self.store.candidate_failure(job, rescale),
@@ -89,27 +89,35 @@ impl Desk {
         // now was not found when the stage was opened either.
         let known = slope.as_ref().and_then(|_| self.known_result(&job.id, rescale, sample).ok().flatten());
         if job.stage.complete(unit, known.unwrap_or(loss), slope.clone()) {
-            let key = (job.id.clone(), rescale, sample);
             if let Some(slope) = slope {
                 self.batch.slope(&job.id, rescale, sample, &slope);
-                self.fresh_slopes.insert(key.clone(), slope);
+                self.fresh_slopes.insert((job.id.clone(), rescale, sample), slope);
             }
             if known.is_none() {
                 job.passes += 1;
-                self.batch.result(&job.id, rescale, sample, loss);
-                self.fresh_results.insert(key, loss);
+                self.note_result(job, rescale, sample, loss);
             }
             if let Raced::Next(next) = job.stage.judge(unit.slot) {
-                self.scheduler.add(&job.id, next);
+                self.want_now(job, next);
             }
         }
     }
 
-    /// Gives a candidate up.
-    pub fn give_up(&mut self, job: &mut ActiveJob, slot: u32, reason: String, now: Now) {
+    /// Writes a result.
+    pub fn note_result(&mut self, job: &ActiveJob, rescale: RescaleId, sample: SampleId, loss: Loss) {
+        self.batch.result(&job.id, rescale, sample, loss);
+        self.fresh_results.insert((job.id.clone(), rescale, sample), loss);
+    }
+
+    /// Gives the candidate of a unit up.
+    pub fn give_up(&mut self, job: &mut ActiveJob, unit: UnitKey, reason: String, now: Now) {
+        let slot = unit.slot;
+        if unit.lane == Lane::Ahead {
+            return self.leave_for_later(job, slot);
+        }
         let Some((id, rescale)) = job.stage.slot(slot).map(|slot| (slot.id, slot.rescale.clone())) else { return };
         if job.stage.fail(slot, reason.clone()) {
-            self.scheduler.withdraw(&job.id, slot);
+            self.scheduler.withdraw(&job.id, Lane::Now, slot);
             self.batch.candidate_failure(&job.id, id, &reason);
             self.fresh_failures.insert((job.id.clone(), id), reason.clone());
             job.event(&mut self.batch, now, JobEvent::CandidateFailed { rescale, reason });
@@ -154,19 +162,23 @@ impl Desk {
                         Measure::Gradient => self.known_slope(&job.id, id, *sample)?,
                         Measure::Loss => None,
                     };
-                    stage.complete(UnitKey { slot: index, sample: place }, loss, slope);
+                    stage.complete(UnitKey::now(index, place), loss, slope);
                 }
             }
             stage.judge(index);
         }
-        let tokens =
-            samples.iter().map(|sample| job.sample_shapes.get(sample).map_or(0, |shape| shape.tokens)).collect();
+        // Of all samples: the later units of the job have them too.
+        let all = job.spec.samples.iter().chain(&job.spec.held_out);
+        let tokens = all.map(|sample| job.sample_shapes.get(sample).map_or(0, |shape| shape.tokens)).collect();
         let units: Vec<UnitKey> = stage.open_units().collect();
         let measures = vec![measure; stage.slots().len()];
-        self.scheduler.open(&job.id, job.spec.model.fingerprint, tokens, measures, units);
+        self.scheduler.open(&job.id, job.spec.model.fingerprint, tokens, measures, units.iter().copied());
         self.scheduler.set_paused(&job.id, job.record.paused);
         job.stage = stage;
-        Ok(())
+        if measure == Measure::Loss {
+            units.into_iter().for_each(|unit| self.want_now(job, unit));
+        }
+        self.open_ahead(job)
     }
 
     /// Closes stages that are complete and opens the next, until one needs work or the job is over.

@@ -1,5 +1,6 @@
 //! One job that is not over: its specification, its search, and what it is evaluating.
 
+use super::ahead::Ahead;
 use super::error::EngineError;
 use super::report_plan::baselines;
 use super::stage::Stage;
@@ -25,6 +26,8 @@ pub(super) struct ActiveJob {
     pub record: JobRecord,
     pub strategy: Box<dyn Strategy>,
     pub stage: Stage,
+    /// What is sure to be wanted after it.
+    pub ahead: Ahead,
     /// Length and counted part of every sample of the job.
     pub sample_shapes: HashMap<SampleId, SampleShape>,
     /// Units with a result.
@@ -57,6 +60,7 @@ impl ActiveJob {
         Ok(Self {
             id: spec.id(),
             stage: Stage::new([], &[], Measure::Loss),
+            ahead: Ahead::new(spec.samples.iter().chain(&spec.held_out)),
             spec,
             description,
             record: JobRecord::new(now.unix_ms),
@@ -86,6 +90,7 @@ impl ActiveJob {
         }
         Ok(Self {
             stage: Stage::new([], &[], Measure::Loss),
+            ahead: Ahead::new(spec.samples.iter().chain(&spec.held_out)),
             passes: store.results(&id)?,
             id,
             spec,
@@ -168,6 +173,15 @@ impl ActiveJob {
                 winner.into_iter().chain(compared.into_iter().map(|(_, rescale)| rescale)).collect()
             }
         }
+    }
+
+    /// Candidates that are asked next whatever comes of the open generation; none under a time budget, which may end before.
+    pub fn certain_candidates(&self) -> Vec<Rescale> {
+        if self.record.stage != StoredStage::Search || self.spec.search.time_budget_seconds.is_some() {
+            return Vec::new();
+        }
+        let (grid, factor) = (self.grid(), self.attention_factor());
+        self.strategy.certain_work().iter().map(|candidate| candidate.rescale(grid, factor)).collect()
     }
 
     /// The best candidate of the generations that are closed.

@@ -7,6 +7,9 @@ use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
 
+/// What the name of a method ends with where it has the attention factor of the job.
+const WINNERS: &str = "-attention";
+
 /// The baselines of a job, by the name under which the factor file lists them.
 ///
 /// `none` is the model as it is shipped, run at the target length. The published methods stand there as published:
@@ -34,11 +37,19 @@ pub(super) fn baselines(
         let differs = as_published.id() != as_searched.id();
         entries.push((baseline.name().to_owned(), as_published));
         if differs {
-            entries.push((format!("{}-attention", baseline.name()), as_searched));
+            entries.push((format!("{}{WINNERS}", baseline.name()), as_searched));
         }
     }
     if let Some(winner) = winner.filter(|winner| winner.start_tokens > 0) {
         entries.push((WITHOUT_START_TOKENS.to_owned(), Rescale { start_tokens: 0, ..winner.clone() }));
     }
     entries
+}
+
+/// What of the comparison does not depend on the winner, each once.
+pub(super) fn certain(spec: &JobSpec, description: &ModelDescription) -> Vec<Rescale> {
+    let searched = spec.search.attention_factor == AttentionFactorPolicy::Search;
+    let entries = baselines(spec, description, None).into_iter();
+    // Where the attention factor is searched, these have the winner's.
+    entries.filter(|(name, _)| !(searched && name.ends_with(WINNERS))).map(|(_, rescale)| rescale).collect()
 }

@@ -4,9 +4,10 @@ use super::core::Core;
 use super::error::EngineError;
 use super::jobs::Job;
 use super::time::Now;
-use crate::scheduler::AfterFailure;
+use crate::scheduler::{AfterFailure, Lane, UnitKey};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
+use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::work::{
     LeaseId, LeaseRequest, Measure, Registration, Unit, UnitOutcome, UnitReport, Verdict, WorkerId, WorkerProfile,
 };
@@ -58,8 +59,8 @@ impl Core {
                 model_fingerprint: job.spec.model.fingerprint,
                 sample,
                 tokens: job.sample_shapes.get(&sample)?.tokens,
-                rescale: job.stage.slot(grant.unit.slot)?.rescale.clone(),
-                measure: job.stage.measure(),
+                rescale: job.rescale(grant.unit)?.clone(),
+                measure: if grant.unit.lane == Lane::Now { job.stage.measure() } else { Measure::Loss },
                 attempt: grant.attempt,
                 job: grant.job,
             })
@@ -132,6 +133,12 @@ impl Core {
                 self.desk.settle(job, unit, (loss, slope), report.sample);
                 return Ok(Verdict::Accepted);
             }
+            if let Some(unit) = job.ahead.unit(id, report.sample)
+                && self.desk.scheduler.complete(now.since_start, worker, &report.job, unit, seconds)
+            {
+                self.desk.settle_ahead(job, id, report.sample, loss);
+                return Ok(Verdict::Accepted);
+            }
         }
         if !self.jobs.contains_key(&report.job) {
             return Ok(Verdict::NotWanted);
@@ -162,7 +169,10 @@ impl Core {
 
     fn take_failure(&mut self, worker: &WorkerId, report: &UnitReport, failure: &UnitFailure, now: Now) -> Verdict {
         let Some(Job::Active(job)) = self.jobs.get_mut(&report.job) else { return Verdict::NotWanted };
-        let Some(unit) = job.stage.unit(report.rescale.id(), report.sample) else { return Verdict::NotWanted };
+        let id = report.rescale.id();
+        let units = job.stage.unit(id, report.sample).into_iter().chain(job.ahead.unit(id, report.sample));
+        let open = units.into_iter().find(|unit| self.desk.scheduler.holds(&report.job, *unit));
+        let Some(unit) = open else { return Verdict::NotWanted };
         let after = self.desk.scheduler.fail(now.since_start, worker, report.lease, &report.job, unit, failure);
         match after {
             AfterFailure::Requeued => Verdict::Accepted,
@@ -174,7 +184,7 @@ impl Core {
             }
             AfterFailure::CandidateFailed(reason) => {
                 tracing::warn!(job = %job.id, reason, "a candidate failed");
-                self.desk.give_up(job, unit.slot, reason, now);
+                self.desk.give_up(job, unit, reason, now);
                 Verdict::Accepted
             }
             AfterFailure::Duplicate => Verdict::Duplicate,
@@ -184,6 +194,14 @@ impl Core {
 }
 
 impl super::job::ActiveJob {
+    /// The candidate of a unit.
+    fn rescale(&self, unit: UnitKey) -> Option<&Rescale> {
+        match unit.lane {
+            Lane::Now => self.stage.slot(unit.slot).map(|slot| &slot.rescale),
+            Lane::Ahead => self.ahead.rescale(unit.slot),
+        }
+    }
+
     /// Whether a report is for an open unit whose slope is wanted.
     fn asks_slope(&self, report: &UnitReport) -> bool {
         self.stage.measure() == Measure::Gradient && self.stage.unit(report.rescale.id(), report.sample).is_some()

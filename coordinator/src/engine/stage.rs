@@ -114,7 +114,7 @@ impl Stage {
 
     /// The unit of a candidate on a sample, if this stage has it.
     pub fn unit(&self, rescale: RescaleId, sample: SampleId) -> Option<UnitKey> {
-        Some(UnitKey { slot: *self.by_id.get(&rescale)?, sample: *self.samples.get(&sample)? })
+        Some(UnitKey::now(*self.by_id.get(&rescale)?, *self.samples.get(&sample)?))
     }
 
     /// Units that wait for a result, candidate by candidate; in a race, one of each.
@@ -122,15 +122,16 @@ impl Stage {
         let at_once = if self.race.is_some() { 1 } else { usize::MAX };
         self.slots.iter().zip(0..).filter(|(slot, _)| !slot.is_settled()).flat_map(move |(slot, index)| {
             let open = slot.losses.iter().zip(0..).filter(|(loss, _)| loss.is_none());
-            open.take(at_once).map(move |(_, sample)| UnitKey { slot: index, sample })
+            open.take(at_once).map(move |(_, sample)| UnitKey::now(index, sample))
         })
     }
 
     /// Judges a candidate by the results it has, sample by sample; the answer depends on nothing else.
     pub fn judge(&mut self, index: u32) -> Raced {
         let (Some(race), Some(slot)) = (&self.race, self.slots.get_mut(index as usize)) else { return Raced::Nothing };
-        let means = slot.means(self.weights.as_deref());
-        while !slot.is_settled() && slot.judged < means.len() {
+        let means = slot.means(self.weights.as_deref(), usize::MAX);
+        // Also where everything is known already: the answer is the same as it would have been one by one.
+        while slot.failure.is_none() && slot.dropped.is_none() && slot.judged < means.len() {
             slot.judged += 1;
             if let Verdict::Drop { estimate } = race.verdict(&means[..slot.judged]) {
                 slot.dropped = Some(estimate);
@@ -141,7 +142,7 @@ impl Stage {
         if slot.is_settled() {
             return Raced::Nothing;
         }
-        Raced::Next(UnitKey { slot: index, sample: means.len() as u32 })
+        Raced::Next(UnitKey::now(index, means.len() as u32))
     }
 
     pub fn is_complete(&self) -> bool {
@@ -193,13 +194,14 @@ impl Stage {
 
     fn outcome(&self, slot: &Slot) -> Outcome {
         let documents = match slot.dropped {
-            Some(_) => slot.losses.len() - slot.missing as usize,
+            // What was known beyond them was evaluated for something else.
+            Some(_) => slot.judged,
             // Which unit of a failed candidate failed is up to the workers, and must not be seen.
             None => slot.losses.len(),
         };
         Outcome {
             score: self.score(slot),
-            means: if slot.failure.is_none() { slot.means(self.weights.as_deref()) } else { Vec::new() },
+            means: if slot.failure.is_none() { slot.means(self.weights.as_deref(), documents) } else { Vec::new() },
             slope: slot.slope(self.weights.as_deref()),
             passes: documents as u64 * self.measure.cost(),
         }
@@ -238,11 +240,11 @@ impl Slot {
         self.missing == 0 || self.failure.is_some() || self.dropped.is_some()
     }
 
-    /// The mean losses on the first samples, as many as follow one another, each as it weighs in the score: their average
+    /// The mean losses on the first samples, as many as follow one another and at most `limit`, each as it weighs in the score: their average
     /// over all samples is the logarithm of the score.
-    fn means(&self, weights: Option<&[f64]>) -> Vec<f64> {
+    fn means(&self, weights: Option<&[f64]>, limit: usize) -> Vec<f64> {
         let count = self.losses.len() as f64;
-        let known = self.losses.iter().map_while(|loss| loss.map(|loss| loss.mean()));
+        let known = self.losses.iter().take(limit).map_while(|loss| loss.map(|loss| loss.mean()));
         let weighed = |(sample, mean): (usize, f64)| match weights.map(|weights| weights[sample]) {
             None => mean,
             // A sample that does not count may be as bad as it likes.
@@ -299,7 +301,7 @@ mod tests {
         for (sample, tokens, by) in [(0, 10, 5.0), (1, 2, 8.0)] {
             let slope = LossSlope { log_factors: vec![by], log_attention_factor: -by };
             let loss = Loss { nll_sum: tokens as f64, tokens };
-            assert!(stage.complete(UnitKey { slot: 0, sample }, loss, Some(slope)));
+            assert!(stage.complete(UnitKey::now(0, sample), loss, Some(slope)));
         }
         // 5 nats over 10 tokens at a quarter, 8 over 2 at three quarters.
         let slope = stage.outcomes().remove(0).slope.unwrap();

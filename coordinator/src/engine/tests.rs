@@ -1,6 +1,7 @@
 //! The promises of the engine: the same factors whatever happens on the way.
 
 mod disturbances;
+mod gaps;
 mod life;
 mod objective;
 mod racing;

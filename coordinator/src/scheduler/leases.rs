@@ -20,6 +20,8 @@ pub struct SchedulerOptions {
     pub max_expiries: u32,
     /// First and longest wait before a unit is tried again whose sample could not be fetched.
     pub retry: (Duration, Duration),
+    /// Whether workers for which nothing is wanted now are given what is wanted later.
+    pub fill_gaps: bool,
 }
 
 impl Default for SchedulerOptions {
@@ -30,6 +32,7 @@ impl Default for SchedulerOptions {
             max_failures: 3,
             max_expiries: 20,
             retry: (Duration::from_secs(1), Duration::from_secs(60)),
+            fill_gaps: true,
         }
     }
 }
@@ -80,6 +83,13 @@ impl Leases {
         let lease = self.by_id.remove(&id)?;
         self.by_deadline.remove(&(lease.deadline, id));
         Some(lease)
+    }
+
+    /// Notes that the unit of a lease has another key now.
+    pub fn rename(&mut self, id: LeaseId, unit: UnitKey) {
+        if let Some(lease) = self.by_id.get_mut(&id) {
+            lease.unit = unit;
+        }
     }
 
     /// Renews a lease that this worker holds; false when it does not.

@@ -7,9 +7,20 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-/// One candidate on one sample, by their places in the job's current stage.
+/// When a unit is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// In the job's current stage.
+    Now,
+    /// In a later one, for certain: it is leased where no job has anything that is wanted now.
+    Ahead,
+}
+
+/// One candidate on one sample, by their places in the job's current stage or among what is wanted later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnitKey {
+    /// When it is wanted.
+    pub lane: Lane,
     /// Which candidate.
     pub slot: u32,
     /// Which sample.
@@ -28,6 +39,8 @@ pub struct JobQueue {
     measures: Vec<Measure>,
     /// The next unit first. Entries of units that are settled meanwhile are skipped when they come up.
     ready: VecDeque<UnitKey>,
+    /// The same of those that are wanted later.
+    ahead: VecDeque<UnitKey>,
     delayed: BTreeSet<(Duration, UnitKey)>,
     units: HashMap<UnitKey, UnitRecord>,
     leased: HashMap<LeaseId, UnitKey>,
@@ -87,17 +100,52 @@ impl JobQueue {
             sample_tokens,
             measures,
             ready,
+            ahead: VecDeque::new(),
             delayed: BTreeSet::new(),
             units,
             leased: HashMap::new(),
         }
     }
 
-    /// Adds a unit behind all others, unless it is there.
+    /// Adds a unit behind all others of its lane, unless it is there.
     pub(super) fn add(&mut self, unit: UnitKey) {
         if let Entry::Vacant(place) = self.units.entry(unit) {
             place.insert(UnitRecord::new());
-            self.ready.push_back(unit);
+            self.lane(unit.lane).push_back(unit);
+        }
+    }
+
+    /// Whether a unit has no result yet.
+    pub(super) fn holds(&self, unit: UnitKey) -> bool {
+        self.units.contains_key(&unit)
+    }
+
+    /// Takes over from a former queue of the job what is wanted later, leases included.
+    pub(super) fn take_ahead(&mut self, former: &mut Self) {
+        self.ahead = std::mem::take(&mut former.ahead);
+        let units = former.units.extract_if(|unit, _| unit.lane == Lane::Ahead);
+        self.units.extend(units);
+        self.leased.extend(former.leased.extract_if(|_, unit| unit.lane == Lane::Ahead));
+        self.delayed.extend(former.delayed.extract_if(.., |(_, unit)| unit.lane == Lane::Ahead));
+    }
+
+    /// A unit that was wanted later is wanted now, under another key; its lease, if it is leased.
+    pub(super) fn promote(&mut self, from: UnitKey, to: UnitKey) -> Option<LeaseId> {
+        let record = self.units.remove(&from)?;
+        let Place::Leased(lease) = record.place else {
+            self.unplace(from, record.place);
+            return None;
+        };
+        self.leased.insert(lease, to);
+        // Where it waits already, it is skipped when it comes up.
+        self.units.insert(to, record);
+        Some(lease)
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut VecDeque<UnitKey> {
+        match lane {
+            Lane::Now => &mut self.ready,
+            Lane::Ahead => &mut self.ahead,
         }
     }
 
@@ -106,7 +154,10 @@ impl JobQueue {
     }
 
     pub(super) fn measure(&self, unit: UnitKey) -> Measure {
-        self.measures.get(unit.slot as usize).copied().unwrap_or_default()
+        match unit.lane {
+            Lane::Now => self.measures.get(unit.slot as usize).copied().unwrap_or_default(),
+            Lane::Ahead => Measure::Loss,
+        }
     }
 
     /// What a unit counts for between jobs, in tokens.
@@ -133,30 +184,34 @@ impl JobQueue {
 
     /// The smallest unit that waits, in tokens, of the cheapest measure that waits.
     pub(super) fn smallest_ready(&self) -> Option<(u32, Measure)> {
-        let least = self.live().map(|(_, unit)| (self.measure(unit), self.tokens(unit))).min();
+        let least = self.live(Lane::Now).map(|(_, unit)| (self.measure(unit), self.tokens(unit))).min();
         least.map(|(measure, tokens)| (tokens, measure))
     }
 
     /// What the next delayed unit was delayed for, when nothing but delayed units is left.
     pub(super) fn only_delayed(&self) -> Option<(usize, &str)> {
         let (_, unit) = self.delayed.first()?;
-        let idle = self.leased.is_empty() && self.live().next().is_none();
+        let idle = self.leased.is_empty() && self.live(Lane::Now).next().is_none();
         let reason = self.units.get(unit)?.last_failure.as_deref().unwrap_or("no reason given");
         idle.then_some((self.delayed.len(), reason))
     }
 
-    /// Where the first waiting unit stands that a worker can take which holds so many tokens for each measure.
-    pub(super) fn position(&self, max_tokens: impl Fn(Measure) -> u64) -> Option<usize> {
+    /// Where the first waiting unit of a lane stands that a worker can take which holds so many tokens for each measure.
+    pub(super) fn position(&self, lane: Lane, max_tokens: impl Fn(Measure) -> u64) -> Option<usize> {
         let fits = |unit| u64::from(self.tokens(unit)) <= max_tokens(self.measure(unit));
-        self.live().find(|(_, unit)| fits(*unit)).map(|(position, _)| position)
+        self.live(lane).find(|(_, unit)| fits(*unit)).map(|(position, _)| position)
     }
 
-    /// Takes the unit at a position to lease it.
-    pub(super) fn take(&mut self, position: usize, lease: LeaseId) -> Option<Taken> {
-        let unit = self.ready.remove(position)?;
+    /// Takes the unit at a position of a lane to lease it.
+    pub(super) fn take(&mut self, lane: Lane, position: usize, lease: LeaseId) -> Option<Taken> {
+        let waiting = match lane {
+            Lane::Now => &mut self.ready,
+            Lane::Ahead => &mut self.ahead,
+        };
+        let unit = waiting.remove(position)?;
         // Nothing but settled units can stand before the first one: they go for good.
-        while self.ready.front().is_some_and(|unit| !is_ready(&self.units, unit)) {
-            self.ready.pop_front();
+        while waiting.front().is_some_and(|unit| !is_ready(&self.units, unit)) {
+            waiting.pop_front();
         }
         let record = self.units.get_mut(&unit)?;
         record.place = Place::Leased(lease);
@@ -174,10 +229,10 @@ impl JobQueue {
     }
 
     /// Removes all units of a candidate; returns their leases.
-    pub(super) fn withdraw(&mut self, slot: u32) -> Vec<LeaseId> {
+    pub(super) fn withdraw(&mut self, lane: Lane, slot: u32) -> Vec<LeaseId> {
         let mut leases = Vec::new();
         for sample in 0..self.sample_tokens.len() as u32 {
-            if let Some(Settled { place: Place::Leased(lease), .. }) = self.settle(UnitKey { slot, sample }) {
+            if let Some(Settled { place: Place::Leased(lease), .. }) = self.settle(UnitKey { lane, slot, sample }) {
                 leases.push(lease);
             }
         }
@@ -189,10 +244,11 @@ impl JobQueue {
         if !self.move_to(unit, Place::Ready) {
             return;
         }
+        let waiting = self.lane(unit.lane);
         if in_front {
-            self.ready.push_front(unit);
+            waiting.push_front(unit);
         } else {
-            self.ready.push_back(unit);
+            waiting.push_back(unit);
         }
     }
 
@@ -236,10 +292,14 @@ impl JobQueue {
         woken
     }
 
-    /// Waiting units with their positions.
-    fn live(&self) -> impl Iterator<Item = (usize, UnitKey)> + '_ {
-        let ready = self.ready.iter().enumerate();
-        ready.filter(|(_, unit)| is_ready(&self.units, unit)).map(|(position, unit)| (position, *unit))
+    /// Waiting units of a lane with their positions.
+    fn live(&self, lane: Lane) -> impl Iterator<Item = (usize, UnitKey)> + '_ {
+        let waiting = if lane == Lane::Now { &self.ready } else { &self.ahead };
+        waiting
+            .iter()
+            .enumerate()
+            .filter(|(_, unit)| is_ready(&self.units, unit))
+            .map(|(position, unit)| (position, *unit))
     }
 
     /// Changes the place of a unit; its tokens are given back when it had been leased.
@@ -264,6 +324,20 @@ impl JobQueue {
                 self.leased.remove(&lease);
             }
         }
+    }
+}
+
+// === impl UnitKey ===
+
+impl UnitKey {
+    /// A unit of the job's current stage.
+    pub fn now(slot: u32, sample: u32) -> Self {
+        Self { lane: Lane::Now, slot, sample }
+    }
+
+    /// A unit that is wanted later.
+    pub fn ahead(slot: u32, sample: u32) -> Self {
+        Self { lane: Lane::Ahead, slot, sample }
     }
 }
 

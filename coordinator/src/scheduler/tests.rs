@@ -1,4 +1,5 @@
 use super::*;
+use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use std::collections::BTreeSet;
 
 const MODEL: [u8; 32] = [1; 32];
@@ -37,7 +38,7 @@ impl Rig {
         let slots = measures.len() as u32;
         let job: JobId = name.parse().unwrap();
         let units = (0..slots)
-            .flat_map(|slot| (0..tokens.len() as u32).map(move |sample| UnitKey { slot, sample }))
+            .flat_map(|slot| (0..tokens.len() as u32).map(move |sample| UnitKey::now(slot, sample)))
             .collect::<Vec<_>>();
         self.scheduler.open(&job, model.into(), tokens.to_vec(), measures.to_vec(), units);
         job
@@ -163,7 +164,7 @@ fn three_failed_leases_fail_the_candidate() {
     let worker = rig.worker(10);
     for attempt in 1..=3 {
         let grants = rig.lease(&worker, 10);
-        let grant = grants.iter().find(|grant| grant.unit == UnitKey { slot: 0, sample: 0 }).unwrap();
+        let grant = grants.iter().find(|grant| grant.unit == UnitKey::now(0, 0)).unwrap();
         assert_eq!(grant.attempt, attempt);
         let after = rig.fail(&worker, grant, FailureKind::Evaluation);
         match attempt {
@@ -174,7 +175,7 @@ fn three_failed_leases_fail_the_candidate() {
             assert_eq!(rig.fail(&worker, grant, FailureKind::Evaluation), AfterFailure::Duplicate);
         }
     }
-    rig.scheduler.withdraw(&job, 0);
+    rig.scheduler.withdraw(&job, Lane::Now, 0);
     assert_eq!(rig.scheduler.leased(&job), 2, "those of the other candidate");
 }
 
@@ -379,4 +380,31 @@ fn silent_workers_are_forgotten() {
     rig.now += 3601 * SECOND;
     rig.scheduler.expire(rig.now);
     assert!(rig.scheduler.workers().get(&worker).is_none());
+}
+
+#[test]
+fn what_is_wanted_later_waits_for_idle_workers_and_goes_on_when_it_is_wanted() {
+    let mut rig = Rig::new();
+    let (first, second) = (rig.worker(100), rig.worker(100));
+    let job = rig.open("a", MODEL, 1, &[10]);
+    let other = rig.open("b", MODEL, 1, &[10]);
+    for slot in 0..3 {
+        rig.scheduler.add(&job, UnitKey::ahead(slot, 0));
+    }
+    // What is wanted now comes first, that of other jobs too, and then one at a time.
+    let grants = rig.lease(&first, 10);
+    assert_eq!(grants.iter().map(|grant| grant.unit).collect::<Vec<_>>(), [UnitKey::now(0, 0); 2]);
+    assert_ne!(grants[0].job, grants[1].job);
+    let early = rig.lease(&second, 10);
+    assert_eq!(early.iter().map(|grant| grant.unit).collect::<Vec<_>>(), [UnitKey::ahead(0, 0)]);
+    assert!(rig.lease(&second, 10).is_empty(), "it holds one");
+    // The next stage wants it: the same lease goes on, and nobody else is given the unit.
+    rig.scheduler.open(&job, MODEL.into(), vec![10], vec![Measure::Loss], [UnitKey::now(0, 0)]);
+    rig.scheduler.promote(&job, UnitKey::ahead(0, 0), UnitKey::now(0, 0));
+    rig.scheduler.promote(&job, UnitKey::ahead(1, 0), UnitKey::now(1, 0));
+    assert_eq!(rig.scheduler.heartbeat(rig.now, &second, &[early[0].lease]), Ok(Vec::new()));
+    assert!(rig.complete(&first, grants.iter().find(|grant| grant.job == other).unwrap()));
+    assert_eq!(rig.lease(&first, 10).iter().map(|grant| grant.unit).collect::<Vec<_>>(), [UnitKey::ahead(2, 0)]);
+    assert!(rig.scheduler.complete(rig.now, &second, &job, UnitKey::now(0, 0), 1.0));
+    assert!(!rig.scheduler.complete(rig.now, &second, &job, UnitKey::ahead(0, 0), 1.0));
 }

@@ -323,6 +323,17 @@ impl Strategy for Ropewalk {
         self.memory.race(self.settings.common.documents.racing, self.settings.common.options.parents as usize)
     }
 
+    fn certain_work(&self) -> Vec<Candidate> {
+        // The first star stands around YaRN's curve, if no given factors can stand in for it.
+        if !self.history.is_empty() || self.settings.given > 0 {
+            return Vec::new();
+        }
+        let mut then = self.clone();
+        let scores = vec![Score::new(1.0); self.pending.len()];
+        let is_star = then.tell(0, &scores).is_ok() && then.pattern.as_ref().is_some_and(Pattern::is_at_star);
+        if is_star { then.pending } else { Vec::new() }
+    }
+
     fn document_passes(&self, samples: u64) -> u64 {
         history::document_passes(&self.history).unwrap_or_else(|| self.passes_per_sample().saturating_mul(samples))
     }

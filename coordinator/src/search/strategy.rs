@@ -71,6 +71,12 @@ pub trait Strategy: Send {
         self.tell_slopes(generation, &scores, &slopes)
     }
 
+    /// Candidates that are asked in the next generation and evaluated on every sample, whatever comes of the open one, as long
+    /// as it can be evaluated at all.
+    fn certain_work(&self) -> Vec<Candidate> {
+        Vec::new()
+    }
+
     /// The rule by which candidates of the open generation are dropped; `None` where each is evaluated on every sample.
     fn race(&self) -> Option<Race> {
         None

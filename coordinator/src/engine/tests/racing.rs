@@ -7,6 +7,7 @@ use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::racing::Racing;
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::work::Unit;
 use std::collections::BTreeMap;
 
 /// Runs a job; the samples on which each candidate of the search was evaluated, in the order in which they were asked.
@@ -21,11 +22,19 @@ fn search(spec: &JobSpec) -> (Rig, BTreeMap<RescaleId, Vec<SampleId>>) {
         if units.is_empty() {
             return (rig, asked);
         }
-        for unit in units.iter().filter(|_| in_search) {
+        for unit in units.iter().filter(|unit| in_search && is_searched(unit, spec)) {
             asked.entry(unit.rescale.id()).or_default().push(unit.sample);
         }
         rig.report(&worker, units.iter().map(evaluated).collect());
     }
+}
+
+/// Whether a unit is one of a candidate on the search's samples, and not of what the report compares with: that has another
+/// attention factor, or factors beside the grid.
+fn is_searched(unit: &Unit, spec: &JobSpec) -> bool {
+    let on_grid = |factor: &f64| (factor * 100.0 - (factor * 100.0).round()).abs() < 1e-6;
+    let rescale = &unit.rescale;
+    spec.samples.contains(&unit.sample) && rescale.attention_factor > 1.2 && rescale.factors.iter().all(on_grid)
 }
 
 fn closed(rig: &Rig, spec: &JobSpec) -> Vec<(u32, u64)> {

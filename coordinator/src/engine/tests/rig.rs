@@ -25,13 +25,19 @@ pub struct Rig {
     pub core: Core,
     pub time: Duration,
     requests: u64,
+    fill_gaps: bool,
 }
 
 impl Rig {
     pub fn new() -> Self {
+        Self::filling_gaps(true)
+    }
+
+    /// Where idle workers are given what is wanted later, or not.
+    pub fn filling_gaps(fill_gaps: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let core = open(&folder.path().join("0"), Duration::ZERO);
-        Self { folder, generation_of_store: 0, core, time: Duration::ZERO, requests: 0 }
+        let core = open(&folder.path().join("0"), Duration::ZERO, fill_gaps);
+        Self { folder, generation_of_store: 0, core, time: Duration::ZERO, requests: 0, fill_gaps }
     }
 
     pub fn now(&self) -> Now {
@@ -69,7 +75,7 @@ impl Rig {
     pub fn kill(&mut self) {
         let (dead, alive) = (self.path(), self.folder.path().join((self.generation_of_store + 1).to_string()));
         copy(&dead, &alive);
-        self.core = open(&alive, self.time);
+        self.core = open(&alive, self.time, self.fill_gaps);
         self.commit();
         self.generation_of_store += 1;
         std::fs::remove_dir_all(dead).unwrap();
@@ -129,9 +135,9 @@ impl Rig {
     }
 }
 
-fn open(path: &Path, time: Duration) -> Core {
+fn open(path: &Path, time: Duration, fill_gaps: bool) -> Core {
     let store = Arc::new(Store::open(path).unwrap());
-    let options = SchedulerOptions { lease: Duration::from_secs(10), ..SchedulerOptions::default() };
+    let options = SchedulerOptions { lease: Duration::from_secs(10), fill_gaps, ..SchedulerOptions::default() };
     Core::open(store, options, Now { since_start: time, unix_ms: 0 }).unwrap()
 }
 
