@@ -47,7 +47,6 @@ fn workers_are_idle_half_as_long_when_gaps_are_filled() {
     for workers in [4, 8] {
         let (with_barrier, before) = run(&spec, workers, false);
         let (factors, after) = run(&spec, workers, true);
-        println!("{workers} workers: idle for {:.1} % of the time, {:.1} % before", 100.0 * after, 100.0 * before);
         assert_eq!(factors, with_barrier);
         assert!(after < 0.7 * before, "{workers} workers: {after} of the time, {before} before");
     }
