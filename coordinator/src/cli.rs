@@ -9,6 +9,8 @@ pub mod output;
 mod compare;
 mod control;
 #[cfg(feature = "local")]
+mod device;
+#[cfg(feature = "local")]
 mod eval;
 mod export;
 #[cfg(feature = "local")]

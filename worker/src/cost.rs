@@ -52,16 +52,12 @@ impl Memory {
     /// Of a sequence of `tokens` tokens that goes through in chunks of `chunk_tokens`.
     pub fn of(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, tokens: usize) -> Self {
         let (number, chunk) = (dtype.bytes(), chunk_tokens.min(tokens));
-        let wide = spec.hidden + spec.query_width() + 2 * spec.key_width() + 2 * spec.intermediate;
-        // The CPU's, which computes in f32, are written over and over; elsewhere there are a few of each.
-        let copies = if dtype == Dtype::F32 { 1 } else { 2 };
-        let chunk_buffers = copies * chunk * (wide + spec.vocab.min(VOCABULARY_BLOCK)) * size_of::<f32>();
         let table = rope_table::bytes(spec.rotary_dim / 2, tokens, chunk);
         Self {
             weights: weights(spec) * number as u64,
             hidden_states: (tokens * spec.hidden * number) as u64,
             keys_values: (tokens * 2 * spec.key_width() * number) as u64,
-            buffers: (tokens * size_of::<u32>() + chunk_buffers + table) as u64,
+            buffers: (tokens * size_of::<u32>() + table) as u64 + chunk_buffers(spec, dtype, chunk),
             shared: 0,
             program: PROGRAM_BYTES,
         }
@@ -85,6 +81,14 @@ impl Memory {
     }
 }
 
+/// Bytes of the buffers that a chunk of tokens needs on its way.
+pub(crate) fn chunk_buffers(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize) -> u64 {
+    let wide = spec.hidden + spec.query_width() + 2 * spec.key_width() + 2 * spec.intermediate;
+    // The CPU's, which computes in f32, are written over and over; elsewhere there are a few of each.
+    let copies = if dtype == Dtype::F32 { 1 } else { 2 };
+    (copies * chunk_tokens * (wide + spec.vocab.min(VOCABULARY_BLOCK)) * size_of::<f32>()) as u64
+}
+
 /// Bytes of the first layer's queries, keys and values for a sequence.
 pub(crate) fn first_layer_bytes(spec: &DecoderSpec, dtype: Dtype, tokens: usize) -> u64 {
     (tokens * (spec.query_width() + 2 * spec.key_width()) * dtype.bytes()) as u64
@@ -92,9 +96,12 @@ pub(crate) fn first_layer_bytes(spec: &DecoderSpec, dtype: Dtype, tokens: usize)
 
 /// The longest document whose evaluation takes no more than `bytes` beside the weights, to within a few percent.
 pub fn max_tokens(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, bytes: u64) -> usize {
-    // The need grows with the length but for one step down where tables are no longer kept, so doubling and halving
-    // finds a length that fits.
-    let fits = |tokens: usize| Memory::of(spec, dtype, chunk_tokens, tokens).evaluation() <= bytes;
+    longest(|tokens| Memory::of(spec, dtype, chunk_tokens, tokens).evaluation() <= bytes)
+}
+
+/// The longest document that fits. The need grows with the length but for one step down where tables are no longer kept,
+/// so doubling and halving finds a length that does.
+pub(crate) fn longest(fits: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut step) = (0, 1 << 32);
     while step > 0 {
         if fits(low + step) {
@@ -131,14 +138,19 @@ fn visible_keys(tokens: usize, window: Option<usize>) -> f64 {
 
 /// Numbers in all weights, biases included.
 pub fn weights(spec: &DecoderSpec) -> u64 {
+    let embeddings = spec.vocab * spec.hidden * if spec.tied { 1 } else { 2 };
+    spec.layers() as u64 * layer_weights(spec) + (embeddings + spec.hidden) as u64
+}
+
+/// Numbers in the weights of one layer, biases included.
+pub fn layer_weights(spec: &DecoderSpec) -> u64 {
     let qkv = spec.query_width() + 2 * spec.key_width();
     let bias = |present: bool, width: usize| if present { width } else { 0 };
     let biases = bias(spec.qkv_bias, qkv)
         + bias(spec.output_bias, spec.hidden)
         + bias(spec.mlp_bias, 2 * spec.intermediate + spec.hidden);
     let norms = 2 * spec.hidden + bias(spec.head_norm, 2 * spec.head_dim);
-    let embeddings = spec.vocab * spec.hidden * if spec.tied { 1 } else { 2 };
-    spec.layers() as u64 * (layer_products(spec) + (biases + norms) as u64) + (embeddings + spec.hidden) as u64
+    layer_products(spec) + (biases + norms) as u64
 }
 
 /// Numbers in the matrices of one layer.

@@ -14,6 +14,10 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
+/// Devices that evaluate together, one or more, as a user names them: `cpu`, `cuda:1`, `0,1` (GPUs), `cpu,cpu`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices(Vec<DeviceChoice>);
+
 /// Number format of weights and activations. Losses are always accumulated in f64 over f32 logits.
 ///
 /// On the CPU bf16 is how matrices of weights, hidden states between layers, and keys and values are kept: half the
@@ -52,9 +56,30 @@ pub enum DeviceError {
         /// What the driver said.
         source: Box<candle_core::Error>,
     },
+    /// A model has to be somewhere.
+    #[error("no device is named: use --devices cuda:0,cuda:1 or --device cuda:0")]
+    None,
+    /// Layers cannot pass from one kind to another.
+    #[error("processor and GPUs cannot share a model: name either, as in --devices 0,1")]
+    Mixed,
     /// A format that this device has no kernels for.
     #[error("{0} is not available on the CPU: use f32 or bf16 there, or a GPU (--device cuda:0)")]
     CpuDtype(Dtype),
+}
+
+/// Bytes of a GPU's memory that are free; none of the processor, whose memory is the host's.
+#[cfg(feature = "cuda")]
+pub fn memory_bytes(device: &Device) -> Option<u64> {
+    let Device::Cuda(cuda) = device else { return None };
+    let stream = cuda.cuda_stream();
+    let (free, _) = stream.context().mem_get_info().ok()?;
+    Some(free as u64)
+}
+
+/// Bytes of a GPU's memory that are free; none of the processor, whose memory is the host's.
+#[cfg(not(feature = "cuda"))]
+pub fn memory_bytes(_: &Device) -> Option<u64> {
+    None
 }
 
 // === impl DeviceChoice ===
@@ -96,6 +121,66 @@ impl fmt::Display for DeviceChoice {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
+    }
+}
+
+// === impl Devices ===
+
+impl Devices {
+    /// Whether they are the processor.
+    pub fn is_cpu(&self) -> bool {
+        self.0.contains(&DeviceChoice::Cpu)
+    }
+
+    /// Starts them.
+    ///
+    /// # Errors
+    /// As [`DeviceChoice::open`].
+    pub fn open(&self) -> Result<Vec<Device>, DeviceError> {
+        self.0.iter().map(|device| device.open()).collect()
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        DeviceChoice::default().into()
+    }
+}
+
+impl From<DeviceChoice> for Devices {
+    fn from(device: DeviceChoice) -> Self {
+        Self(vec![device])
+    }
+}
+
+impl FromStr for Devices {
+    type Err = DeviceError;
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let device = |name: &str| match name.trim().parse() {
+            Ok(index) => Ok(DeviceChoice::Cuda(index)),
+            Err(_) => name.trim().parse(),
+        };
+        let devices: Vec<_> = text.split(',').map(device).collect::<Result<_, _>>()?;
+        let cpus = devices.iter().filter(|device| **device == DeviceChoice::Cpu).count();
+        if cpus > 0 && cpus < devices.len() { Err(DeviceError::Mixed) } else { Ok(Self(devices)) }
+    }
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(DeviceChoice::to_string).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+/// Bytes of a number of GiB, as a user gives them.
+///
+/// # Errors
+/// A message when it is no number above 0.
+pub fn gib(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(gib) if gib > 0.0 && gib < 1e9 => Ok((gib * f64::from(1 << 30)) as u64),
+        _ => Err(format!("{text:?} is not a number of GiB above 0")),
     }
 }
 
@@ -161,6 +246,20 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
             assert!(text.parse::<DeviceChoice>().unwrap_err().to_string().contains("use cpu"), "{text}");
         }
+    }
+
+    #[test]
+    fn several_devices_are_read_and_written() {
+        for (text, written) in
+            [("cpu", "cpu"), ("0,1", "cuda:0,cuda:1"), ("cuda:2, 0", "cuda:2,cuda:0"), ("cpu,cpu", "cpu,cpu")]
+        {
+            assert_eq!(text.parse::<Devices>().unwrap().to_string(), written);
+        }
+        for text in ["", "0,", "gpu", "cpu,0"] {
+            assert!(text.parse::<Devices>().is_err(), "{text}");
+        }
+        assert_eq!(gib("0.5"), Ok(1 << 29));
+        assert!(["0", "-1", "x", "inf", "nan"].iter().all(|text| gib(text).is_err()));
     }
 
     #[cfg(not(feature = "cuda"))]

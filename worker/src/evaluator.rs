@@ -1,21 +1,32 @@
 //! An evaluator: a model, threads of its own, and a bound on what it holds.
 
+mod open;
+
 use crate::cancel::CancelFlag;
 use crate::cost;
-use crate::counted::{self, Counted};
+use crate::counted::Counted;
+use crate::device::{self, Dtype};
 use crate::first_layer::FirstLayers;
 use crate::gradient::{self, Gradient};
 use crate::greedy;
 use crate::memory;
 use crate::model::Model;
-use crate::perplexity::{self, EvalError, Loss};
+use crate::perplexity::{EvalError, Loss};
+use crate::placement::{Load, NoPlacement, Placement, Residence};
+use crate::ring::{self, Route};
 use ropewalk_shared::rope::Rescale;
 use std::sync::Arc;
+
+pub use crate::ring::Asked;
+pub use open::OpenError;
 
 /// Share of the free memory that is taken for granted.
 const USABLE_SHARE: f64 = 0.8;
 /// The part of that which may hold the first layer of samples.
 const SHARED_PART: u64 = 8;
+
+/// Most candidates that go together: what is saved by one more becomes less and less.
+const MOST_TOGETHER: usize = 16;
 
 /// How an evaluator works.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +35,10 @@ pub struct EvaluatorOptions {
     pub threads: usize,
     /// Tokens that go through a layer at a time.
     pub chunk_tokens: usize,
-    /// Longest document accepted; what fits into the free memory when absent.
+    /// Longest document accepted; what fits into the memory when absent.
     pub max_tokens: Option<usize>,
+    /// Bytes of each device that are used at most; what it has when absent.
+    pub device_memory: Option<u64>,
     /// Bytes that may be kept of the first layer, which is the same for all candidates of a sample; less where memory
     /// is short. Results do not depend on it.
     pub shared_bytes: u64,
@@ -39,6 +52,8 @@ pub struct Evaluator {
     chunk_tokens: usize,
     max_tokens: usize,
     max_gradient_tokens: usize,
+    /// Bytes of each device, without those that are kept for the next candidates.
+    device_memory: u64,
     first_layers: FirstLayers,
 }
 
@@ -52,7 +67,7 @@ pub struct StartError {
 
 impl Default for EvaluatorOptions {
     fn default() -> Self {
-        Self { threads: 0, chunk_tokens: 512, max_tokens: None, shared_bytes: cost::SHARED_BYTES }
+        Self { threads: 0, chunk_tokens: 512, max_tokens: None, device_memory: None, shared_bytes: cost::SHARED_BYTES }
     }
 }
 
@@ -73,12 +88,21 @@ impl Evaluator {
         let shared_bytes = options.shared_bytes.min(free.map_or(u64::MAX, |free| free / SHARED_PART));
         let free = free.map(|free| free - shared_bytes);
         let spec = model.spec();
-        let evaluations = || free.map_or(usize::MAX, |free| cost::max_tokens(spec, model.dtype(), chunk_tokens, free));
+        // Weights that are there already are not free, but count as part of the device's memory.
+        let of_device = device::memory_bytes(model.device());
+        let of_device = of_device.map(|free| (free as f64 * USABLE_SHARE) as u64 + model.ledgers()[0].live());
+        let device_memory = options.device_memory.or(of_device).map(|bytes| bytes.saturating_sub(shared_bytes));
+        let load = Load { spec, dtype: model.dtype(), chunk_tokens, tokens: 0 };
+        let place = place_of_weights(&model);
+        let evaluations = || {
+            let of_device = device_memory.map_or(usize::MAX, |limit| place.longest(load, limit));
+            free.map_or(usize::MAX, |free| cost::max_tokens(spec, model.dtype(), chunk_tokens, free)).min(of_device)
+        };
         let max_tokens = options.max_tokens.unwrap_or_else(evaluations);
         let gradients = free.map_or(usize::MAX, |free| gradient::max_tokens(spec, chunk_tokens, free));
-        let max_gradient_tokens = max_tokens.min(gradients);
-        let first_layers = FirstLayers::new(shared_bytes);
-        Ok(Self { model, pool, chunk_tokens, max_tokens, max_gradient_tokens, first_layers })
+        let max_gradient_tokens = if model.is_whole() { max_tokens.min(gradients) } else { 0 };
+        let (first_layers, device_memory) = (FirstLayers::new(shared_bytes), device_memory.unwrap_or(u64::MAX));
+        Ok(Self { model, pool, chunk_tokens, max_tokens, max_gradient_tokens, device_memory, first_layers })
     }
 
     /// The model.
@@ -101,7 +125,7 @@ impl Evaluator {
         self.max_gradient_tokens
     }
 
-    /// The loss of a document under rescaled RoPE; see [`perplexity::evaluate`].
+    /// The loss of a document under rescaled RoPE; see [`crate::perplexity::evaluate`].
     ///
     /// The same document and factors give the same loss to the last bit, whatever the number of threads. `progress`
     /// is called on another thread than the caller's.
@@ -115,19 +139,11 @@ impl Evaluator {
         cancel: &CancelFlag,
         progress: &mut (dyn FnMut(f32) + Send),
     ) -> Result<Loss, EvalError> {
-        if tokens.len() > self.max_tokens {
-            return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_tokens });
-        }
-        let mut progress = |fraction| progress(fraction);
-        let (model, chunk) = (&self.model, self.chunk_tokens);
-        let row_bytes = cost::first_layer_bytes(model.spec(), model.dtype(), tokens.len());
-        let mut share = self.first_layers.share(tokens, row_bytes);
-        self.pool
-            .install(|| perplexity::evaluate_sharing(model, rescale, tokens, chunk, &mut share, cancel, &mut progress))
+        self.evaluate_counted(rescale, tokens, 0, cancel, progress).map(|counted| counted.loss)
     }
 
     /// The loss of a document's tokens from position `counted_from` on, and how many of them are the arg max; see
-    /// [`counted::evaluate`].
+    /// [`crate::counted::evaluate`].
     ///
     /// # Errors
     /// As [`Self::evaluate`]; and [`EvalError::NothingCounted`].
@@ -139,11 +155,62 @@ impl Evaluator {
         cancel: &CancelFlag,
         progress: &mut (dyn FnMut(f32) + Send),
     ) -> Result<Counted, EvalError> {
+        let all = self.evaluate_together(&[Asked { rescale, cancel }], (tokens, counted_from), progress)?;
+        all.into_iter().flatten().next().ok_or(EvalError::Cancelled)
+    }
+
+    /// The same of several candidates, which go through each layer one after the other while its weights are there; none
+    /// for those that were cancelled. [`Self::most_together`] says how many fit. Losses are those of each alone, to the
+    /// last bit.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate_counted`]; [`EvalError::Cancelled`] when all were.
+    pub fn evaluate_together(
+        &self,
+        asked: &[Asked<'_>],
+        (tokens, counted_from): (&[u32], usize),
+        progress: &mut (dyn FnMut(f32) + Send),
+    ) -> Result<Vec<Option<Counted>>, EvalError> {
         if tokens.len() > self.max_tokens {
             return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_tokens });
         }
-        let (mut progress, counted) = (|fraction| progress(fraction), (tokens, counted_from));
-        self.pool.install(|| counted::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
+        let (model, pool) = (&*self.model, &self.pool);
+        let hidden = self.placement(tokens.len())?.hidden;
+        let route = Route::new(model, asked, (tokens, counted_from), self.chunk_tokens)?.placed(hidden, pool);
+        // On the processor they are what is computed with.
+        let number = if model.device().is_cpu() { Dtype::F32 } else { model.dtype() };
+        let row_bytes = cost::first_layer_bytes(model.spec(), number, tokens.len());
+        let mut share = self.first_layers.share(tokens, row_bytes);
+        let mut progress = |fraction| progress(fraction);
+        if model.devices().len() > 1 {
+            // Stations wait for each other, which threads of the pool must not.
+            return ring::run(&route, &mut share, &mut progress);
+        }
+        pool.install(|| ring::run(&route, &mut share, &mut progress))
+    }
+
+    /// How many candidates may go together on a document of `tokens` tokens: several where weights are streamed, as they
+    /// are fetched once for all of them, as many as there is memory for.
+    pub fn most_together(&self, tokens: usize) -> usize {
+        match self.placement(tokens) {
+            Ok(place) if place.weights == Residence::Host && tokens <= self.max_tokens => {
+                place.with_most_together(self.load(tokens), self.device_memory, MOST_TOGETHER).together
+            }
+            _ => 1,
+        }
+    }
+
+    /// What lies where while a document of `tokens` tokens is evaluated.
+    ///
+    /// # Errors
+    /// When the device is too small for any placement that leaves the weights where they are.
+    pub fn placement(&self, tokens: usize) -> Result<Placement, NoPlacement> {
+        let (devices, weights) = (self.model.devices().len(), self.model.weights());
+        Placement::choose(self.load(tokens), self.device_memory, devices, Some(weights))
+    }
+
+    fn load(&self, tokens: usize) -> Load<'_> {
+        Load { spec: self.model.spec(), dtype: self.model.dtype(), chunk_tokens: self.chunk_tokens, tokens }
     }
 
     /// The `count` tokens that greedy decoding gives after a prompt; see [`greedy::decode`].
@@ -188,4 +255,8 @@ impl Evaluator {
         self.pool
             .install(|| gradient::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
     }
+}
+
+fn place_of_weights(model: &Model) -> Placement {
+    Placement { weights: model.weights(), devices: model.devices().len(), ..Placement::RESIDENT }
 }

@@ -120,9 +120,9 @@ impl<'c> Share<'c> {
         Self { kept, made: Vec::new(), made_bytes: 0, room, home }
     }
 
-    /// The rows of a chunk, if they are kept.
+    /// The rows of a chunk, if they are kept, or were made for a candidate that goes together with this one.
     pub fn rows(&self, chunk: usize) -> Option<&Tensor> {
-        self.kept.get(chunk)
+        self.kept.get(chunk).or_else(|| self.made.get(chunk))
     }
 
     /// Keeps a copy of a chunk's rows, if there is room. Chunks are offered in order.

@@ -38,6 +38,9 @@ pub fn decode(
     progress: &mut dyn FnMut(f32),
 ) -> std::result::Result<Vec<u32>, EvalError> {
     perplexity::check(model, prompt)?;
+    if !model.is_whole() {
+        return Err(EvalError::NotWhole);
+    }
     let rule = AngleRule::new(&model.description().geometry, rescale)?;
     let (total, chunk) = (prompt.len() + count, chunk.clamp(1, prompt.len()));
     let device = |error| EvalError::device(error, total);

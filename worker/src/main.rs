@@ -1,7 +1,7 @@
 //! The `ropewalk-worker` command.
 
 use clap::{Parser, ValueEnum};
-use ropewalk_worker::device::{DeviceChoice, Dtype};
+use ropewalk_worker::device::{self, DeviceChoice, Devices, Dtype};
 use ropewalk_worker::work_loop::{WorkerConfig, WorkerError, WorkerSummary, run};
 use ropewalk_worker::{memory, simd};
 use std::io::IsTerminal as _;
@@ -31,6 +31,15 @@ struct Cli {
     /// Where to evaluate: cpu, cuda or cuda:N
     #[arg(long, env = "ROPEWALK_DEVICE", default_value = "cpu")]
     device: DeviceChoice,
+
+    /// Several devices that share one evaluation, layer by layer in turn: indices of GPUs, such as 0,1
+    #[arg(long, env = "ROPEWALK_DEVICES", value_name = "LIST", conflicts_with = "device")]
+    devices: Option<Devices>,
+
+    /// Memory of each device that is used at most: weights that do not fit are streamed layer by layer, hidden states
+    /// wait in the host's memory [default: what the device has]
+    #[arg(long, env = "ROPEWALK_DEVICE_MEMORY", value_name = "GIB", value_parser = device::gib)]
+    device_memory: Option<u64>,
 
     /// Number format: f32, bf16 (on the CPU that of what is kept: half the memory), f16 (GPUs only) [default: f32 on the
     /// CPU, bf16 on a GPU]
@@ -101,10 +110,10 @@ fn work(config: WorkerConfig) -> Result<WorkerSummary, WorkerError> {
         version = env!("CARGO_PKG_VERSION"),
         name = config.name,
         coordinator = config.coordinator,
-        device = %config.device,
+        devices = %config.devices,
         dtype = %config.dtype,
         threads = if config.threads == 0 { cores() } else { config.threads },
-        kernels = if config.device == DeviceChoice::Cpu { simd::name(simd::best()) } else { "cuda" },
+        kernels = if config.devices.is_cpu() { simd::name(simd::best()) } else { "cuda" },
         max_tokens = config.max_tokens.map_or("what fits".to_owned(), |tokens| tokens.to_string()),
         free_memory_mib = memory::available_bytes().map(|bytes| bytes >> 20),
         model_root = %config.model_root.display(),
@@ -152,13 +161,12 @@ async fn end_at_second_interruption() {
 
 impl Cli {
     fn config(&self) -> WorkerConfig {
-        let dtype = match self.device {
-            DeviceChoice::Cpu => Dtype::F32,
-            DeviceChoice::Cuda(_) => Dtype::Bf16,
-        };
+        let devices = self.devices.clone().unwrap_or_else(|| self.device.into());
+        let dtype = if devices.is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
         WorkerConfig {
             name: self.name.clone().unwrap_or_else(default_name),
-            device: self.device,
+            devices,
+            device_memory: self.device_memory,
             dtype: self.dtype.unwrap_or(dtype),
             threads: self.threads,
             max_tokens: self.max_tokens,
@@ -209,7 +217,14 @@ mod tests {
         assert_eq!((config.dtype, config.grace), (Dtype::F32, Duration::from_secs(10)));
         let config = Cli::parse_from(["ropewalk-worker", "--device", "cuda:1", "--connect-timeout", "0.5"]).config();
         assert_eq!((config.dtype, config.connect_timeout), (Dtype::Bf16, Some(Duration::from_millis(500))));
-        for wrong in [["--device", "gpu"], ["--dtype", "f8"], ["--connect-timeout", "-1"], ["--max-tokens", "1"]] {
+        for wrong in [
+            ["--device", "gpu"],
+            ["--dtype", "f8"],
+            ["--connect-timeout", "-1"],
+            ["--max-tokens", "1"],
+            ["--devices", "cpu,0"],
+            ["--device-memory", "0"],
+        ] {
             let error = Cli::try_parse_from(["ropewalk-worker"].into_iter().chain(wrong)).unwrap_err();
             assert_eq!(error.exit_code(), 2);
         }

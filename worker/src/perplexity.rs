@@ -1,10 +1,10 @@
 //! The loss of a document: the sum of the negative log-likelihoods of its tokens, each given all before it.
 
 use crate::cancel::CancelFlag;
-use crate::first_layer::Share;
-use crate::model::{Model, Pass};
-use crate::rope_table::RopeTable;
-use ropewalk_shared::rope::{AngleRule, InvalidRescale, Rescale};
+use crate::counted;
+use crate::model::{LoadError, Model};
+use crate::placement::NoPlacement;
+use ropewalk_shared::rope::{InvalidRescale, Rescale};
 
 pub use ropewalk_shared::outcome::Loss;
 
@@ -56,6 +56,17 @@ pub enum EvalError {
         /// What the device said.
         reason: String,
     },
+    /// The device is too small however things are placed.
+    #[error(transparent)]
+    NoPlacement(#[from] NoPlacement),
+    /// Weights that are streamed could not be read again.
+    #[error("cannot read a layer again: {0}; leave the model's files as they are while it is in use")]
+    Weights(#[source] Box<LoadError>),
+    /// What needs the whole model on one device.
+    #[error(
+        "gradients, training and token-by-token decoding need all weights on one device: leave out --devices, or give more          --device-memory"
+    )]
+    NotWhole,
     /// A gradient was asked for where it cannot be computed.
     #[error("gradients are computed on the CPU in f32 only: use a worker with --device cpu and --dtype f32")]
     NoGradient,
@@ -72,7 +83,7 @@ pub enum EvalError {
 impl EvalError {
     /// Whether the document is too large for this worker, so that a larger one should have it.
     pub fn is_too_large(&self) -> bool {
-        matches!(self, Self::TooLarge { .. } | Self::OutOfMemory { .. })
+        matches!(self, Self::TooLarge { .. } | Self::OutOfMemory { .. } | Self::NoPlacement(_))
     }
 
     pub(crate) fn device(error: candle_core::Error, tokens: usize) -> Self {
@@ -111,50 +122,5 @@ pub fn evaluate(
     cancel: &CancelFlag,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Loss, EvalError> {
-    evaluate_sharing(model, rescale, tokens, chunk, &mut Share::none(), cancel, progress)
-}
-
-/// The same with what an earlier evaluation of these tokens, in chunks of the same size, has left of the first layer.
-pub(crate) fn evaluate_sharing(
-    model: &Model,
-    rescale: &Rescale,
-    tokens: &[u32],
-    chunk: usize,
-    share: &mut Share<'_>,
-    cancel: &CancelFlag,
-    progress: &mut dyn FnMut(f32),
-) -> Result<Loss, EvalError> {
-    check(model, tokens)?;
-    let rule = AngleRule::new(&model.description().geometry, rescale)?;
-    let device = |error| EvalError::device(error, tokens.len());
-    let chunk = chunk.max(1);
-
-    let mut table = RopeTable::new(rule, tokens.len(), chunk, model.device());
-    let mut pass = Pass::new(model, tokens, chunk).map_err(device)?;
-    let layers = model.spec().layers();
-    let steps = (layers + 1) * pass.chunks();
-    let mut done = 0;
-    let mut step = || {
-        progress(done as f32 / steps as f32);
-        done += 1;
-        if cancel.is_cancelled() { Err(EvalError::Cancelled) } else { Ok(()) }
-    };
-    for layer in 0..layers {
-        for index in 0..pass.chunks() {
-            step()?;
-            let (cos, sin) = table.rotation(index).map_err(device)?;
-            let advanced = match layer {
-                0 => pass.advance_first(index, (&cos, &sin), share),
-                _ => pass.advance(layer, index, (&cos, &sin)),
-            };
-            advanced.map_err(device)?;
-        }
-    }
-    let mut nll_sum = 0.0;
-    for (index, targets) in tokens[1..].chunks(chunk).enumerate() {
-        step()?;
-        nll_sum += pass.loss(index, targets).map_err(device)?;
-    }
-    progress(1.0);
-    Ok(Loss { nll_sum, tokens: tokens.len() as u64 - 1 })
+    counted::evaluate(model, rescale, (tokens, 0), chunk, cancel, progress).map(|counted| counted.loss)
 }

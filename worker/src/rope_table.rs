@@ -30,6 +30,11 @@ impl RopeTable {
         Self { rule, chunk, tokens, device: device.clone(), kept: vec![None; kept] }
     }
 
+    /// Bytes that it takes at most.
+    pub(crate) fn bytes(&self) -> u64 {
+        bytes(self.rule.pairs(), self.tokens, self.chunk.min(self.tokens)) as u64
+    }
+
     /// The rotation of chunk `index`.
     ///
     /// # Errors

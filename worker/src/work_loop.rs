@@ -21,7 +21,7 @@ mod pace;
 mod registry;
 mod sample_cache;
 
-use crate::device::{DeviceChoice, DeviceError, Dtype};
+use crate::device::{DeviceError, Devices, Dtype};
 use desk::Desk;
 use evaluation::Evaluation;
 use link::Link;
@@ -37,7 +37,9 @@ pub struct WorkerConfig {
     /// Its name, for people.
     pub name: String,
     /// Where it evaluates.
-    pub device: DeviceChoice,
+    pub devices: Devices,
+    /// Bytes of each device that it uses at most; absent for what the device has.
+    pub device_memory: Option<u64>,
     /// In which number format.
     pub dtype: Dtype,
     /// A model folder, or a folder with model folders in it.
@@ -133,9 +135,9 @@ pub async fn run(
     if !config.model_root.is_dir() {
         return Err(WorkerError::ModelRoot(config.model_root));
     }
-    let device = config.device.open()?;
-    config.dtype.check(&device)?;
-    let evaluation = Evaluation::start(&config, device)?;
+    let devices = config.devices.open()?;
+    devices.iter().try_for_each(|device| config.dtype.check(device))?;
+    let evaluation = Evaluation::start(&config, devices)?;
     Desk::new(config, link, evaluation).run(shutdown).await
 }
 
@@ -147,7 +149,8 @@ impl WorkerConfig {
         Self {
             coordinator: coordinator.into(),
             name: "worker".to_owned(),
-            device: DeviceChoice::default(),
+            devices: Devices::default(),
+            device_memory: None,
             dtype: Dtype::default(),
             model_root: model_root.into(),
             threads: 0,
@@ -169,7 +172,7 @@ impl WorkerConfig {
 
     /// Longest sequence of which it will be asked for gradients, in tokens: none where only losses are computed.
     fn gradient_capacity(&self) -> u64 {
-        if self.device == DeviceChoice::Cpu { self.capacity() } else { 0 }
+        if self.devices.is_cpu() { self.capacity() } else { 0 }
     }
 }
 

@@ -5,6 +5,7 @@ mod retrieval;
 mod sliding;
 mod table;
 
+use super::device::DeviceArgs;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::{JsonArgs, SourceArgs, tokens};
 use super::output;
@@ -17,11 +18,11 @@ use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::outcome::{Loss, perplexity};
 use ropewalk_shared::sample::Sample;
 use ropewalk_worker::cancel::CancelFlag;
-use ropewalk_worker::device::{DeviceChoice, Dtype};
+use ropewalk_worker::device::Dtype;
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::gradient::Gradient;
+use ropewalk_worker::ledger::Ledger;
 use ropewalk_worker::memory;
-use ropewalk_worker::model::Model;
 use serde::Serialize;
 use sliding::Sliding;
 use std::path::PathBuf;
@@ -78,9 +79,8 @@ pub struct EvalArgs {
     #[arg(conflicts_with = "retrieval")]
     gradient: bool,
 
-    /// Where to compute: cpu or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// Number format; on the CPU bf16 is how things are kept, for half the memory, and f16 is not available [default: f32
     /// on the CPU, bf16 on a GPU]
@@ -131,6 +131,10 @@ struct Measurement {
     seconds: f64,
     tokens_per_second: f64,
     peak_rss_mib: Option<f64>,
+    /// What lay where.
+    placement: String,
+    /// The most that was alive on any of the devices, weights included.
+    peak_device_mib: f64,
     samples: Vec<SampleMeasurement>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gradient: Option<Slope>,
@@ -168,11 +172,13 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let given = SourceArgs { data: args.data.clone(), tokens: args.tokens.clone() };
     let source = folder.source(&given)?;
 
-    let dtype = args.dtype.map_or_else(|| default_dtype(args.device), DtypeArg::dtype);
-    let device = args.device.open().or_input()?;
-    let model = Model::load(&args.model, &device, dtype).or_input()?;
-    let options = EvaluatorOptions { threads: args.threads.unwrap_or(0), ..Default::default() };
-    let evaluator = Evaluator::new(model.into(), options).or_work()?;
+    let devices = args.device.devices();
+    let default = if devices.is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
+    let dtype = args.dtype.map_or(default, DtypeArg::dtype);
+    let (threads, device_memory) = (args.threads.unwrap_or(0), args.device.device_memory);
+    let options = EvaluatorOptions { threads, device_memory, ..Default::default() };
+    let longest = lengths.iter().copied().max().unwrap_or(2) as usize;
+    let evaluator = Evaluator::open(&args.model, &devices.open().or_input()?, dtype, longest, options).or_input()?;
 
     if args.retrieval.is_asked() {
         let source = (!given.data.is_empty() || !given.tokens.is_empty()).then_some(&source);
@@ -183,7 +189,7 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let mut report = Report {
         model: folder.name.clone(),
         dtype: dtype.to_string(),
-        device: args.device.to_string(),
+        device: devices.to_string(),
         results: Vec::new(),
     };
     for &length in &lengths {
@@ -223,6 +229,8 @@ impl EvalArgs {
         length: u32,
     ) -> Result<Measurement, Failure> {
         memory::reset_peak();
+        let ledgers = evaluator.model().ledgers();
+        ledgers.iter().for_each(Ledger::reset_peak);
         let rescale = choice.at(description, length, self.target_length);
         let bar = progress_bar(documents.units, self.output.json);
         bar.set_message(format!("{} at {length}", choice.name()));
@@ -263,6 +271,8 @@ impl EvalArgs {
             seconds,
             tokens_per_second: read as f64 / seconds,
             peak_rss_mib: memory::peak_rss_mib(),
+            placement: evaluator.placement(length as usize).or_work()?.to_string(),
+            peak_device_mib: ledgers.iter().map(Ledger::peak).max().unwrap_or(0) as f64 / f64::from(1 << 20),
             samples: losses.iter().map(|loss| SampleMeasurement { nll: loss.mean(), tokens: loss.tokens }).collect(),
             gradient: self.gradient.then(|| Slope::mean(&slopes, rescale.factors.len())),
         })
@@ -319,14 +329,6 @@ fn progress_bar(documents: usize, quiet: bool) -> ProgressBar {
         ProgressBar::hidden()
     } else {
         super::progress::bar((documents as f32 * STEPS) as u64, "{msg} {bar} {percent}%")
-    }
-}
-
-/// The CPU computes in f32 whatever it keeps; GPUs are built for bf16.
-fn default_dtype(device: DeviceChoice) -> Dtype {
-    match device {
-        DeviceChoice::Cpu => Dtype::F32,
-        DeviceChoice::Cuda(_) => Dtype::Bf16,
     }
 }
 

@@ -70,10 +70,10 @@ fn bought(spec: &JobSpec, passes: u64) -> String {
 
 /// Seconds of one document pass, with as many threads as each worker will have.
 fn calibrate(machine: &Machine, folder: &ModelFolder, job: &PreparedJob) -> Result<f64, Failure> {
-    let evaluator = machine.evaluator(&folder.path)?;
     let Some(sample) = job.samples.first() else {
         return Err(Failure::input_message("there is no document to search on"));
     };
+    let evaluator = machine.evaluator(&folder.path, sample.tokens().len())?;
     let description = &folder.description;
     let ratio = job.spec.extension_ratio(description);
     let factors = Baseline::Yarn.factors(&description.geometry, description.original_length, ratio);

@@ -13,11 +13,11 @@ use crate::service::{ServeOptions, serve};
 use anyhow::Context as _;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_worker::cost::Memory;
-use ropewalk_worker::device::{DeviceChoice, Dtype};
+use ropewalk_worker::device::{Devices, Dtype};
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::memory;
-use ropewalk_worker::model::Model;
 use ropewalk_worker::model::config::DecoderSpec;
+use ropewalk_worker::placement::{Load, Placement};
 use ropewalk_worker::work_loop::{self, WorkerConfig};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
@@ -30,7 +30,8 @@ const SMALL_WEIGHTS_BYTES: u64 = 256 << 20;
 /// The workers to run in this process.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    device: DeviceChoice,
+    devices: Devices,
+    device_memory: Option<u64>,
     dtype: Dtype,
     workers: usize,
     threads: usize,
@@ -56,12 +57,17 @@ impl Machine {
     /// Decides how many workers with how many threads each, and that what they evaluate fits into the memory.
     pub fn new(args: MachineArgs, folder: &ModelFolder, target_length: u32, samples: usize) -> Result<Self, Failure> {
         // Opened here for its error: a device that is not there is wrong input, not a job that waits.
-        args.device.open().or_input()?;
+        let devices = args.device.devices();
+        devices.open().or_input()?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let on_cpu = args.device == DeviceChoice::Cpu;
+        let (on_cpu, device_memory) = (devices.is_cpu(), args.device.device_memory);
         let dtype = if on_cpu { Dtype::F32 } else { Dtype::Bf16 };
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, tokens) = (EvaluatorOptions::default().chunk_tokens, target_length as usize);
+        if let Some(limit) = device_memory {
+            let load = Load { spec: &spec, dtype, chunk_tokens: chunk, tokens };
+            Placement::choose(load, limit, 1, None).or_input()?;
+        }
         let need = Memory::of(&spec, dtype, chunk, tokens).sharing(&spec, dtype, tokens, samples);
         let free = if on_cpu { memory::available_bytes() } else { None };
         let fit = free.map_or(usize::MAX, |free| (free / need.total().max(1)) as usize);
@@ -83,7 +89,7 @@ impl Machine {
                 gib(free.unwrap_or(0)),
             )));
         }
-        Ok(Self { device: args.device, dtype, workers, threads: (cores / workers).max(1) })
+        Ok(Self { devices, device_memory, dtype, workers, threads: (cores / workers).max(1) })
     }
 
     /// How many workers there are.
@@ -91,18 +97,19 @@ impl Machine {
         self.workers
     }
 
-    /// What one of the workers evaluates with.
-    pub fn evaluator(&self, model: &Path) -> Result<Evaluator, Failure> {
-        let device = self.device.open().or_input()?;
-        let model = Model::load(model, &device, self.dtype).or_input()?;
-        let options = EvaluatorOptions { threads: self.threads, ..EvaluatorOptions::default() };
-        Evaluator::new(model.into(), options).or_work()
+    /// What one of the workers evaluates documents of `tokens` tokens with.
+    pub fn evaluator(&self, model: &Path, tokens: usize) -> Result<Evaluator, Failure> {
+        let devices = self.devices.open().or_input()?;
+        let (threads, device_memory) = (self.threads, self.device_memory);
+        let options = EvaluatorOptions { threads, device_memory, ..EvaluatorOptions::default() };
+        Evaluator::open(model, &devices, self.dtype, tokens, options).or_input()
     }
 
     fn config(&self, coordinator: &str, number: usize, model: &Path) -> WorkerConfig {
         WorkerConfig {
             name: format!("local-{number}"),
-            device: self.device,
+            devices: self.devices.clone(),
+            device_memory: self.device_memory,
             dtype: self.dtype,
             threads: self.threads,
             // Nobody else is there who might have the model.

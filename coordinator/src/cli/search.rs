@@ -1,5 +1,6 @@
 //! `ropewalk search`: a whole search on this machine, in one process.
 
+use super::device::DeviceArgs;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::forecast::forecast;
 use super::local::{LocalSearch, Machine};
@@ -7,7 +8,6 @@ use super::options::JsonArgs;
 use super::prepare::{JobArgs, ModelFolder};
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_worker::device::DeviceChoice;
 use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::model::fingerprint_dir;
 use ropewalk_worker::model::weights::WeightFiles;
@@ -33,15 +33,14 @@ pub struct SearchCommand {
 }
 
 /// What of this machine is used.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct MachineArgs {
     /// Candidates evaluated at the same time [default: one a core on the CPU, else one]
     #[arg(long, value_name = "K")]
     pub workers: Option<usize>,
 
-    /// Where to compute: cpu or cuda:N
-    #[arg(long, default_value = "cpu")]
-    pub device: DeviceChoice,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// The fingerprint of a model that can be loaded, as far as its configuration and the headers of its weights tell: what
@@ -57,11 +56,11 @@ pub(super) async fn run(args: SearchCommand) -> Outcome {
     let fingerprint = checked_fingerprint(&folder)?;
     let job = args.job.prepare(&folder, fingerprint, &[])?;
     let strategy = job.spec.search.strategy;
-    if strategy.follows_gradients() && args.machine.device != DeviceChoice::Cpu {
+    let devices = args.machine.device.devices();
+    if strategy.follows_gradients() && !devices.is_cpu() {
         return Err(Failure::input_message(format!(
-            "this --strategy follows gradients, which are computed on the CPU in 32-bit numbers and not on --device {}: take \
-             --device cpu, or another strategy",
-            args.machine.device
+            "this --strategy follows gradients, which are computed on the CPU in 32-bit numbers and not on --device {devices}: \
+             take --device cpu, or another strategy"
         )));
     }
     let machine = Machine::new(args.machine, &folder, args.job.target_length, args.job.sampling.samples)?;

@@ -87,7 +87,11 @@ fn check(model: &Model, tokens: &[u32], counted_from: usize) -> Result<(), EvalE
     if counted_from >= tokens.len() {
         return Err(EvalError::NothingCounted { counted_from, tokens: tokens.len() });
     }
-    if model.kernels() == Kernels::Cpu && model.dtype() == Dtype::F32 { Ok(()) } else { Err(EvalError::NoGradient) }
+    match model.kernels() {
+        Kernels::Cpu if !model.is_whole() => Err(EvalError::NotWhole),
+        Kernels::Cpu if model.dtype() == Dtype::F32 => Ok(()),
+        _ => Err(EvalError::NoGradient),
+    }
 }
 
 fn differentiate(

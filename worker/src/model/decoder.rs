@@ -1,19 +1,17 @@
-//! One pass of a sequence through the decoder: the hidden states of all tokens, and the buffers that layers share.
+//! What a sequence needs on its way through the decoder: keys and values of a layer, the buffers that layers share, and
+//! for the way there and back the hidden states of all tokens.
 
 use super::Model;
 use super::config::DecoderSpec;
 use crate::cost::VOCABULARY_BLOCK;
 use crate::device::Dtype;
-use crate::first_layer::Share;
+use crate::ledger;
 use crate::ops::Kernels;
 use crate::ops::append::append;
 use crate::ops::bf16::{narrow_rows, widen_rows};
-use crate::ops::cross_entropy::CrossEntropy;
-use crate::ops::linear::product;
-use crate::ops::rms_norm::rms_norm;
 use candle_core::{DType, Device, Module, Result, Tensor};
 
-/// A sequence on its way through a model, in chunks of tokens.
+/// A sequence on its way through a model that is whole, in chunks of tokens, all of which are held.
 pub(crate) struct Pass<'m> {
     model: &'m Model,
     /// Hidden states, `(tokens, hidden)`, one tensor per chunk, in the model's number format.
@@ -51,12 +49,12 @@ impl<'m> Pass<'m> {
     /// Embeds `tokens`, all of them ids of the vocabulary, in chunks of `chunk` tokens.
     pub fn new(model: &'m Model, tokens: &[u32], chunk: usize) -> Result<Self> {
         let embed = |ids: &[u32]| {
-            let ids = Tensor::from_slice(ids, ids.len(), &model.device)?;
+            let ids = Tensor::from_slice(ids, ids.len(), model.device())?;
             model.parameters.embedding.forward(&ids)
         };
         let chunks = tokens.chunks(chunk).map(embed).collect::<Result<_>>()?;
         let dtype = model.dtype.to_candle();
-        let cache = KeyValues::new(tokens.len(), &model.spec, dtype, &model.device)?;
+        let cache = KeyValues::new(tokens.len(), &model.spec, dtype, model.device())?;
         let workspace = Workspace::new(model, chunk.min(tokens.len()))?;
         Ok(Self { model, chunks, cache, workspace })
     }
@@ -64,11 +62,6 @@ impl<'m> Pass<'m> {
     /// Number of chunks.
     pub fn chunks(&self) -> usize {
         self.chunks.len()
-    }
-
-    /// The model it goes through.
-    pub fn model(&self) -> &'m Model {
-        self.model
     }
 
     /// Runs one layer over one chunk. Layers are run in order, and for each of them all chunks in order.
@@ -83,60 +76,6 @@ impl<'m> Pass<'m> {
         self.chunks[chunk] = self.workspace.kept(x, kept)?;
         Ok(())
     }
-
-    /// Runs the first layer over one chunk, with what an earlier candidate's evaluation has left of it.
-    pub fn advance_first(&mut self, chunk: usize, rotation: (&Tensor, &Tensor), share: &mut Share<'_>) -> Result<()> {
-        if chunk == 0 {
-            self.cache.clear();
-        }
-        let (model, kept_x, kernels) = (self.model, &self.chunks[chunk], self.workspace.kernels);
-        let (layer, x) = (&model.parameters.layers[0], self.workspace.opened(kept_x)?);
-        let tokens = x.dim(0)?;
-        let (normed, room) = (self.workspace.normed(tokens)?, self.workspace.qkv(tokens)?);
-        let qkv = match (share.rows(chunk), room) {
-            (Some(kept), Some(room)) => {
-                // A copy: the rotation overwrites it.
-                room.slice_set(kept, 0, 0)?;
-                room
-            }
-            (Some(kept), None) => kept.clone(),
-            (None, room) => {
-                let made = layer.unrotated(kernels, &model.spec, &x, normed, room)?;
-                share.offer(chunk, &made)?;
-                made
-            }
-        };
-        let x = layer.forward_rotating(&model.spec, x, &qkv, rotation, &mut self.cache, &self.workspace)?;
-        self.chunks[chunk] = self.workspace.kept(x, kept_x)?;
-        Ok(())
-    }
-
-    /// Sum of the negative log-likelihoods of `targets`, in nats, which follow the first tokens of a chunk.
-    pub fn loss(&self, chunk: usize, targets: &[u32]) -> Result<f64> {
-        Ok(self.cross_entropy(chunk, targets)?.finish())
-    }
-
-    /// The same, and how many of the targets have the highest likelihood of their row.
-    pub fn loss_and_correct(&self, chunk: usize, targets: &[u32]) -> Result<(f64, u64)> {
-        let loss = self.cross_entropy(chunk, targets)?;
-        let correct = loss.correct();
-        Ok((loss.finish(), correct))
-    }
-
-    fn cross_entropy<'t>(&self, chunk: usize, targets: &'t [u32]) -> Result<CrossEntropy<'t>> {
-        let (model, kernels, count) = (self.model, self.workspace.kernels, targets.len());
-        let x = self.workspace.opened(&self.chunks[chunk].narrow(0, 0, count)?)?;
-        let normed = self.workspace.normed(count)?;
-        let x = rms_norm(kernels, &x, &model.parameters.norm, model.spec.norm_eps, normed)?;
-        let mut loss = CrossEntropy::new(targets);
-        for first in (0..model.spec.vocab).step_by(VOCABULARY_BLOCK) {
-            let width = VOCABULARY_BLOCK.min(model.spec.vocab - first);
-            let weight = model.parameters.head.narrow(0, first, width)?;
-            let logits = product(kernels, &x, &weight, self.workspace.logits(count, width)?)?;
-            loss.add(kernels, &logits, first)?;
-        }
-        Ok(loss)
-    }
 }
 
 // === impl KeyValues ===
@@ -145,6 +84,11 @@ impl KeyValues {
     pub fn new(tokens: usize, spec: &DecoderSpec, dtype: DType, device: &Device) -> Result<Self> {
         let zeros = || Tensor::zeros((spec.kv_heads, tokens, spec.head_dim), dtype, device);
         Ok(Self { keys: zeros()?, values: zeros()?, filled: 0 })
+    }
+
+    /// What it takes.
+    pub fn bytes(&self) -> u64 {
+        ledger::bytes(&self.keys) + ledger::bytes(&self.values)
     }
 
     /// Forgets what is there: a layer begins.
@@ -170,8 +114,13 @@ impl KeyValues {
 
 impl Workspace {
     pub fn new(model: &Model, chunk: usize) -> Result<Self> {
+        Self::on(model.device(), model, chunk)
+    }
+
+    /// The same on another of the model's devices.
+    pub fn on(device: &Device, model: &Model, chunk: usize) -> Result<Self> {
         let spec = &model.spec;
-        let buffer = |width: usize| Tensor::zeros((chunk, width), DType::F32, &model.device);
+        let buffer = |width: usize| Tensor::zeros((chunk, width), DType::F32, device);
         let buffers = match model.kernels {
             Kernels::Tensor => None,
             Kernels::Cpu => Some(Buffers {
@@ -183,6 +132,13 @@ impl Workspace {
             }),
         };
         Ok(Self { kernels: model.kernels, buffers })
+    }
+
+    /// What it takes.
+    pub fn bytes(&self) -> u64 {
+        let always = |all: &Buffers| [&all.normed, &all.qkv, &all.gate_up, &all.logits].map(ledger::bytes);
+        let hidden = |all: &Buffers| all.hidden.as_ref().map_or(0, ledger::bytes);
+        self.buffers.as_ref().map_or(0, |all| hidden(all) + always(all).into_iter().sum::<u64>())
     }
 
     /// Hidden states as the kernels take them, from how they are kept: on the CPU in f32. What is overwritten is a buffer

@@ -3,37 +3,17 @@
 
 use super::Layer;
 use super::config::DecoderSpec;
-use super::decoder::{KeyValues, Pass, Workspace};
+use super::decoder::{KeyValues, Workspace};
 use crate::attention;
 use crate::ops::Kernels;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotate::rotate;
 use candle_core::{Result, Tensor};
 
-impl Pass<'_> {
-    /// Runs the last layer over one chunk as [`Pass::advance`] does, but leaves the hidden states of its rows from
-    /// `skip` on alone: row 0 of what is left was row `skip`. A chunk that is skipped whole is left as it was.
-    pub fn advance_last(&mut self, chunk: usize, skip: usize, rotation: (&Tensor, &Tensor)) -> Result<()> {
-        let model = self.model();
-        let Some(layer) = model.parameters().layers.last() else { return Ok(()) };
-        if chunk == 0 {
-            self.cache.clear();
-        }
-        let kept = &self.chunks[chunk];
-        let x = self.workspace.opened(kept)?;
-        let rows = layer.forward_from(model.spec(), x, rotation, skip, &mut self.cache, &self.workspace)?;
-        if let Some(rows) = rows {
-            let kept = kept.narrow(0, skip, rows.dim(0)?)?;
-            self.chunks[chunk] = self.workspace.kept(rows, &kept)?;
-        }
-        Ok(())
-    }
-}
-
 impl Layer {
     /// As [`Layer::forward`], of the rows from `skip` on; none when there are none, and then keys and values are all
     /// that is computed.
-    fn forward_from(
+    pub fn forward_from(
         &self,
         spec: &DecoderSpec,
         x: Tensor,

@@ -3,6 +3,7 @@
 use super::config::DecoderSpec;
 use super::decoder::{KeyValues, Workspace};
 use crate::attention::{self, AttentionShape};
+use crate::first_layer::Share;
 use crate::ops::Kernels;
 use crate::ops::linear::Linear;
 use crate::ops::rms_norm::rms_norm;
@@ -67,6 +68,34 @@ impl Layer {
         self.feed_forward(spec, x, workspace)
     }
 
+    /// The same of a chunk of the first layer, with what an earlier candidate's evaluation has left of it.
+    pub fn forward_sharing(
+        &self,
+        spec: &DecoderSpec,
+        (x, chunk): (Tensor, usize),
+        rotation: (&Tensor, &Tensor),
+        cache: &mut KeyValues,
+        workspace: &Workspace,
+        share: &mut Share<'_>,
+    ) -> Result<Tensor> {
+        let (kernels, tokens) = (workspace.kernels, x.dim(0)?);
+        let (normed, room) = (workspace.normed(tokens)?, workspace.qkv(tokens)?);
+        let qkv = match (share.rows(chunk), room) {
+            (Some(kept), Some(room)) => {
+                // A copy: the rotation overwrites it.
+                room.slice_set(kept, 0, 0)?;
+                room
+            }
+            (Some(kept), None) => kept.clone(),
+            (None, room) => {
+                let made = self.unrotated(kernels, spec, &x, normed, room)?;
+                share.offer(chunk, &made)?;
+                made
+            }
+        };
+        self.forward_rotating(spec, x, &qkv, rotation, cache, workspace)
+    }
+
     /// Rotated queries, rotated keys, and values of the chunk `x`: on the CPU views of `qkv`, into which they are
     /// written, by way of `normed`.
     pub fn project(
@@ -116,6 +145,14 @@ impl Layer {
         let normed = rms_norm(kernels, &x, &self.mlp_norm, spec.norm_eps, workspace.normed(tokens)?)?;
         let gate_up = self.gate_up.forward(kernels, &normed, workspace.gate_up(tokens)?)?;
         self.down.add_to(kernels, x, &silu_mul(kernels, gate_up)?)
+    }
+
+    /// Its weights.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        let projections = [&self.qkv, &self.output, &self.gate_up, &self.down];
+        let linear = projections.into_iter().flat_map(|linear| [Some(linear.weight()), linear.bias()]);
+        let norms = [&self.query_norm, &self.key_norm].map(|norm| norm.as_ref().map(|norm| &norm.weight));
+        [&self.input_norm, &self.mlp_norm].into_iter().chain(linear.chain(norms).flatten()).collect()
     }
 
     /// The attention of this layer.

@@ -15,8 +15,11 @@ pub use error::LoadError;
 pub(crate) use layer::Layer;
 pub(crate) use parameters::Placed;
 
-use crate::device::Dtype;
+use crate::cost;
+use crate::device::{DeviceError, Dtype};
+use crate::ledger::{self, Held, Ledger};
 use crate::ops::Kernels;
+use crate::placement::Residence;
 use candle_core::Device;
 use config::DecoderSpec;
 use parameters::Parameters;
@@ -32,27 +35,69 @@ pub struct Model {
     description: ModelDescription,
     spec: DecoderSpec,
     parameters: Parameters,
-    device: Device,
+    /// Where layers are streamed from.
+    files: Option<WeightFiles>,
+    devices: Vec<Device>,
+    /// One for each device.
+    ledgers: Vec<Ledger>,
+    host: Ledger,
+    /// What the weights take of each device.
+    _held: Vec<Held>,
     dtype: Dtype,
     kernels: Kernels,
 }
 
+/// A layer on its device: one that stays there, or one that goes when this value does.
+pub(crate) enum LayerHere<'m> {
+    Resident(&'m Layer),
+    Streamed(Box<Layer>, #[expect(dead_code, reason = "counts the layer as alive")] Held),
+}
+
 impl Model {
-    /// Reads `config.json` and the safetensors files of the folder `dir`.
+    /// Reads `config.json` and the safetensors files of the folder `dir`, with all weights on one device.
     ///
     /// The weights are converted to `dtype` once; the files are memory-mapped and not kept.
     ///
     /// # Errors
     /// [`LoadError`] names the file, the tensor or the field, what was expected and what is there.
     pub fn load(dir: &Path, device: &Device, dtype: Dtype) -> Result<Self, LoadError> {
-        dtype.check(device)?;
+        Self::load_placed(dir, std::slice::from_ref(device), dtype, Residence::Device)
+    }
+
+    /// The same with the layers dealt out to several devices in turn, or not kept on them at all: then the files stay
+    /// mapped, and evaluations read layer after layer. Embedding, final norm and head are on the first device.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; [`DeviceError::None`] without a device.
+    pub fn load_placed(dir: &Path, devices: &[Device], dtype: Dtype, layers: Residence) -> Result<Self, LoadError> {
+        let first = devices.first().ok_or(DeviceError::None)?;
+        dtype.check(first)?;
+        if devices.iter().any(|device| device.is_cpu() != first.is_cpu()) {
+            return Err(DeviceError::Mixed.into());
+        }
         let text = read_config(dir)?;
         let spec = DecoderSpec::from_config_json(&text)?;
         let description = ModelDescription::from_config_json(&text)?;
         let files = WeightFiles::open(dir)?;
-        let parameters = Parameters::load(&spec, &files, device, dtype.to_candle())?;
-        let kernels = if device.is_cpu() { Kernels::Cpu } else { Kernels::Tensor };
-        Ok(Self { description, spec, parameters, device: device.clone(), dtype, kernels })
+        // More devices than layers would have nothing to do.
+        let devices = devices[..devices.len().min(spec.layers())].to_vec();
+        let parameters = Parameters::load(&spec, &files, &devices, dtype.to_candle(), layers)?;
+        let ledgers: Vec<Ledger> = devices.iter().map(|_| Ledger::default()).collect();
+        let held = held(&parameters, &ledgers);
+        let kernels = if first.is_cpu() { Kernels::Cpu } else { Kernels::Tensor };
+        let files = (layers == Residence::Host).then_some(files);
+        Ok(Self {
+            description,
+            spec,
+            parameters,
+            files,
+            devices,
+            ledgers,
+            host: Ledger::default(),
+            _held: held,
+            dtype,
+            kernels,
+        })
     }
 
     /// What the decoder in a folder looks like, from its config.json alone.
@@ -85,9 +130,49 @@ impl Model {
         self.dtype
     }
 
-    /// Where the weights lie.
+    /// Where the weights lie; the first of several devices.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.devices[0]
+    }
+
+    /// The devices that layers are dealt out to.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// What is alive on each of the devices: weights, and what evaluations need of hidden states, keys, values and
+    /// buffers. What a device's own operations need for a moment is not counted.
+    pub fn ledgers(&self) -> &[Ledger] {
+        &self.ledgers
+    }
+
+    /// Hidden states that wait in the host's memory.
+    pub fn host_ledger(&self) -> &Ledger {
+        &self.host
+    }
+
+    /// Whether layers are streamed.
+    pub(crate) fn streams(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Where the layers' weights are kept.
+    pub fn weights(&self) -> Residence {
+        if self.files.is_some() { Residence::Host } else { Residence::Device }
+    }
+
+    /// Whether all of it is on one device, as everything but evaluations needs it.
+    pub fn is_whole(&self) -> bool {
+        self.files.is_none() && self.devices.len() == 1
+    }
+
+    /// The weights of a layer, read from the files where they are streamed. Counts them before they are there.
+    pub(crate) fn layer(&self, index: usize) -> Result<LayerHere<'_>, LoadError> {
+        let Some(files) = &self.files else { return Ok(LayerHere::Resident(&self.parameters.layers[index])) };
+        let (number, dtype) = (index % self.devices.len(), self.dtype.to_candle());
+        let held = self.ledgers[number].hold(cost::layer_weights(&self.spec) * self.dtype.bytes() as u64);
+        let layer = Parameters::read_layer(&self.spec, files, &self.devices[number], dtype, index)?;
+        Ok(LayerHere::Streamed(Box::new(layer), held))
     }
 
     /// The weights.
@@ -100,9 +185,30 @@ impl Model {
         self.kernels
     }
 
-    /// Bytes that the weights take.
+    /// Bytes that the weights take on the devices.
     pub fn weight_bytes(&self) -> u64 {
         self.parameters.bytes() as u64
+    }
+}
+
+/// Counts the weights that stay where they are.
+fn held(parameters: &Parameters, ledgers: &[Ledger]) -> Vec<Held> {
+    let mut bytes = vec![0; ledgers.len()];
+    for (index, layer) in parameters.layers.iter().enumerate() {
+        bytes[index % ledgers.len()] += layer.tensors().into_iter().map(ledger::bytes).sum::<u64>();
+    }
+    let all: u64 = parameters.placed().iter().map(|placed| ledger::bytes(&placed.tensor)).sum();
+    bytes[0] += all - bytes.iter().sum::<u64>();
+    ledgers.iter().zip(bytes).map(|(ledger, bytes)| ledger.hold(bytes)).collect()
+}
+
+impl std::ops::Deref for LayerHere<'_> {
+    type Target = Layer;
+    fn deref(&self) -> &Layer {
+        match self {
+            Self::Resident(layer) => layer,
+            Self::Streamed(layer, _) => layer,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::layer::Layer;
 use super::weights::WeightFiles;
 use crate::ops::linear::Linear;
 use crate::ops::rotate::HeadNorm;
+use crate::placement::Residence;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::with_tracing::Embedding;
 
@@ -14,6 +15,7 @@ use candle_transformers::models::with_tracing::Embedding;
 #[derive(Debug)]
 pub(crate) struct Parameters {
     pub embedding: Embedding,
+    /// None where they are streamed.
     pub layers: Vec<Layer>,
     /// Weight of the final norm, `(hidden)`.
     pub norm: Tensor,
@@ -31,16 +33,39 @@ pub(crate) struct Placed {
 }
 
 impl Parameters {
-    /// Reads the weights that `spec` calls for.
-    pub fn load(spec: &DecoderSpec, files: &WeightFiles, device: &Device, dtype: DType) -> Result<Self, LoadError> {
-        let mut reader = Reader { files, device, dtype, placed: Vec::new() };
+    /// Reads the weights that `spec` calls for; layers, unless they are streamed, in turn onto the devices.
+    pub fn load(
+        spec: &DecoderSpec,
+        files: &WeightFiles,
+        devices: &[Device],
+        dtype: DType,
+        layers: Residence,
+    ) -> Result<Self, LoadError> {
+        let mut reader = Reader { files, device: &devices[0], dtype, placed: Vec::new() };
         let vocab = [spec.vocab, spec.hidden];
         let embedding = reader.tensor("model.embed_tokens.weight", &vocab)?;
-        let layers = (0..spec.layers()).map(|layer| load_layer(&mut reader, spec, layer)).collect::<Result<_, _>>()?;
+        let here = if layers == Residence::Device { spec.layers() } else { 0 };
+        let mut layer = |index: usize| {
+            reader.device = &devices[index % devices.len()];
+            load_layer(&mut reader, spec, index)
+        };
+        let layers = (0..here).map(&mut layer).collect::<Result<_, _>>()?;
+        reader.device = &devices[0];
         let norm = reader.tensor("model.norm.weight", &[spec.hidden])?;
         let head = if spec.tied { embedding.clone() } else { reader.tensor("lm_head.weight", &vocab)? };
         let embedding = Embedding::from_weights(embedding).map_err(placing("model.embed_tokens.weight"))?;
         Ok(Self { embedding, layers, norm, head, placed: reader.placed })
+    }
+
+    /// Reads the weights of one layer onto a device.
+    pub fn read_layer(
+        spec: &DecoderSpec,
+        files: &WeightFiles,
+        device: &Device,
+        dtype: DType,
+        index: usize,
+    ) -> Result<Layer, LoadError> {
+        load_layer(&mut Reader { files, device, dtype, placed: Vec::new() }, spec, index)
     }
 
     /// Bytes of all weights.
@@ -124,7 +149,8 @@ impl Reader<'_> {
         data.shrink_to_fit();
         // The processor's kernels compute in f32, and what is multiplied number by number is small: norms and biases.
         let dtype = if self.device.is_cpu() && shape.len() == 1 { DType::F32 } else { self.dtype };
-        let place = || Tensor::from_vec(data, shape, &Device::Cpu)?.to_device(self.device)?.to_dtype(dtype);
+        // Rounded here: the device never holds more than what stays.
+        let place = || Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(self.device);
         let tensor = place().map_err(placing(&parts[0].0))?;
         self.placed.push(Placed { tensor: tensor.clone(), parts: parts.to_vec() });
         Ok(tensor)

@@ -7,9 +7,8 @@ use super::registry::{ModelName, Registry};
 use super::{WorkerConfig, WorkerError};
 use crate::cancel::CancelFlag;
 use crate::device::Dtype;
-use crate::evaluator::{Evaluator, EvaluatorOptions};
+use crate::evaluator::{Evaluator, EvaluatorOptions, OpenError};
 use crate::gradient::Gradient;
-use crate::model::Model;
 use crate::perplexity::EvalError;
 use candle_core::Device;
 use ropewalk_shared::fingerprint::Fingerprint;
@@ -76,7 +75,7 @@ pub(super) struct Evaluation {
 
 /// What lives on the thread.
 struct Bench {
-    device: Device,
+    devices: Vec<Device>,
     dtype: Dtype,
     options: EvaluatorOptions,
     registry: Registry,
@@ -91,16 +90,17 @@ struct Bench {
 // === impl Evaluation ===
 
 impl Evaluation {
-    /// Starts the thread on a device that was opened.
-    pub(super) fn start(config: &WorkerConfig, device: Device) -> Result<Self, WorkerError> {
+    /// Starts the thread on devices that were opened.
+    pub(super) fn start(config: &WorkerConfig, devices: Vec<Device>) -> Result<Self, WorkerError> {
         let (tasks, inbox) = mpsc::channel();
         let (outbox, notices) = unbounded_channel();
         let bench = Bench {
-            device,
+            devices,
             dtype: config.dtype,
             options: EvaluatorOptions {
                 threads: config.threads,
                 max_tokens: config.max_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
+                device_memory: config.device_memory,
                 ..EvaluatorOptions::default()
             },
             registry: Registry::new(config.model_root.clone()),
@@ -150,7 +150,7 @@ impl Bench {
             Outcome::Cancelled
         } else {
             let outcome = caught(|| {
-                self.load(&ModelName::of(&unit))?;
+                self.load(&ModelName::of(&unit), sample.tokens().len())?;
                 self.tell(Notice::Started { number });
                 let start = Instant::now();
                 let outcome = self.measure(&unit, &sample, &cancel);
@@ -192,16 +192,21 @@ impl Bench {
         };
         match measured {
             Ok(outcome) => Ok(outcome),
-            Err(EvalError::NoGradient) => Err(failure(FailureKind::NoGradient, EvalError::NoGradient.to_string())),
+            Err(error @ (EvalError::NoGradient | EvalError::NotWhole)) => {
+                Err(failure(FailureKind::NoGradient, error.to_string()))
+            }
             Err(EvalError::Cancelled) => Ok(Outcome::Cancelled),
             Err(error) if error.is_too_large() => Err(failure(FailureKind::TooLarge, error.to_string())),
             Err(error) => Err(failure(FailureKind::Evaluation, error.to_string())),
         }
     }
 
-    /// Makes the model the loaded one.
-    fn load(&mut self, wanted: &ModelName) -> Result<(), UnitFailure> {
-        if self.loaded.as_ref().is_some_and(|(loaded, _)| *loaded == wanted.fingerprint) {
+    /// Makes the model the loaded one, for documents of `tokens` tokens.
+    fn load(&mut self, wanted: &ModelName, tokens: usize) -> Result<(), UnitFailure> {
+        let serves = |(loaded, evaluator): &(Fingerprint, Evaluator)| {
+            *loaded == wanted.fingerprint && !evaluator.must_stream(tokens)
+        };
+        if self.loaded.as_ref().is_some_and(serves) {
             return Ok(());
         }
         let found = self.find(wanted);
@@ -210,13 +215,15 @@ impl Bench {
         // Before the next is loaded: two may not fit.
         self.unload();
         tracing::info!(model = wanted.name, folder = %folder.display(), "loading a model");
-        match self.evaluator(&folder) {
+        match self.evaluator(&folder, tokens) {
             Ok(evaluator) => {
                 tracing::info!(
                     model = wanted.name,
                     fingerprint = wanted.fingerprint.short(),
                     max_tokens = evaluator.max_tokens(),
                     threads = evaluator.threads(),
+                    placement =
+                        evaluator.placement(tokens).map_or_else(|_| "none".to_owned(), |place| place.to_string()),
                     "model loaded"
                 );
                 self.unloadable.remove(wanted);
@@ -224,6 +231,8 @@ impl Bench {
                 self.tell_models();
                 Ok(())
             }
+            // The model is here; its documents are too long.
+            Err(OpenError::NoPlacement(error)) => Err(failure(FailureKind::TooLarge, error.to_string())),
             Err(error) => {
                 self.unloadable.insert(wanted.clone(), Instant::now());
                 self.tell_models();
@@ -234,9 +243,8 @@ impl Bench {
         }
     }
 
-    fn evaluator(&self, folder: &Path) -> Result<Evaluator, Box<dyn std::error::Error>> {
-        let model = Model::load(folder, &self.device, self.dtype)?;
-        Ok(Evaluator::new(Arc::new(model), self.options.clone())?)
+    fn evaluator(&self, folder: &Path, tokens: usize) -> Result<Evaluator, OpenError> {
+        Evaluator::open(folder, &self.devices, self.dtype, tokens, self.options.clone())
     }
 
     fn find(&mut self, wanted: &ModelName) -> Result<PathBuf, UnitFailure> {

@@ -16,6 +16,7 @@ const LAYERS: usize = 2;
 /// A model folder that vanishes with its value.
 pub struct TestModel(tempfile::TempDir);
 
+#[allow(dead_code, reason = "not every test needs all of it")]
 impl TestModel {
     pub fn new() -> Self {
         Self::with_window(None)
@@ -23,15 +24,24 @@ impl TestModel {
 
     /// With a sliding window in every layer.
     pub fn with_window(window: Option<usize>) -> Self {
+        Self::made(window, LAYERS)
+    }
+
+    /// With so many layers.
+    pub fn with_layers(layers: usize) -> Self {
+        Self::made(None, layers)
+    }
+
+    fn made(window: Option<usize>, layers: usize) -> Self {
         let model = Self(tempfile::tempdir().unwrap());
         let config = json!({
             "model_type": "mistral", "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE,
-            "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+            "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
             "head_dim": HEAD_DIM, "max_position_embeddings": 256, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
             "sliding_window": window, "tie_word_embeddings": true, "hidden_act": "silu", "bos_token_id": 0
         });
         std::fs::write(model.0.path().join("config.json"), config.to_string()).unwrap();
-        model.write(&weights());
+        model.write(&weights(layers));
         model
     }
 
@@ -48,7 +58,7 @@ impl TestModel {
 
     /// Makes one number of a tensor NaN.
     pub fn poison(&self, tensor: &str) {
-        let mut weights = weights();
+        let mut weights = weights(LAYERS);
         weights.get_mut(tensor).unwrap().1[3] = f32::NAN;
         self.write(&weights);
     }
@@ -73,7 +83,7 @@ pub fn tokens(count: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * i * 31 + i * 7) % VOCAB) as u32).collect()
 }
 
-fn weights() -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+fn weights(layers: usize) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let mut weights = BTreeMap::new();
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut add = |name: String, shape: &[usize], scale: f32, mean: f32| {
@@ -88,7 +98,7 @@ fn weights() -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     };
     add("model.embed_tokens.weight".into(), &[VOCAB, HIDDEN], 1.0, 0.0);
     add("model.norm.weight".into(), &[HIDDEN], 0.1, 1.0);
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         let mut matrix =
             |name: &str, rows, width| add(format!("model.layers.{layer}.{name}.weight"), &[rows, width], 0.15, 0.0);
         matrix("self_attn.q_proj", HEADS * HEAD_DIM, HIDDEN);

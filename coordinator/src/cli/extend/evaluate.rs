@@ -26,9 +26,8 @@ use ropewalk_shared::retrieval::{GRASS, Template};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::Sample;
 use ropewalk_worker::cancel::CancelFlag;
-use ropewalk_worker::device::{DeviceChoice, Dtype};
+use ropewalk_worker::device::Dtype;
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
-use ropewalk_worker::model::Model;
 use ropewalk_worker::perplexity::EvalError;
 use std::path::Path;
 
@@ -88,7 +87,9 @@ impl Runner<'_> {
         factors: &FactorFile,
         (out, cancel): (&Path, &CancelFlag),
     ) -> Result<ExtensionReport, Failure> {
-        let evaluators = [self.evaluator(original)?, self.evaluator(model)?];
+        let retrieval = evaluate.retrieval.iter().flat_map(|task| &task.lengths);
+        let longest = evaluate.lengths.iter().chain(retrieval).copied().max().unwrap_or(2) as usize;
+        let evaluators = [self.evaluator(original, longest)?, self.evaluator(model, longest)?];
         let description = &self.inputs.folder.description;
         let sets = sets(description, factors, (original, &evaluators[0]), (model, &evaluators[1]));
         let mut log = Measured::open(&out.join("measured.jsonl"))?;
@@ -134,11 +135,13 @@ impl Runner<'_> {
         Ok(report)
     }
 
-    fn evaluator(&self, model: &StageModel) -> Result<Evaluator, Failure> {
-        let choice = self.args.machine.device;
-        let dtype = if choice == DeviceChoice::Cpu { Dtype::F32 } else { Dtype::Bf16 };
-        let loaded = Model::load(&model.folder.path, &choice.open().or_input()?, dtype).or_work()?;
-        Evaluator::new(loaded.into(), EvaluatorOptions::default()).or_work()
+    /// For documents of so many tokens at most.
+    fn evaluator(&self, model: &StageModel, length: usize) -> Result<Evaluator, Failure> {
+        let given = &self.args.machine.device;
+        let devices = given.devices();
+        let dtype = if devices.is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
+        let options = EvaluatorOptions { device_memory: given.device_memory, ..EvaluatorOptions::default() };
+        Evaluator::open(&model.folder.path, &devices.open().or_input()?, dtype, length, options).or_work()
     }
 
     fn retrieve(

@@ -12,7 +12,7 @@ use crate::plan::{FinetuneStage, InvalidPlan, Plan, Stage, Training, Work, job, 
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::sample::SampleId;
 use ropewalk_worker::cost::{self, Memory};
-use ropewalk_worker::device::{DeviceChoice, Dtype};
+use ropewalk_worker::device::Dtype;
 use ropewalk_worker::evaluator::EvaluatorOptions;
 use ropewalk_worker::model::config::DecoderSpec;
 use serde::Serialize;
@@ -69,7 +69,7 @@ pub fn run(args: &ExtendArgs, plan: Plan) -> Outcome {
     let (_, problems) = Inputs::checked(args, plan.clone())?;
     let folder = ModelFolder::open(args.model()?)?;
     let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
-    let dtype = if args.machine.device == DeviceChoice::Cpu { Dtype::F32 } else { Dtype::Bf16 };
+    let dtype = if args.machine.device.devices().is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
     let speeds = args.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
     let predictor = Predictor { plan: &plan, folder: &folder, spec, dtype, speeds };
     let forecast = Forecast {

@@ -110,7 +110,7 @@ impl Runner<'_> {
                 self.remote(url, &job).await
             }
             None => {
-                let machine = Machine::new(self.args.machine, &model.folder, wanted.length, wanted.samples)?;
+                let machine = Machine::new(self.args.machine.clone(), &model.folder, wanted.length, wanted.samples)?;
                 LocalSearch { folder: &model.folder, job, out, machine, json: self.args.output }.search().await
             }
         }

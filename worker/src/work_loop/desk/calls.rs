@@ -122,7 +122,7 @@ impl Desk {
         self.calls.registering = true;
         let profile = WorkerProfile {
             name: self.config.name.clone(),
-            device: self.config.device.to_string(),
+            device: self.config.devices.to_string(),
             dtype: self.config.dtype.to_string(),
             max_tokens: self.config.capacity(),
             max_gradient_tokens: self.config.gradient_capacity(),

@@ -1,0 +1,39 @@
+//! The layers of a station, one after the other; where they are streamed, the next is read while one is in use.
+
+use super::{Route, Stop};
+use crate::model::{LayerHere, LoadError};
+use crate::perplexity::EvalError;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::Scope;
+
+/// Hands over the layers in order. One that is streamed is gone when it is dropped, which must be before the next is
+/// asked for.
+pub(super) enum Weights<'r> {
+    Resident { route: &'r Route<'r>, next: Box<dyn Iterator<Item = usize> + Send> },
+    Ahead(Receiver<Result<LayerHere<'r>, LoadError>>),
+}
+
+impl<'r> Weights<'r> {
+    pub fn new<'scope>(route: &'r Route<'r>, station: usize, scope: &'scope Scope<'scope, '_>) -> Self
+    where
+        'r: 'scope,
+    {
+        let mut layers = route.layers_of(station);
+        if !route.model.streams() {
+            return Self::Resident { route, next: Box::new(layers) };
+        }
+        // Nobody takes what is sent before asking for it, so one layer is in use and one ready, or on its way.
+        let (to, from) = sync_channel(0);
+        scope.spawn(move || layers.try_for_each(|layer| to.send(route.model.layer(layer)).ok()));
+        Self::Ahead(from)
+    }
+
+    /// The next layer.
+    pub fn next(&mut self) -> Result<LayerHere<'r>, Stop> {
+        let layer = match self {
+            Self::Resident { route, next } => next.next().map(|layer| route.model.layer(layer)),
+            Self::Ahead(from) => from.recv().ok(),
+        };
+        layer.ok_or(Stop::Gone)?.map_err(|error| EvalError::Weights(error.into()).into())
+    }
+}
