@@ -1,14 +1,14 @@
 //! What `ropewalk plan` predicts: against what a process really takes, and against the table in the documentation.
 
 use anyhow::{Context as _, Result};
-use ropewalk_tests::command::ropewalk;
+use ropewalk_tests::command::{Ended, ropewalk};
 use ropewalk_tests::{documents, models};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// The longest of the lengths; the others are halves of it.
-const LONGEST: usize = 65_536;
+/// Tokens of documents whose memory is measured.
+const LENGTHS: [usize; 4] = [4096, 16_384, 32_768, 65_536];
 /// How far measured memory may lie from the prediction.
 const TOLERANCE: f64 = 0.10;
 
@@ -34,9 +34,9 @@ fn plan(model: &Path, length: usize, dtype: &str) -> Result<Value> {
 fn measured_memory_is_the_predicted() -> Result<()> {
     let folder = TempDir::new()?;
     let model = windowed(folder.path())?;
-    let tokens = documents::write(folder.path(), 1, LONGEST, 2048, 1)?;
+    let tokens = documents::write(folder.path(), 1, LENGTHS[3], 2048, 1)?;
     let mut seen = Vec::new();
-    for length in [LONGEST / 8, LONGEST / 4, LONGEST / 2, LONGEST] {
+    for length in LENGTHS {
         // A document's first evaluation keeps nothing for others.
         let (model_text, tokens, length_text) = (model.to_string_lossy(), tokens.to_string_lossy(), length.to_string());
         let arguments = ["eval", "--model", &model_text, "--tokens", &tokens, "--length", &length_text];
@@ -49,6 +49,11 @@ fn measured_memory_is_the_predicted() -> Result<()> {
     }
     let all = seen.iter().all(|&(_, measured, predicted)| (measured / predicted - 1.0).abs() <= TOLERANCE);
     assert!(all, "tokens, measured and predicted MiB: {seen:.1?}");
+    // What each further token takes, measured and as the plan says it.
+    let mib_per_token = (seen[3].1 - seen[1].1) / (LENGTHS[3] - LENGTHS[1]) as f64;
+    let planned = plan(&model, LENGTHS[3], "f32")?["bytes_per_token"].as_f64().context("no bytes_per_token")?;
+    let measured = mib_per_token * f64::from(1 << 20);
+    assert!((measured / planned - 1.0).abs() <= TOLERANCE, "{measured} bytes a token, {planned} planned");
     Ok(())
 }
 
@@ -74,19 +79,71 @@ fn the_documented_table_is_what_plan_says() -> Result<()> {
         let config = config?;
         for length in [131_072, 262_144, 524_288, 1_048_576, 2_097_152] {
             let (model, length) = (config.path().to_string_lossy().into_owned(), length.to_string());
-            let plan = ropewalk(["plan", "--json", "--model", &model, "--target-length", &length])?.json()?;
-            let gib = plan["memory_gib"]["total"].as_f64().context("no total")?;
+            let plan = |card: Option<f64>| {
+                // One GB of a card is left to the driver.
+                let limit = card.map(|card| ((card - 1.0) * 1e9 / f64::from(1 << 30)).to_string());
+                let limit = limit.iter().flat_map(|limit| ["--device-memory", limit]);
+                ropewalk(["plan", "--json", "--model", &model, "--target-length", &length].into_iter().chain(limit))?
+                    .json()
+            };
+            let gib = plan(None)?["memory_gib"]["total"].as_f64().context("no total")?;
+            let mut cells = vec![format!("{:.1}", gib * f64::from(1 << 30) / 1e9)];
+            for card in [24.0, 48.0, 80.0, 141.0] {
+                cells.push(way(&plan(Some(card))?["placements"]["taken"]));
+            }
             let name = config.file_name().to_string_lossy().into_owned();
-            let total = format!("{:.1}", gib * (1u64 << 30) as f64 / 1e9);
-            let row = page.lines().find(|line| {
-                let mut cells = line.split('|').map(str::trim).skip(1);
-                cells.next() == Some(&name) && cells.next().is_some_and(|cell| cell.replace(',', "") == length)
+            let row = page.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>()).find(|row| {
+                row.get(1) == Some(&&*name) && row.get(2).is_some_and(|cell| cell.replace(',', "") == length)
             });
             let row = row.with_context(|| format!("docs/reach.md has no row of {name} at {length}"))?;
-            assert_eq!(row.split('|').nth(3).map(str::trim), Some(&*total), "{row}: run tests/bench/reach again");
+            let documented: Vec<&str> =
+                row.get(3).into_iter().chain(row.get(9..13).context("cards")?).copied().collect();
+            assert_eq!(documented, cells, "{name} at {length}: run tests/bench/reach again");
             rows += 1;
         }
     }
     assert_eq!(rows, 20);
+    Ok(())
+}
+
+/// As the page says it: `all`, `W` for streamed weights, `H` for hidden states on the host, on one device or several.
+fn way(taken: &Value) -> String {
+    let Some(devices) = taken["devices"].as_u64() else { return "-".to_owned() };
+    let weights = if taken["weights"] == "streamed" { "W" } else { "" };
+    let hidden = if taken["hidden_states"] == "host" { "H" } else { "" };
+    let streamed = if weights.len() + hidden.len() == 0 { "all".to_owned() } else { format!("{weights}{hidden}") };
+    if devices > 1 { format!("{devices} x {streamed}") } else { streamed }
+}
+
+/// An evaluation of 2,048 tokens with so much device memory.
+fn limited(tokens: &Path, devices: &str, gib: Option<&str>) -> Result<Ended> {
+    let (model, tokens) = (models::lab().to_string_lossy().into_owned(), tokens.to_string_lossy().into_owned());
+    let arguments = ["eval", "--model", &model, "--tokens", &tokens, "--length", "2048", "--factors", "yarn", "--json"];
+    let limit = gib.iter().flat_map(|gib| ["--device-memory", gib]);
+    ropewalk(arguments.into_iter().chain(["--devices", devices]).chain(limit))
+}
+
+#[test]
+fn a_small_device_gives_the_same_perplexity() -> Result<()> {
+    let folder = TempDir::new()?;
+    let tokens = documents::write(folder.path(), 1, 2048, 2048, 2)?;
+    let of = |report: &Value, key: &str| report["results"][0][key].clone();
+    let whole = limited(&tokens, "cpu", None)?.json()?;
+    assert_eq!(of(&whole, "placement"), "all weights, hidden states on the device");
+    for (devices, gib, placement) in [
+        ("cpu", "0.022", "weights streamed layer by layer, hidden states on the device"),
+        ("cpu", "0.0195", "weights streamed layer by layer, hidden states in host memory"),
+        ("cpu,cpu", "0.022", "all weights, hidden states in host memory, on 2 devices"),
+        ("cpu,cpu,cpu", "1", "all weights, hidden states in host memory, on 3 devices"),
+    ] {
+        let report = limited(&tokens, devices, Some(gib))?.json()?;
+        assert_eq!(of(&report, "placement"), placement, "{devices}");
+        assert_eq!(of(&report, "nll"), of(&whole, "nll"), "{devices}, {gib} GiB");
+        let (peak, limit) = (of(&report, "peak_device_mib").as_f64(), gib.parse::<f64>()? * 1024.0);
+        assert!(peak.is_some_and(|peak| peak > 1.0 && peak <= limit), "{peak:?} MiB of {limit}");
+    }
+    let refused = limited(&tokens, "cpu", Some("0.01"))?;
+    assert_eq!(refused.status, Some(2), "{refused}");
+    assert!(refused.stderr.contains("2048 tokens fit into 0.010 GiB of device memory in no way"), "{refused}");
     Ok(())
 }

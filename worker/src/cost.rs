@@ -94,6 +94,14 @@ pub(crate) fn first_layer_bytes(spec: &DecoderSpec, dtype: Dtype, tokens: usize)
     (tokens * (spec.query_width() + 2 * spec.key_width()) * dtype.bytes()) as u64
 }
 
+/// What one token more takes, in bytes, in sequences about as long as this: hidden state, keys and values, id, and its row
+/// of the rotation tables where those are kept.
+pub fn bytes_per_token(spec: &DecoderSpec, dtype: Dtype, tokens: usize) -> u64 {
+    let (numbers, pairs) = (spec.hidden + 2 * spec.key_width(), spec.rotary_dim / 2);
+    let tables = if rope_table::is_kept(pairs, tokens) { rope_table::bytes_per_token(pairs) } else { 0 };
+    (numbers * dtype.bytes() + size_of::<u32>() + tables) as u64
+}
+
 /// The longest document whose evaluation takes no more than `bytes` beside the weights, to within a few percent.
 pub fn max_tokens(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, bytes: u64) -> usize {
     longest(|tokens| Memory::of(spec, dtype, chunk_tokens, tokens).evaluation() <= bytes)
@@ -193,6 +201,11 @@ mod tests {
         let per_token = (at(1 << 21).total() - at(1 << 20).total()) as f64 / (1 << 20) as f64;
         // 4,096 numbers of hidden state, 2 x 4,096 of keys and values, 2 bytes each, and a token id.
         assert!((per_token - (3.0 * 4096.0 * 2.0 + 4.0)).abs() < 1.0, "{per_token}");
+        assert_eq!(bytes_per_token(&spec, Dtype::Bf16, 1 << 20), 3 * 4096 * 2 + 4);
+        // Tables that are kept have 64 cosines and 64 sines for each token.
+        let shorter = (at(1 << 18).total() - at(1 << 17).total()) as f64 / f64::from(1 << 17);
+        assert_eq!(bytes_per_token(&spec, Dtype::Bf16, 1 << 17) as f64, shorter);
+        assert_eq!(shorter, 3.0 * 4096.0 * 2.0 + 4.0 + 512.0);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct RopeTable {
 impl RopeTable {
     /// The table of positions `0..tokens` in chunks of `chunk` under a rule.
     pub fn new(rule: AngleRule, tokens: usize, chunk: usize, device: &Device) -> Self {
-        let kept = if tokens * bytes_per_token(rule.pairs()) <= KEPT_BYTES { tokens.div_ceil(chunk) } else { 0 };
+        let kept = if is_kept(rule.pairs(), tokens) { tokens.div_ceil(chunk) } else { 0 };
         Self { rule, chunk, tokens, device: device.clone(), kept: vec![None; kept] }
     }
 
@@ -73,8 +73,13 @@ pub(crate) fn bytes_per_token(pairs: usize) -> usize {
 
 /// Bytes that the tables of a sequence take at most at a time, of which `chunk` tokens are made at once.
 pub(crate) fn bytes(pairs: usize, tokens: usize, chunk: usize) -> usize {
-    let all = tokens * bytes_per_token(pairs);
-    if all <= KEPT_BYTES { all } else { chunk * bytes_per_token(pairs) }
+    let held = if is_kept(pairs, tokens) { tokens } else { chunk };
+    held * bytes_per_token(pairs)
+}
+
+/// Whether the tables of a sequence are kept for all layers.
+pub(crate) fn is_kept(pairs: usize, tokens: usize) -> bool {
+    tokens * bytes_per_token(pairs) <= KEPT_BYTES
 }
 
 #[cfg(test)]

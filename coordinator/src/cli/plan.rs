@@ -1,15 +1,19 @@
 //! `ropewalk plan`: memory and time of a search, from the model's configuration alone.
 
+mod placements;
+
 use super::failure::{OrFail as _, Outcome};
 use super::options::{JsonArgs, SamplingArgs, SearchArgs, tokens};
 use super::output;
 use super::prepare::ModelFolder;
 use crate::plan::reported_sets;
 use clap::Args;
+use placements::Placements;
 use ropewalk_worker::cost::{self, Memory, Work};
-use ropewalk_worker::device::Dtype;
+use ropewalk_worker::device::{Dtype, gib as bytes_of_gib};
 use ropewalk_worker::evaluator::EvaluatorOptions;
 use ropewalk_worker::model::config::DecoderSpec;
+use ropewalk_worker::placement::Load;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -20,7 +24,9 @@ pub(super) const SPEEDS: [f64; 3] = [0.3, 100.0, 400.0];
 /// Predict memory and time of a search before anything is spent.
 ///
 /// Needs nothing of the model but its config.json. Memory is that of one evaluation (weights, hidden states of the
-/// sequence, keys and values of one layer) and of what is kept for the next candidates of the searched documents. Time follows from the operations and the speed that you say your device sustains.
+/// sequence, keys and values of one layer) and of what is kept for the next candidates of the searched documents. With
+/// --device-memory it tells what would have to be streamed, or how many devices it takes. Time follows from the operations
+/// and the speed that you say your device sustains, and from what is moved, at 20 GB/s.
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     /// Folder with the model's config.json
@@ -31,9 +37,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "N", value_parser = tokens)]
     target_length: u32,
 
-    /// Memory of the device
-    #[arg(long, value_name = "GIB")]
-    device_memory: Option<f64>,
+    /// Memory of one device
+    #[arg(long, value_name = "GIB", value_parser = bytes_of_gib)]
+    device_memory: Option<u64>,
 
     /// Number format on the device: f32, bf16 or f16
     #[arg(long, default_value_t = Dtype::Bf16)]
@@ -67,11 +73,11 @@ struct Plan {
     dtype: String,
     memory_gib: MemoryGib,
     /// Growth of the memory, in bytes per token.
-    bytes_per_token: f64,
+    bytes_per_token: u64,
     device_memory_gib: Option<f64>,
+    /// Whether one device holds it in some way.
     fits: Option<bool>,
-    /// The longest sequence that fits into the device's memory.
-    longest: Option<usize>,
+    placements: Placements,
     tflop_per_pass: f64,
     attention_share: f64,
     evaluations: u64,
@@ -111,15 +117,16 @@ impl PlanArgs {
         let (chunk, length) = (EvaluatorOptions::default().chunk_tokens, self.target_length as usize);
         let samples = self.sampling.samples;
         let memory = |tokens| Memory::of(&spec, self.dtype, chunk, tokens).sharing(&spec, self.dtype, tokens, samples);
-        let (memory, longer, work) = (memory(length), memory(2 * length), Work::of(&spec, length));
+        let (memory, work) = (memory(length), Work::of(&spec, length));
+        let load = Load { spec: &spec, dtype: self.dtype, chunk_tokens: chunk, tokens: length };
+        let placements = Placements::of(load, self.device_memory);
         let gib = |bytes: u64| bytes as f64 / GIB;
-        let room =
-            self.device_memory.map(|gib| ((gib * GIB) as u64).saturating_sub(memory.total() - memory.evaluation()));
         let options = self.search.options().or_input()?;
         let planned = options.evolution.evaluations();
         let evaluations = options.max_evaluations.map_or(planned, |most| planned.min(most));
         let (samples, held_out) = (self.sampling.samples as u64, self.sampling.held_out as u64);
         let passes = evaluations * samples + reported_sets() * (samples + held_out);
+        let moving = placements.seconds_moving();
         let speeds = self.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
         Ok(Plan {
             model: folder.name,
@@ -136,15 +143,15 @@ impl PlanArgs {
                 program: gib(memory.program),
                 total: gib(memory.total()),
             },
-            bytes_per_token: (longer.evaluation() as f64 - memory.evaluation() as f64) / length as f64,
-            device_memory_gib: self.device_memory,
-            fits: room.map(|room| memory.evaluation() <= room),
-            longest: room.map(|room| cost::max_tokens(&spec, self.dtype, chunk, room)),
+            bytes_per_token: cost::bytes_per_token(&spec, self.dtype, length),
+            device_memory_gib: self.device_memory.map(gib),
+            fits: self.device_memory.map(|_| placements.alone()),
             tflop_per_pass: work.total() / 1e12,
             attention_share: work.attention / work.total(),
             evaluations,
             passes,
-            times: speeds.iter().map(|&tflops| Time::at(tflops, work, passes, self.workers)).collect(),
+            times: speeds.iter().map(|&tflops| Time::at(tflops, work, moving, passes, self.workers)).collect(),
+            placements,
         })
     }
 }
@@ -152,8 +159,9 @@ impl PlanArgs {
 // === impl Time ===
 
 impl Time {
-    fn at(tflops: f64, work: Work, passes: u64, workers: u32) -> Self {
-        let seconds_per_pass = work.total() / (tflops * 1e12);
+    /// What is moved is added: copies and kernels of a device wait for each other.
+    fn at(tflops: f64, work: Work, seconds_moving: f64, passes: u64, workers: u32) -> Self {
+        let seconds_per_pass = work.total() / (tflops * 1e12) + seconds_moving;
         Self {
             tflops,
             seconds_per_pass,
@@ -193,15 +201,11 @@ impl Plan {
             format!("  buffers                  {:>9.3}", memory.buffers),
             format!("  first layer, shared      {:>9.3}", memory.shared_first_layer),
             format!("  program                  {:>9.3}", memory.program),
-            format!("  each further token       {:>9.0} bytes", self.bytes_per_token),
+            format!("  each further token       {:>9} bytes", self.bytes_per_token),
         ];
-        if let (Some(device), Some(fits), Some(longest)) = (self.device_memory_gib, self.fits, self.longest) {
-            lines.push(match fits {
-                true => format!("fits into {device} GiB; the longest that does has {longest} tokens"),
-                false if longest > 0 => format!("does NOT fit into {device} GiB; {longest} tokens would"),
-                false => format!("does NOT fit into {device} GiB: the weights alone do not"),
-            });
-        }
+        let device = self.device_memory_gib.map_or_else(String::new, |gib| format!(" of {gib:.3} GiB"));
+        lines.extend([String::new(), format!("where things could lie, on devices{device}:")]);
+        lines.extend(self.placements.describe());
         lines.extend([
             String::new(),
             format!(
