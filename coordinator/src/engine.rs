@@ -17,6 +17,7 @@ mod jobs;
 mod objective;
 mod report_plan;
 mod reports;
+mod short;
 mod stage;
 mod time;
 

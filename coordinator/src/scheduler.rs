@@ -213,9 +213,7 @@ impl Scheduler {
         let (lane, (job, position)) = match fair_share::choose(&self.jobs, worker, loaded, Lane::Now) {
             Some(chosen) => (Lane::Now, chosen),
             // One at a time: it should not hold up what is wanted next.
-            None if self.options.fill_gaps && worker.leased == 0 => {
-                (Lane::Ahead, fair_share::choose(&self.jobs, worker, loaded, Lane::Ahead)?)
-            }
+            None if worker.leased == 0 => (Lane::Ahead, fair_share::choose(&self.jobs, worker, loaded, Lane::Ahead)?),
             None => return None,
         };
         let queue = self.jobs.get_mut(&job)?;

@@ -279,6 +279,27 @@ fn a_search_read_back_at_every_step_asks_the_same() {
     assert_eq!(search.snapshot(), undisturbed.snapshot());
 }
 
+/// The first star is known before the seeds are; nothing else is, nor is it where given factors may stand in for a curve.
+#[test]
+fn what_is_certain_is_asked_next_whatever_the_scores() {
+    for seed in 0..3 {
+        let mut search = Ropewalk::new(settings(seed > 0, seed)).unwrap();
+        let certain = search.certain_work();
+        assert_eq!(certain.len(), if seed > 0 { 10 } else { 8 });
+        let Ask::Evaluate { candidates, .. } = search.ask() else { panic!() };
+        let scores: Vec<Score> =
+            (0..candidates.len()).map(|n| Score::new(((n as u64 + seed) % 4 + 1) as f64)).collect();
+        search.tell(0, &scores).unwrap();
+        assert_eq!(search.ask(), Ask::Evaluate { generation: 1, candidates: certain });
+        assert_eq!(search.certain_work(), []);
+    }
+    let given = RopewalkSettings { given: 1, ..settings(false, 0) };
+    assert_eq!(Ropewalk::new(given).unwrap().certain_work(), []);
+    let mut short = settings(false, 0);
+    short.common.max_evaluations = Some(7);
+    assert_eq!(Ropewalk::new(short).unwrap().certain_work().len(), 3);
+}
+
 #[test]
 fn slopes_that_cannot_be_followed_end_the_steps_and_not_the_search() {
     let bowl = Bowl::new();

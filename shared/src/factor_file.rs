@@ -104,6 +104,24 @@ pub struct Objective {
     /// Perplexity of held-out documents, where something else was minimised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_text: Option<f64>,
+    /// Short windows that had to be kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_short: Vec<KeptShort>,
+}
+
+/// What became of a short window that had to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptShort {
+    /// Its length, in tokens.
+    pub length: u32,
+    /// Percent by which its perplexity was allowed to rise.
+    pub percent: f64,
+    /// Perplexity of the factors there.
+    #[serde(with = "non_finite")]
+    pub value: f64,
+    /// Perplexity of the model as shipped.
+    #[serde(with = "non_finite")]
+    pub shipped: f64,
 }
 
 /// A baseline under the same measure.
@@ -299,8 +317,14 @@ mod tests {
     fn a_file_survives_its_text() {
         let mut file =
             FactorFile::from_rescale(Rescale { factors: vec![1.0, 2.37], start_tokens: 0, attention_factor: 1.1 });
-        file.objective =
-            Some(Objective { kind: "perplexity".into(), value: 9.37, samples: 5, held_out: None, held_out_text: None });
+        file.objective = Some(Objective {
+            kind: "perplexity".into(),
+            value: 9.37,
+            samples: 5,
+            held_out: None,
+            held_out_text: None,
+            kept_short: Vec::new(),
+        });
         file.baselines.insert(
             "none".into(),
             Measured { value: f64::INFINITY, held_out: None, attention_factor: 1.0, held_out_text: None },

@@ -3,10 +3,12 @@
 mod checks;
 mod id;
 mod objective;
+mod short_window;
 
 pub use checks::{InvalidJob, Problem};
 pub use id::{InvalidJobId, JobId};
 pub use objective::{InvalidObjective, NothingToJudge, SearchObjective};
+pub use short_window::{InvalidShortWindow, ShortWindow};
 
 use crate::attention_factor::AttentionFactorPolicy;
 use crate::fingerprint::Fingerprint;
@@ -85,6 +87,9 @@ pub struct SearchOptions {
     /// Never open a generation, or a part of one, that could take the search beyond so many document passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_passes: Option<u64>,
+    /// Short windows that must not get worse by more than their limits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_short: Vec<ShortWindow>,
 }
 
 /// Search algorithms.
@@ -153,6 +158,20 @@ impl Default for SearchOptions {
             objective: SearchObjective::default(),
             racing: Racing::default(),
             max_passes: None,
+            keep_short: Vec::new(),
+        }
+    }
+}
+
+// === impl SearchOptions ===
+
+impl SearchOptions {
+    /// Candidates of the first generation, at most.
+    pub fn first_generation(&self) -> u64 {
+        match self.strategy {
+            // The given factors and the published methods.
+            StrategyKind::Ropewalk => 4 + self.init.len() as u64,
+            _ => self.evolution.population.into(),
         }
     }
 }
@@ -160,6 +179,20 @@ impl Default for SearchOptions {
 // === impl StrategyKind ===
 
 impl StrategyKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::LongRope, Self::Ropewalk, Self::DimMono, Self::DimPieceMono, Self::LongRope2];
+
+    /// The name on the command line and in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LongRope => "longrope",
+            Self::Ropewalk => "ropewalk",
+            Self::DimMono => "dim-mono",
+            Self::DimPieceMono => "dim-piece-mono",
+            Self::LongRope2 => "longrope2",
+        }
+    }
+
     /// Whether it asks for gradients, which not every worker can compute.
     pub fn follows_gradients(self) -> bool {
         self == Self::Ropewalk
@@ -177,6 +210,19 @@ impl StrategyKind {
             Self::LongRope | Self::DimMono | Self::DimPieceMono | Self::LongRope2 => paper,
             Self::Ropewalk => EvolutionOptions { mutations: 12, crossovers: 4, generations: 5, parents: 8, ..paper },
         }
+    }
+}
+
+/// A text that names no search algorithm.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none: longrope, ropewalk, dim-mono, dim-piece-mono or longrope2")]
+pub struct UnknownStrategy(String);
+
+impl std::str::FromStr for StrategyKind {
+    type Err = UnknownStrategy;
+    fn from_str(text: &str) -> Result<Self, UnknownStrategy> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        known.ok_or_else(|| UnknownStrategy(text.chars().take(40).collect()))
     }
 }
 
@@ -226,6 +272,16 @@ impl JobSpec {
             start_tokens: search.start_tokens.clone(),
             attention: (search.attention_factor == AttentionFactorPolicy::Search).then_some(ATTENTION_BOUNDS),
         }
+    }
+
+    /// Samples on which candidates are evaluated: those of the search, then those of the short windows.
+    pub fn judged_samples(&self) -> impl Iterator<Item = &SampleId> {
+        self.samples.iter().chain(self.search.keep_short.iter().flat_map(|window| &window.samples))
+    }
+
+    /// All its samples in the order in which they are numbered: those judged on, then those held out.
+    pub fn all_samples(&self) -> impl Iterator<Item = &SampleId> {
+        self.judged_samples().chain(&self.held_out)
     }
 
     /// The job's identity, derived from everything that determines its result.

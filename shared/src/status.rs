@@ -1,6 +1,6 @@
 //! How jobs and workers stand, as `ropewalk status`, `jobs` and `workers` show it.
 
-use crate::job::JobId;
+use crate::job::{JobId, SearchObjective};
 use crate::rope::Rescale;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -52,7 +52,10 @@ pub struct JobStatus {
     pub stage_units: u64,
     /// Units leased right now.
     pub leased: u32,
-    /// Smallest perplexity so far; absent until a candidate was scored.
+    /// What is minimised; perplexity for jobs from before anything else could be.
+    #[serde(default)]
+    pub objective: SearchObjective,
+    /// Smallest value of it so far, a perplexity of documents, of answers or of both; absent until a candidate was scored.
     pub best_perplexity: Option<f64>,
     /// The factors that reached it.
     pub best: Option<Rescale>,

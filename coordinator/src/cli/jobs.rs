@@ -29,7 +29,7 @@ pub(super) async fn run(args: JobsArgs) -> Outcome {
 }
 
 fn table(jobs: &[JobStatus]) -> String {
-    let header = ["job", "state", "window", "generation", "evaluations", "best perplexity"];
+    let header = ["job", "state", "window", "generation", "evaluations", "best", "objective"];
     let row = |job: &JobStatus| {
         vec![
             job.job_id.to_string(),
@@ -38,6 +38,7 @@ fn table(jobs: &[JobStatus]) -> String {
             format!("{}/{}", job.generation, job.generations),
             format!("{}/{}", job.evaluations, job.planned_evaluations),
             job.best_perplexity.map_or_else(|| "-".to_owned(), |ppl| format!("{ppl:.4}")),
+            job.objective.to_string(),
         ]
     };
     output::columns(&header, &jobs.iter().map(row).collect::<Vec<_>>())

@@ -7,14 +7,14 @@ use ropewalk_shared::job::SearchObjective;
 use ropewalk_shared::retrieval::Template;
 
 /// Numbers for each document unless told otherwise: with the usual 5 documents the 10 samples of LongRoPE2.
-const PER_DOCUMENT: u32 = 2;
+pub const PER_DOCUMENT: u32 = 2;
 /// Digits of a number, as LongRoPE2 has them.
 const DIGITS: u32 = 7;
 /// The deepest place: near the start of the document, and as far as can be from the question.
 const DEEPEST: f64 = 0.1;
 
 /// Which numbers are hidden for `--objective needle` and `mixture`.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Needles (--objective needle, mixture)")]
 pub struct NeedleArgs {
     /// Numbers hidden in each document, one at a time [default: 2]

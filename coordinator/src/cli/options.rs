@@ -5,7 +5,7 @@ pub use crate::units::{seconds, tokens};
 use clap::{Args, ValueEnum};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::grid::Grid;
-use ropewalk_shared::job::{EvolutionOptions, SearchObjective, SearchOptions, StrategyKind};
+use ropewalk_shared::job::{EvolutionOptions, SearchObjective, SearchOptions, ShortWindow, StrategyKind};
 use ropewalk_shared::racing::Racing;
 use ropewalk_shared::space::PAPER_START_TOKENS;
 use std::path::PathBuf;
@@ -164,6 +164,12 @@ pub struct SearchArgs {
     /// end), or mixture:W of both, with weight W of the needles; mixture is mixture:0.5
     #[arg(long, default_value_t = SearchObjective::Perplexity, value_name = "OBJECTIVE")]
     pub objective: SearchObjective,
+
+    /// Windows that must not get worse, LENGTH:PERCENT each: at LENGTH tokens the perplexity on the beginnings of the documents
+    /// searched may lie PERCENT above that of the model as shipped; what exceeds a limit ranks behind all that does not, and
+    /// --racing drops nothing
+    #[arg(long, value_name = "LENGTH:PERCENT", num_args = 1..)]
+    pub keep_short: Vec<ShortWindow>,
 }
 
 impl SearchArgs {
@@ -207,6 +213,7 @@ impl SearchArgs {
             objective: self.objective,
             racing: self.racing,
             max_passes: self.max_passes,
+            keep_short: self.keep_short.clone(),
         })
     }
 }

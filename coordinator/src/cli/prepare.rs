@@ -11,7 +11,7 @@ use crate::documents::{DocumentTokenizer, Documents, NamedSample, NeedlePlan, Sa
 use anyhow::Context as _;
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchObjective, SearchOptions};
+use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchObjective, SearchOptions, ShortWindow, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::sample::Sample;
 use std::path::{Path, PathBuf};
@@ -176,6 +176,11 @@ impl JobArgs {
         fetched: &[Init],
     ) -> Result<PreparedJob, Failure> {
         let mut options = self.search.options().or_input()?;
+        if options.strategy == StrategyKind::Ropewalk && self.search.population.is_some() {
+            note(
+                "--population has no effect: the strategy ropewalk starts from the published methods, and has no first population",
+            );
+        }
         let ratio = f64::from(self.target_length) / f64::from(folder.description.original_length);
         options.init = init::read(&self.search.init, fetched, &folder.description, ratio)?;
         let needles = self.needle.plan(options.objective, options.seed)?;
@@ -190,7 +195,7 @@ pub fn prepare(
     fingerprint: Fingerprint,
     name: Option<&str>,
     target_length: u32,
-    (source, sampling, options, needles): (&SourceArgs, SamplingArgs, SearchOptions, Option<NeedlePlan>),
+    (source, sampling, mut options, needles): (&SourceArgs, SamplingArgs, SearchOptions, Option<NeedlePlan>),
 ) -> Result<PreparedJob, Failure> {
     let original = folder.description.original_length;
     // A short window of an extended model is searched up to a stated factor; else there is nothing to search.
@@ -207,7 +212,8 @@ pub fn prepare(
     };
     let sets = folder.source(source)?.draw(&plan)?;
     note(format!("{}", sets.tally));
-    let (search, held_out) = samples_of(folder, sets, options.objective, needles)?;
+    let short = short_samples(&mut options.keep_short, &sets.search)?;
+    let (search, held_out) = samples_of(folder, (&sets.search, &sets.held_out), options.objective, needles)?;
     let ids = |samples: &[Sample]| samples.iter().map(Sample::id).collect();
     let spec = JobSpec {
         name: name.map_or_else(|| default_name(&folder.name, target_length), str::to_owned),
@@ -218,27 +224,43 @@ pub fn prepare(
         held_out: ids(&held_out),
     };
     spec.check().or_input()?;
-    Ok(PreparedJob { spec, samples: search.into_iter().chain(held_out).collect() })
+    Ok(PreparedJob { spec, samples: search.into_iter().chain(short).chain(held_out).collect() })
 }
 
 /// The samples of a search and those held out: documents, or needles in them, or both. Held-out documents are measured
 /// whatever is minimised: what needles cost in text should stand beside what they gain.
-fn samples_of(
+pub fn samples_of(
     folder: &ModelFolder,
-    sets: SampleSets,
+    (documents, others): (&[NamedSample], &[NamedSample]),
     objective: SearchObjective,
     needles: Option<NeedlePlan>,
 ) -> Result<(Vec<Sample>, Vec<Sample>), Failure> {
-    let documents = |named: &[NamedSample]| named.iter().map(|named| named.sample.clone()).collect::<Vec<_>>();
-    let (mut search, mut held_out) = (documents(&sets.search), documents(&sets.held_out));
+    let samples = |named: &[NamedSample]| named.iter().map(|named| named.sample.clone()).collect::<Vec<_>>();
+    let (mut search, mut held_out) = (samples(documents), samples(others));
     let Some(plan) = needles else { return Ok((search, held_out)) };
     if objective == SearchObjective::Needle {
         search.clear();
     }
     let tokenizer = DocumentTokenizer::open(&folder.path, &folder.description).or_input()?;
-    search.extend(plan.hide(&sets.search, 0, &tokenizer).or_input()?);
-    held_out.extend(plan.hide(&sets.held_out, sets.search.len(), &tokenizer).or_input()?);
+    search.extend(plan.hide(documents, 0, &tokenizer).or_input()?);
+    held_out.extend(plan.hide(others, documents.len(), &tokenizer).or_input()?);
     Ok((search, held_out))
+}
+
+/// The beginnings of documents by which short windows are judged, each once; they are noted in the windows.
+pub fn short_samples(windows: &mut [ShortWindow], documents: &[NamedSample]) -> Result<Vec<Sample>, Failure> {
+    let mut all = Vec::new();
+    for window in windows {
+        for NamedSample { sample, .. } in documents {
+            let tokens = sample.tokens();
+            let beginning = Sample::new(tokens[..tokens.len().min(window.length as usize)].to_vec()).or_input()?;
+            if !window.samples.contains(&beginning.id()) {
+                window.samples.push(beginning.id());
+                all.push(beginning);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// `<model>-<length>`, with lengths that are whole multiples of 1,024 in k.

@@ -2,6 +2,7 @@
 
 use super::failure::Outcome;
 use super::output;
+use super::status::measure;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ropewalk_shared::event::{Event, JobEvent};
 use ropewalk_shared::status::JobStatus;
@@ -43,7 +44,7 @@ impl JobProgress {
         for event in events {
             match self.style {
                 ProgressStyleChoice::Json => output::json(event)?,
-                ProgressStyleChoice::People => self.tell(event),
+                ProgressStyleChoice::People => self.tell(event, &measure(status)),
             }
         }
         self.draw(status);
@@ -64,7 +65,7 @@ impl JobProgress {
         self.bar.set_length(status.planned_evaluations);
         self.bar.set_position(status.evaluations);
         self.bar.set_prefix(status.state.to_string());
-        let best = status.best_perplexity.map(|ppl| format!("best {ppl:.3}  "));
+        let best = status.best_perplexity.map(|value| format!("best {} {value:.3}  ", measure(status)));
         let stage = format!("generation {}, {}/{} passes", status.generation, status.stage_done, status.stage_units);
         let left = self.seconds_left(status).map(|s| format!(", {} left", output::duration(s)));
         let waits = status.reason.as_ref().map(|reason| format!("  {reason}"));
@@ -85,7 +86,7 @@ impl JobProgress {
     }
 
     /// What people are told in a line that stays.
-    fn tell(&self, event: &Event) {
+    fn tell(&self, event: &Event, measure: &str) {
         let text = match &event.what {
             JobEvent::GenerationClosed { generation, evaluated, dropped, best, total_evaluated, .. }
                 if !on_terminal() =>
@@ -93,7 +94,7 @@ impl JobProgress {
                 let best = best.map_or_else(|| "none".to_owned(), |ppl| format!("{ppl:.4}"));
                 let dropped = if *dropped > 0 { format!(" ({dropped} dropped early)") } else { String::new() };
                 format!(
-                    "generation {generation}: {evaluated} candidates{dropped}, {total_evaluated} so far, best perplexity {best}"
+                    "generation {generation}: {evaluated} candidates{dropped}, {total_evaluated} so far, best {measure} {best}"
                 )
             }
             JobEvent::CandidateFailed { reason, .. } => format!("a candidate failed and ranks last: {reason}"),

@@ -5,6 +5,7 @@ use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
 use crate::client::Client;
 use clap::Args;
+use ropewalk_shared::job::SearchObjective;
 use ropewalk_shared::status::JobStatus;
 
 /// Show how a job stands.
@@ -28,6 +29,14 @@ pub(super) fn print(status: &JobStatus, json: JsonArgs) -> Outcome {
     if json.json { output::json(status) } else { output::line(describe(status)) }
 }
 
+/// What the best value of a job is.
+pub(super) fn measure(status: &JobStatus) -> String {
+    match status.objective {
+        SearchObjective::Perplexity => "perplexity".to_owned(),
+        other => format!("perplexity ({other})"),
+    }
+}
+
 fn describe(status: &JobStatus) -> String {
     let mut lines = vec![
         format!("job          {}", status.job_id),
@@ -49,7 +58,7 @@ fn describe(status: &JobStatus) -> String {
         ));
     }
     if let (Some(perplexity), Some(best)) = (status.best_perplexity, &status.best) {
-        lines.push(format!("best         perplexity {perplexity:.4}, {} starting tokens", best.start_tokens));
+        lines.push(format!("best         {} {perplexity:.4}, {} starting tokens", measure(status), best.start_tokens));
         let factors: Vec<String> = best.factors.iter().map(f64::to_string).collect();
         lines.push(format!("             {}", factors.join(" ")));
     }

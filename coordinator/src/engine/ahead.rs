@@ -7,20 +7,25 @@
 use super::desk::Desk;
 use super::job::ActiveJob;
 use super::report_plan;
+use super::short::without_shipped;
 use super::stage::Raced;
+use super::time::Now;
 use crate::scheduler::{Lane, UnitKey};
-use crate::store::{Stage as StoredStage, StoreError};
+use crate::store::{Ended, Stage as StoredStage, StoreError};
 use ropewalk_shared::outcome::Loss;
 use ropewalk_shared::rope::{Rescale, RescaleId};
 use ropewalk_shared::sample::SampleId;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What is wanted later of one job. Which of its units are open, the queue knows.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     rescales: Vec<Rescale>,
     by_id: HashMap<RescaleId, u32>,
-    samples: HashMap<SampleId, u32>,
+    /// All samples of the job in their order, and their places.
+    samples: Vec<SampleId>,
+    places: HashMap<SampleId, u32>,
     /// Whether the units of the report are among them.
     has_report: bool,
 }
@@ -30,7 +35,13 @@ pub(super) struct Ahead {
 impl Ahead {
     /// Nothing yet, of a job with these samples in their order.
     pub fn new<'a>(samples: impl Iterator<Item = &'a SampleId>) -> Self {
-        Self { samples: samples.copied().zip(0..).collect(), ..Self::default() }
+        let samples: Vec<SampleId> = samples.copied().collect();
+        Self { places: samples.iter().copied().zip(0..).collect(), samples, ..Self::default() }
+    }
+
+    /// One of the samples of the job.
+    pub fn sample(&self, index: u32) -> Option<SampleId> {
+        self.samples.get(index as usize).copied()
     }
 
     pub fn rescale(&self, slot: u32) -> Option<&Rescale> {
@@ -39,7 +50,7 @@ impl Ahead {
 
     /// The unit of a candidate on a sample, if it may be among them.
     pub fn unit(&self, rescale: RescaleId, sample: SampleId) -> Option<UnitKey> {
-        Some(UnitKey::ahead(*self.by_id.get(&rescale)?, *self.samples.get(&sample)?))
+        Some(UnitKey::ahead(*self.by_id.get(&rescale)?, *self.places.get(&sample)?))
     }
 
     fn slot(&mut self, rescale: Rescale) -> u32 {
@@ -69,26 +80,36 @@ impl Desk {
             // Everything is wanted now.
             return Ok(());
         }
-        let searched = job.spec.samples.len();
+        // Without these no generation closes.
+        self.measure_shipped(job)?;
+        if !self.scheduler.options().fill_gaps {
+            return Ok(());
+        }
+        let judged = job.spec.judged_samples().count();
         for rescale in job.certain_candidates() {
-            self.add_ahead(job, rescale, searched)?;
+            self.add_ahead(job, rescale, 0..judged)?;
         }
         if !std::mem::replace(&mut job.ahead.has_report, true) {
             for rescale in report_plan::certain(&job.spec, &job.description) {
-                self.add_ahead(job, rescale, searched + job.spec.held_out.len())?;
+                self.add_ahead(job, rescale, 0..judged + job.spec.held_out.len())?;
             }
         }
         Ok(())
     }
 
-    /// Queues a candidate on the first `count` samples, as far as it is neither known nor wanted now.
-    fn add_ahead(&mut self, job: &mut ActiveJob, rescale: Rescale, count: usize) -> Result<(), StoreError> {
+    /// Queues a candidate on some samples, as far as it is neither known nor wanted now.
+    pub fn add_ahead(
+        &mut self,
+        job: &mut ActiveJob,
+        rescale: Rescale,
+        samples: Range<usize>,
+    ) -> Result<(), StoreError> {
         let id = rescale.id();
         if self.known_failure(&job.id, id)?.is_some() {
             return Ok(());
         }
         let slot = job.ahead.slot(rescale);
-        for index in 0..count as u32 {
+        for index in samples.start as u32..samples.end as u32 {
             let Some(sample) = job.stage_sample(index) else { break };
             let is_wanted_now = job.stage.unit(id, sample).is_some_and(|unit| self.scheduler.holds(&job.id, unit));
             if !is_wanted_now && self.known_result(&job.id, id, sample)?.is_none() {
@@ -99,20 +120,36 @@ impl Desk {
     }
 
     /// Takes in a result that is wanted later; where it has become one of the current stage since, there too.
-    pub fn settle_ahead(&mut self, job: &mut ActiveJob, rescale: RescaleId, sample: SampleId, loss: Loss) {
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn settle_ahead(
+        &mut self,
+        job: &mut ActiveJob,
+        rescale: RescaleId,
+        sample: SampleId,
+        loss: Loss,
+    ) -> Result<(), StoreError> {
         job.passes += 1;
         self.note_result(job, rescale, sample, loss);
-        let Some(unit) = job.stage.unit(rescale, sample) else { return };
+        self.measure_shipped(job)?;
+        let Some(unit) = job.stage.unit(rescale, sample) else { return Ok(()) };
         // In a race, its turn may not have come; when it comes, this is known.
         if job.stage.complete(unit, loss, None)
             && let Raced::Next(next) = job.stage.judge(unit.slot)
         {
             self.want_now(job, next);
         }
+        Ok(())
     }
 
-    /// Leaves to a later stage what nobody could evaluate in time: it is tried again there, and judged as ever.
-    pub fn leave_for_later(&mut self, job: &ActiveJob, slot: u32) {
+    /// Leaves to a later stage what nobody could evaluate in time: it is tried again there, and judged as ever. Without the
+    /// model as shipped no candidate can be judged, and the job fails.
+    pub fn leave_for_later(&mut self, job: &mut ActiveJob, slot: u32, reason: String, now: Now) {
         self.scheduler.withdraw(&job.id, Lane::Ahead, slot);
+        let id = job.ahead.rescale(slot).map(Rescale::id);
+        if !job.stage.knows_limits() && job.stage.kept().iter().any(|window| Some(window.shipped.id()) == id) {
+            self.end(job, Ended::Failed(without_shipped(&reason)), now);
+        }
     }
 }

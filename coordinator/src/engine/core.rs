@@ -217,11 +217,14 @@ impl Core {
     fn sample_shapes(&self, spec: &JobSpec) -> Result<HashMap<SampleId, SampleShape>, EngineError> {
         let mut shapes = HashMap::new();
         let mut missing = Vec::new();
-        for &sample in spec.samples.iter().chain(&spec.held_out) {
+        let long = spec.samples.iter().chain(&spec.held_out).map(|sample| (*sample, spec.target_length));
+        let windows = spec.search.keep_short.iter();
+        let short = windows.flat_map(|window| window.samples.iter().map(|sample| (*sample, window.length)));
+        for (sample, target_length) in long.chain(short) {
             match self.desk.store.sample_shape(sample)? {
                 None => missing.push(sample),
-                Some(SampleShape { tokens, .. }) if tokens < spec.target_length => {
-                    let (tokens, target_length) = (tokens as usize, spec.target_length);
+                Some(SampleShape { tokens, .. }) if tokens < target_length => {
+                    let tokens = tokens as usize;
                     return Err(EngineError::ShortSample { sample, tokens, target_length });
                 }
                 Some(shape) => {

@@ -2,6 +2,7 @@
 
 use super::factors::final_factors;
 use super::job::{ActiveJob, planned_evaluations};
+use super::short::Kept;
 use super::stage::{Raced, Stage};
 use super::time::Now;
 use crate::scheduler::{Lane, Scheduler, UnitKey};
@@ -113,7 +114,7 @@ impl Desk {
     pub fn give_up(&mut self, job: &mut ActiveJob, unit: UnitKey, reason: String, now: Now) {
         let slot = unit.slot;
         if unit.lane == Lane::Ahead {
-            return self.leave_for_later(job, slot);
+            return self.leave_for_later(job, slot, reason, now);
         }
         let Some((id, rescale)) = job.stage.slot(slot).map(|slot| (slot.id, slot.rescale.clone())) else { return };
         if job.stage.fail(slot, reason.clone()) {
@@ -148,8 +149,11 @@ impl Desk {
     pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
         let samples = job.stage_samples();
         let measure = job.stage_measure();
-        let mut stage = Stage::new(job.stage_rescales(), &samples, measure).weighted(job.stage_weights(&samples));
+        let mut stage = Stage::new(job.stage_rescales(), &samples, measure).weighted(job.stage_weights());
         stage = stage.racing(job.stage_race());
+        if job.record.stage == StoredStage::Search {
+            stage = stage.keeping(Kept::of(job));
+        }
         for index in 0..stage.slots().len() as u32 {
             let Some(id) = stage.slot(index).map(|slot| slot.id) else { continue };
             if let Some(reason) = self.known_failure(&job.id, id)? {
@@ -168,8 +172,11 @@ impl Desk {
             stage.judge(index);
         }
         // Of all samples: the later units of the job have them too.
-        let all = job.spec.samples.iter().chain(&job.spec.held_out);
-        let tokens = all.map(|sample| job.sample_shapes.get(sample).map_or(0, |shape| shape.tokens)).collect();
+        let tokens = job
+            .spec
+            .all_samples()
+            .map(|sample| job.sample_shapes.get(sample).map_or(0, |shape| shape.tokens))
+            .collect();
         let units: Vec<UnitKey> = stage.open_units().collect();
         let measures = vec![measure; stage.slots().len()];
         self.scheduler.open(&job.id, job.spec.model.fingerprint, tokens, measures, units.iter().copied());
@@ -183,7 +190,8 @@ impl Desk {
 
     /// Closes stages that are complete and opens the next, until one needs work or the job is over.
     pub fn advance(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
-        while job.record.ended.is_none() && job.stage.is_complete() {
+        self.look_for_shipped(job, now)?;
+        while job.record.ended.is_none() && job.stage.is_complete() && job.stage.knows_limits() {
             match job.record.stage {
                 StoredStage::Search if job.stage.slots().is_empty() => self.begin_report(job, now)?,
                 StoredStage::Search => self.close_generation(job, now)?,
@@ -249,12 +257,17 @@ impl Desk {
 
     fn begin_report(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
         if job.winner().is_none() {
-            let said = job.stage.any_failure().unwrap_or("every perplexity was infinite or not a number");
+            let usual = match job.spec.search.keep_short.is_empty() {
+                true => "every perplexity was infinite or not a number",
+                false => "none kept the short windows within their limits; give a larger percentage",
+            };
+            let said = job.stage.any_failure().unwrap_or(usual);
             let reason = format!("no candidate could be evaluated: {said}");
             self.end(job, Ended::Failed(reason), now);
             return Ok(());
         }
-        let because = if job.time_is_up() { "the time budget is spent".into() } else { job.why_finished() };
+        let because = if job.time_is_up() { None } else { job.strategy.why_finished() };
+        let because = because.unwrap_or_else(|| "the time budget is spent".into());
         job.record.stage = StoredStage::Report;
         self.open_stage(job)?;
         let (done, all) = job.stage.progress();

@@ -4,6 +4,7 @@
 use super::job::ActiveJob;
 use super::objective;
 use super::report_plan::baselines;
+use super::short;
 use ropewalk_shared::factor_file::{FactorFile, FactorModel, Measured, Objective, SearchRecord};
 use ropewalk_shared::job::StrategyKind;
 use ropewalk_shared::rope::Rescale;
@@ -26,6 +27,7 @@ pub(super) fn final_factors(job: &ActiveJob) -> Option<FactorFile> {
     file.baselines = reported.baselines();
     if let Some(objective) = &mut file.objective {
         (objective.held_out, objective.held_out_text) = (measured.held_out, measured.held_out_text);
+        objective.kept_short = short::report(job, job.stage.slots().first());
     }
     Some(file)
 }
@@ -49,6 +51,7 @@ fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
             samples: spec.samples.len(),
             held_out: None,
             held_out_text: None,
+            kept_short: Vec::new(),
         }),
         search: Some(SearchRecord {
             strategy: strategy_name(spec.search.strategy).into(),

@@ -3,6 +3,7 @@
 use super::ahead::Ahead;
 use super::error::EngineError;
 use super::report_plan::baselines;
+use super::short::Kept;
 use super::stage::Stage;
 use super::time::{Now, utc};
 use crate::search::{Ask, Race, Strategy, ropewalk, strategy::begin};
@@ -60,7 +61,7 @@ impl ActiveJob {
         Ok(Self {
             id: spec.id(),
             stage: Stage::new([], &[], Measure::Loss),
-            ahead: Ahead::new(spec.samples.iter().chain(&spec.held_out)),
+            ahead: Ahead::new(spec.all_samples()),
             spec,
             description,
             record: JobRecord::new(now.unix_ms),
@@ -83,14 +84,14 @@ impl ActiveJob {
         let state = store.strategy(&id)?.ok_or_else(|| corrupt("a search state", "it is missing".into()))?;
         let strategy = state.restore().map_err(|error| corrupt("a search state", error.to_string()))?;
         let mut sample_shapes = HashMap::new();
-        for sample in spec.samples.iter().chain(&spec.held_out) {
+        for sample in spec.all_samples() {
             let shape = store.sample_shape(*sample)?;
             let shape = shape.ok_or_else(|| corrupt("a sample", format!("{sample} is missing")))?;
             sample_shapes.insert(*sample, shape);
         }
         Ok(Self {
             stage: Stage::new([], &[], Measure::Loss),
-            ahead: Ahead::new(spec.samples.iter().chain(&spec.held_out)),
+            ahead: Ahead::new(spec.all_samples()),
             passes: store.results(&id)?,
             id,
             spec,
@@ -124,23 +125,24 @@ impl ActiveJob {
 
     /// The rule by which candidates of the current stage are dropped.
     pub fn stage_race(&self) -> Option<Race> {
-        let races = self.record.stage == StoredStage::Search && self.strategy.measure() == Measure::Loss;
+        // Where short windows are to be kept, candidates are judged by them too, and that takes all of their samples.
+        let races = self.record.stage == StoredStage::Search
+            && self.strategy.measure() == Measure::Loss
+            && self.spec.search.keep_short.is_empty();
         if races { self.strategy.race() } else { None }
     }
 
     /// The samples of the current stage, in order.
     pub fn stage_samples(&self) -> Vec<SampleId> {
         match self.record.stage {
-            StoredStage::Search => self.spec.samples.clone(),
-            StoredStage::Report => self.spec.samples.iter().chain(&self.spec.held_out).copied().collect(),
+            StoredStage::Search => self.spec.judged_samples().copied().collect(),
+            StoredStage::Report => self.spec.all_samples().copied().collect(),
         }
     }
 
     /// One of them.
     pub fn stage_sample(&self, index: u32) -> Option<SampleId> {
-        let (index, spec) = (index as usize, &self.spec);
-        let held_out = || spec.held_out.get(index.checked_sub(spec.samples.len())?);
-        spec.samples.get(index).or_else(held_out).copied()
+        self.ahead.sample(index)
     }
 
     /// The shapes of some of its samples.
@@ -149,12 +151,19 @@ impl ActiveJob {
     }
 
     /// The weights of the current stage's samples in a score; absent where all weigh alike, and in the report, which
-    /// judges nobody.
-    pub fn stage_weights(&self, samples: &[SampleId]) -> Option<Vec<f64>> {
-        match self.record.stage {
-            StoredStage::Search => self.spec.search.objective.weights(&self.shapes(samples)).ok().flatten(),
-            StoredStage::Report => None,
+    /// judges nobody. Samples of short windows weigh nothing: they have limits.
+    pub fn stage_weights(&self) -> Option<Vec<f64>> {
+        if self.record.stage == StoredStage::Report {
+            return None;
         }
+        let searched = self.spec.samples.len();
+        let weights = self.spec.search.objective.weights(&self.shapes(&self.spec.samples)).ok().flatten();
+        if self.spec.search.keep_short.is_empty() {
+            return weights;
+        }
+        let mut weights = weights.unwrap_or_else(|| vec![1.0 / searched as f64; searched]);
+        weights.resize(self.spec.judged_samples().count(), 0.0);
+        Some(weights)
     }
 
     /// What the current stage evaluates; nothing when the strategy has finished.
@@ -170,7 +179,8 @@ impl ActiveJob {
             StoredStage::Report => {
                 let winner = self.winner().map(|(rescale, _)| rescale);
                 let compared = baselines(&self.spec, &self.description, winner.as_ref());
-                winner.into_iter().chain(compared.into_iter().map(|(_, rescale)| rescale)).collect()
+                let shipped = Kept::of(self).into_iter().map(|window| window.shipped);
+                winner.into_iter().chain(compared.into_iter().map(|(_, rescale)| rescale)).chain(shipped).collect()
             }
         }
     }
@@ -239,32 +249,6 @@ impl ActiveJob {
         budget.is_some_and(|seconds| self.record.active_ms >= seconds.saturating_mul(1000))
     }
 
-    /// Why the search has ended, for people.
-    pub fn why_finished(&self) -> String {
-        let search = &self.spec.search;
-        let closed = self.strategy.history().len();
-        // A search that was given where to start may leave out the curve, and then has fewer generations.
-        let without_curve = search.strategy == StrategyKind::Ropewalk && !search.init.is_empty();
-        let planned = if without_curve { search.evolution.generations } else { planned_generations(&self.spec) };
-        if closed > planned as usize {
-            "all generations are evaluated".into()
-        } else if search.max_evaluations.is_some_and(|max| self.strategy.evaluations() >= max) {
-            format!("the limit of {} evaluations is reached", self.strategy.evaluations())
-        } else if let Some(max) =
-            search.max_passes.filter(|max| self.passes_left(*max) < self.spec.samples.len() as u64)
-        {
-            format!("the {max} document passes do not suffice for another candidate")
-        } else if let Some(patience) = search.patience {
-            format!("{patience} generations brought nothing better")
-        } else {
-            "every candidate of the search space is evaluated".into()
-        }
-    }
-
-    fn passes_left(&self, max: u64) -> u64 {
-        max.saturating_sub(self.strategy.document_passes(self.spec.samples.len() as u64))
-    }
-
     pub fn state(&self) -> JobState {
         match (&self.record.ended, self.record.paused, self.record.stage) {
             (Some(Ended::Done), ..) => JobState::Done,
@@ -302,6 +286,7 @@ impl ActiveJob {
             stage_done,
             stage_units,
             leased,
+            objective: self.spec.search.objective,
             best_perplexity,
             best,
             original_length: self.description.original_length,
@@ -327,7 +312,7 @@ pub fn planned_evaluations(spec: &JobSpec) -> u64 {
 }
 
 /// Generations after the first, if nothing stops the search early.
-pub(super) fn planned_generations(spec: &JobSpec) -> u32 {
+fn planned_generations(spec: &JobSpec) -> u32 {
     match spec.search.strategy {
         StrategyKind::Ropewalk => ropewalk::planned(&spec.search).1,
         _ => spec.search.evolution.generations,

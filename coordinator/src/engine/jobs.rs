@@ -61,6 +61,7 @@ pub(super) fn unreadable(id: &JobId, record: &JobRecord, reason: String) -> JobS
         stage_done: 0,
         stage_units: 0,
         leased: 0,
+        objective: Default::default(),
         best_perplexity: None,
         best: None,
         original_length: 0,

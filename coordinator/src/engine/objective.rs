@@ -28,7 +28,8 @@ pub(super) fn check(spec: &JobSpec, shapes: &HashMap<SampleId, SampleShape>) -> 
 pub(super) fn measured(job: &ActiveJob, slot: Option<&Slot>, attention_factor: f64) -> Measured {
     let (objective, spec) = (job.spec.search.objective, &job.spec);
     let losses = slot.map_or(&[][..], Slot::losses);
-    let (search, held_out) = losses.split_at(spec.samples.len().min(losses.len()));
+    let (judged, held_out) = losses.split_at(spec.judged_samples().count().min(losses.len()));
+    let search = &judged[..spec.samples.len().min(judged.len())];
     let held_out_shapes = job.shapes(&spec.held_out);
     // There is no finite number when a sample failed or when there are no held-out samples.
     let finite = |value: f64| Some(value).filter(|value| value.is_finite());

@@ -136,7 +136,8 @@ impl Core {
             if let Some(unit) = job.ahead.unit(id, report.sample)
                 && self.desk.scheduler.complete(now.since_start, worker, &report.job, unit, seconds)
             {
-                self.desk.settle_ahead(job, id, report.sample, loss);
+                let settled = self.desk.settle_ahead(job, id, report.sample, loss);
+                self.or_broken(settled)?;
                 return Ok(Verdict::Accepted);
             }
         }

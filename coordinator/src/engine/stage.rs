@@ -1,5 +1,6 @@
 //! What a job evaluates at one time: candidates in slots, each on every sample.
 
+use super::short::{self, Kept};
 use crate::scheduler::UnitKey;
 use crate::search::{Outcome, Race, Score, Slope, Verdict};
 use ropewalk_shared::outcome::{Loss, LossSlope, perplexity, weighted_perplexity};
@@ -17,10 +18,14 @@ pub(super) struct Stage {
     /// Units without a result whose candidate has not failed.
     open: u64,
     measure: Measure,
-    /// Of each sample in a candidate's score; absent where all weigh alike.
+    /// Of each sample in a candidate's score; absent where all weigh alike. Samples of short windows weigh nothing.
     weights: Option<Vec<f64>>,
     /// The rule by which candidates are dropped, where they are: then the samples of each follow one another.
     race: Option<Race>,
+    /// Short windows that candidates must keep.
+    kept: Vec<Kept>,
+    /// Samples that count as document passes: the first ones, those of short windows left out.
+    counted: usize,
 }
 
 /// What follows for a candidate from the results that it has.
@@ -64,6 +69,8 @@ impl Stage {
             measure,
             weights: None,
             race: None,
+            kept: Vec::new(),
+            counted: samples.len(),
         };
         for rescale in rescales {
             let id = rescale.id();
@@ -97,6 +104,22 @@ impl Stage {
     pub fn racing(mut self, race: Option<Race>) -> Self {
         self.race = race.filter(|race| race.samples() == self.samples.len());
         self
+    }
+
+    /// The same, of whose candidates some windows are asked to be kept.
+    pub fn keeping(mut self, kept: Vec<Kept>) -> Self {
+        self.counted = kept.first().map_or(self.counted, |window| window.samples.start);
+        self.keep(kept);
+        self
+    }
+
+    /// Replaces what is known of the windows to be kept.
+    pub fn keep(&mut self, kept: Vec<Kept>) {
+        self.kept = kept;
+    }
+
+    pub fn kept(&self) -> &[Kept] {
+        &self.kept
     }
 
     /// What is wanted of each unit.
@@ -197,7 +220,7 @@ impl Stage {
             // What was known beyond them was evaluated for something else.
             Some(_) => slot.judged,
             // Which unit of a failed candidate failed is up to the workers, and must not be seen.
-            None => slot.losses.len(),
+            None => self.counted,
         };
         Outcome {
             score: self.score(slot),
@@ -212,6 +235,11 @@ impl Stage {
         if let Some(estimate) = slot.dropped {
             return Score::dropped(estimate);
         }
+        if slot.failure.is_none()
+            && let Some(excess) = short::excess(&self.kept, &slot.losses).filter(|excess| *excess > 0.0)
+        {
+            return Score::infeasible(excess);
+        }
         let losses: Option<Vec<Loss>> = slot.losses.iter().copied().collect();
         match (losses, &self.weights) {
             (Some(losses), None) if slot.failure.is_none() => Score::new(perplexity(&losses)),
@@ -224,7 +252,7 @@ impl Stage {
 
     /// The score of a candidate whose evaluation is over.
     pub fn settled_score(&self, slot: &Slot) -> Option<Score> {
-        slot.is_settled().then(|| self.score(slot))
+        (slot.is_settled() && self.knows_limits()).then(|| self.score(slot))
     }
 
     /// A reason for which a candidate failed, where one did.

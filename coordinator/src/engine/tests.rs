@@ -6,4 +6,5 @@ mod life;
 mod objective;
 mod racing;
 mod rig;
+mod short;
 mod threads;

@@ -1,7 +1,7 @@
 //! The comparison table: searched factors against none, PI, NTK and YaRN under the same measure.
 
 use ropewalk_shared::baselines::Baseline;
-use ropewalk_shared::factor_file::{FactorFile, Measured, WITHOUT_START_TOKENS};
+use ropewalk_shared::factor_file::{FactorFile, KeptShort, Measured, WITHOUT_START_TOKENS};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
@@ -20,6 +20,9 @@ pub struct Comparison {
     pub search_samples: usize,
     /// In the order of the table; the searched factors last.
     pub rows: Vec<Row>,
+    /// Short windows that had to be kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_short: Vec<KeptShort>,
 }
 
 /// One set of factors.
@@ -59,7 +62,13 @@ impl Comparison {
             held_out: objective.held_out.and_then(finite),
             held_out_text: objective.held_out_text.and_then(finite),
         });
-        Some(Self { kind: objective.kind.clone(), length: file.target_length, search_samples: objective.samples, rows })
+        Some(Self {
+            kind: objective.kind.clone(),
+            length: file.target_length,
+            search_samples: objective.samples,
+            rows,
+            kept_short: objective.kept_short.clone(),
+        })
     }
 
     /// The best row: by held-out perplexity where every usable row has one, else by that of the search.
@@ -149,6 +158,10 @@ impl fmt::Display for Comparison {
             let percent = 100.0 * share.abs();
             writeln!(f, "* best {judge}; searched is {percent:.1} % {direction} the best other ({})", other.factors)?;
         }
+        for KeptShort { length, percent, value, shipped } in &self.kept_short {
+            let length = thousands(*length);
+            writeln!(f, "At {length} tokens: {value:.3}, as shipped {shipped:.3}, allowed {percent} % above")?;
+        }
         Ok(())
     }
 }
@@ -209,6 +222,7 @@ mod tests {
             samples: 5,
             held_out: Some(15.25),
             held_out_text: None,
+            kept_short: Vec::new(),
         });
         let measured = |value, held_out| Measured { value, held_out, attention_factor: 1.0, held_out_text: None };
         for (name, value, held_out) in [
@@ -251,6 +265,15 @@ Perplexity at 2,048 tokens, lower is better
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].ends_with("held-out  held-out text") && lines[8].ends_with("15.250         20.500"), "{text}");
         assert!(lines[3].ends_with("74.900              -"), "{text}");
+    }
+
+    #[test]
+    fn short_windows_that_had_to_be_kept_are_told() {
+        let mut file = file();
+        let kept = KeptShort { length: 1024, percent: 2.5, value: 20.25, shipped: 20.0 };
+        file.objective.as_mut().unwrap().kept_short.push(kept);
+        let text = Comparison::of_factor_file(&file).unwrap().to_string();
+        assert!(text.ends_with("At 1,024 tokens: 20.250, as shipped 20.000, allowed 2.5 % above\n"), "{text}");
     }
 
     #[test]

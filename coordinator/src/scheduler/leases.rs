@@ -20,7 +20,7 @@ pub struct SchedulerOptions {
     pub max_expiries: u32,
     /// First and longest wait before a unit is tried again whose sample could not be fetched.
     pub retry: (Duration, Duration),
-    /// Whether workers for which nothing is wanted now are given what is wanted later.
+    /// Whether what is certain to be wanted later is queued early, for workers for which nothing is wanted now.
     pub fill_gaps: bool,
 }
 

@@ -144,6 +144,13 @@ impl Strategy for Evolution {
         self.memory.race(self.settings.documents.racing, self.settings.options.parents as usize)
     }
 
+    fn why_finished(&self) -> Option<String> {
+        let generations = ((self.history.len() as u32).saturating_sub(1), self.settings.options.generations);
+        let spent = (self.evaluations(), self.document_passes(self.settings.documents.samples.into()));
+        let stalled = GenerationSummary::stalled(&self.history, self.settings.patience);
+        self.pending.is_empty().then(|| self.settings.why_finished(generations, spent, stalled))
+    }
+
     fn document_passes(&self, samples: u64) -> u64 {
         history::document_passes(&self.history).unwrap_or_else(|| self.evaluations().saturating_mul(samples))
     }

@@ -15,9 +15,12 @@ pub struct GenerationSummary {
     /// How many of them were dropped before they were evaluated on every sample.
     #[serde(default)]
     pub dropped: u32,
+    /// How many of them exceeded the limit of a short window.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub infeasible: u32,
     /// Candidates drawn for it and thrown away because they had been asked before.
     pub duplicates_avoided: u32,
-    /// Best score of this generation alone.
+    /// Best score of this generation alone; that of a candidate outside a limit where none is within.
     pub generation_best: Score,
     /// Median score of this generation, the better one of two middles; of a candidate that was dropped, its estimate counts.
     pub median: Score,
@@ -30,6 +33,10 @@ pub struct GenerationSummary {
     pub document_passes: u64,
 }
 
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 // === impl GenerationSummary ===
 
 impl GenerationSummary {
@@ -37,7 +44,7 @@ impl GenerationSummary {
     pub fn close(generation: u32, scores: &[Score], duplicates_avoided: u32, previous: Option<&Self>) -> Self {
         let mut sorted = scores.to_vec();
         sorted.sort();
-        let generation_best = sorted.first().copied().filter(|best| best.value().is_some()).unwrap_or(Score::FAILED);
+        let generation_best = sorted.first().copied().filter(|best| best.estimate().is_none()).unwrap_or(Score::FAILED);
         let mut likely: Vec<Score> = scores.iter().map(|score| score.estimate().map_or(*score, Score::new)).collect();
         likely.sort();
         Self {
@@ -46,6 +53,7 @@ impl GenerationSummary {
             failed: scores.iter().filter(|score| score.is_failed()).count() as u32,
             duplicates_avoided,
             generation_best,
+            infeasible: scores.iter().filter(|score| score.excess().is_some()).count() as u32,
             dropped: scores.iter().filter(|score| score.estimate().is_some()).count() as u32,
             median: likely.get(likely.len().saturating_sub(1) / 2).copied().unwrap_or(Score::FAILED),
             best: previous.map_or(generation_best, |p| p.best.min(generation_best)),
@@ -94,5 +102,9 @@ mod tests {
             (third.generation_best, third.best, third.median),
             (Score::new(3.0), Score::new(2.0), Score::new(3.0))
         );
+        // Outside a limit, coming nearer to it is getting better.
+        let outside = |excess| GenerationSummary::close(0, &[Score::infeasible(excess), Score::FAILED], 0, None);
+        assert_eq!((outside(0.5).infeasible, outside(0.5).best.value()), (1, None));
+        assert!(outside(0.25).best < outside(0.5).best);
     }
 }

@@ -334,6 +334,15 @@ impl Strategy for Ropewalk {
         if is_star { then.pending } else { Vec::new() }
     }
 
+    fn why_finished(&self) -> Option<String> {
+        let common = &self.settings.common;
+        let spent = (self.passes_per_sample(), self.document_passes(common.documents.samples.into()));
+        let stalled = GenerationSummary::stalled(&self.history, common.patience);
+        // The curve before them has no number of generations that it must reach.
+        let generations = (self.clouds, common.options.generations);
+        self.pending.is_empty().then(|| common.why_finished(generations, spent, stalled))
+    }
+
     fn document_passes(&self, samples: u64) -> u64 {
         history::document_passes(&self.history).unwrap_or_else(|| self.passes_per_sample().saturating_mul(samples))
     }

@@ -6,7 +6,8 @@ use std::fmt;
 
 /// The objective's value for one candidate, smaller is better: a perplexity, or nothing usable.
 ///
-/// Scores are totally ordered. A candidate that was dropped in a race ranks behind every one that was measured, by its
+/// Scores are totally ordered. A candidate that breaks a limit ranks behind every one that keeps to all (Deb's rule), by how
+/// much it does. A candidate that was dropped in a race ranks behind every one that was measured, by its
 /// estimate. One whose evaluation failed, or gave infinity or NaN, ranks behind all of these and equal to all others of
 /// its kind, so that a diverging candidate is a bad one and never a crash.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -16,6 +17,7 @@ pub struct Score(Kind);
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Measured(f64),
+    Infeasible(f64),
     Dropped(f64),
     Failed,
 }
@@ -26,6 +28,7 @@ enum Kind {
 enum Stored {
     Measured(f64),
     Dropped { dropped: f64 },
+    Infeasible { infeasible: f64 },
     Failed(()),
 }
 
@@ -46,11 +49,24 @@ impl Score {
         Self(if estimate.is_finite() { Kind::Dropped(estimate) } else { Kind::Failed })
     }
 
+    /// The score of a candidate that exceeds limits by so much in all; what is not finite is [`Score::FAILED`].
+    pub fn infeasible(excess: f64) -> Self {
+        Self(if excess.is_finite() { Kind::Infeasible(excess) } else { Kind::Failed })
+    }
+
+    /// By how much the candidate exceeds limits, if it does.
+    pub fn excess(self) -> Option<f64> {
+        match self.0 {
+            Kind::Infeasible(excess) => Some(excess),
+            Kind::Measured(_) | Kind::Dropped(_) | Kind::Failed => None,
+        }
+    }
+
     /// The value, if it was measured.
     pub fn value(self) -> Option<f64> {
         match self.0 {
             Kind::Measured(value) => Some(value),
-            Kind::Dropped(_) | Kind::Failed => None,
+            Kind::Infeasible(_) | Kind::Dropped(_) | Kind::Failed => None,
         }
     }
 
@@ -58,7 +74,7 @@ impl Score {
     pub fn estimate(self) -> Option<f64> {
         match self.0 {
             Kind::Dropped(estimate) => Some(estimate),
-            Kind::Measured(_) | Kind::Failed => None,
+            Kind::Measured(_) | Kind::Infeasible(_) | Kind::Failed => None,
         }
     }
 
@@ -71,8 +87,9 @@ impl Score {
     fn rank(self) -> (u8, f64) {
         match self.0 {
             Kind::Measured(value) => (0, value),
-            Kind::Dropped(estimate) => (1, estimate),
-            Kind::Failed => (2, 0.0),
+            Kind::Infeasible(excess) => (1, excess),
+            Kind::Dropped(estimate) => (2, estimate),
+            Kind::Failed => (3, 0.0),
         }
     }
 }
@@ -118,6 +135,7 @@ impl From<Stored> for Score {
         match stored {
             Stored::Measured(value) => Self::new(value),
             Stored::Dropped { dropped } => Self::dropped(dropped),
+            Stored::Infeasible { infeasible } => Self::infeasible(infeasible),
             Stored::Failed(()) => Self::FAILED,
         }
     }
@@ -128,6 +146,7 @@ impl From<Score> for Stored {
         match score.0 {
             Kind::Measured(value) => Self::Measured(value),
             Kind::Dropped(dropped) => Self::Dropped { dropped },
+            Kind::Infeasible(infeasible) => Self::Infeasible { infeasible },
             Kind::Failed => Self::Failed(()),
         }
     }
@@ -138,6 +157,7 @@ impl fmt::Display for Score {
         match self.0 {
             Kind::Measured(value) => value.fmt(f),
             Kind::Dropped(estimate) => write!(f, "dropped at about {estimate:.3}"),
+            Kind::Infeasible(excess) => write!(f, "{excess:.3} nats above its limits"),
             Kind::Failed => f.pad("failed"),
         }
     }
@@ -161,11 +181,27 @@ mod tests {
         assert_eq!(Score::new(f64::NAN), Score::FAILED);
     }
 
+    /// Deb's rule: whatever keeps to the limits is better than what does not, and of those the nearer one.
+    #[test]
+    fn limits_come_before_values() {
+        let mut scores =
+            [Score::infeasible(0.2), Score::new(1e9), Score::infeasible(0.1), Score::FAILED, Score::new(2.0)];
+        scores.sort();
+        let [a, b, c, d, e] = scores;
+        assert_eq!((a.value(), b.value()), (Some(2.0), Some(1e9)));
+        assert_eq!((c.excess(), d.excess(), e), (Some(0.1), Some(0.2), Score::FAILED));
+        assert_eq!(Score::infeasible(f64::INFINITY), Score::FAILED);
+    }
+
     #[test]
     fn scores_survive_json_exactly() {
-        for score in
-            [Score::new(0.1 + 0.2), Score::new(5e-324), Score::new(3.0), Score::dropped(0.1 + 0.2), Score::FAILED]
-        {
+        for score in [
+            Score::new(0.1 + 0.2),
+            Score::new(5e-324),
+            Score::infeasible(0.3),
+            Score::dropped(0.1 + 0.2),
+            Score::FAILED,
+        ] {
             let text = serde_json::to_string(&score).unwrap();
             assert_eq!(serde_json::from_str::<Score>(&text).unwrap(), score, "{text}");
         }

@@ -48,6 +48,9 @@ pub trait Strategy: Send {
     /// [`TellError`] when these are not the scores that were asked for; nothing has changed then.
     fn tell(&mut self, generation: u32, scores: &[Score]) -> Result<(), TellError>;
 
+    /// Why nothing more is asked, for people; `None` while something is.
+    fn why_finished(&self) -> Option<String>;
+
     /// What is to be measured of the asked candidates.
     fn measure(&self) -> Measure {
         Measure::Loss

@@ -14,6 +14,8 @@ const MAX_GENERATIONS: u32 = 1_000_000;
 const MAX_SLOPE_STEPS: u32 = 1_000;
 const MAX_INIT: usize = 1_000;
 const MAX_START_TOKEN_CHOICES: usize = 1_000;
+const MAX_SHORT_WINDOWS: usize = 16;
+const MAX_PERCENT: f64 = 10_000.0;
 
 /// One thing that is wrong with a specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl JobSpec {
             format!("{model_name:?} cannot name a folder below a worker's model root; rename the model's folder")
         });
         self.check_samples(&mut checks);
+        self.check_short_windows(&mut checks);
         self.search.evolution.check(&mut checks);
         self.check_budgets(&mut checks);
         let description = match self.description() {
@@ -90,14 +93,35 @@ impl JobSpec {
 
     fn check_samples(&self, checks: &mut Checks) {
         checks.require(!self.samples.is_empty(), "samples", || "the search needs at least one sample".into());
-        let count = self.samples.len() + self.held_out.len();
+        let count = self.all_samples().count();
         checks.require(count <= MAX_SAMPLES, "samples", || {
             format!("{count} samples, at most {MAX_SAMPLES} are accepted")
         });
-        let distinct: HashSet<_> = self.samples.iter().chain(&self.held_out).collect();
+        let distinct: HashSet<_> = self.all_samples().collect();
         checks.require(distinct.len() == count, "samples", || {
             "a sample is named twice; held-out samples must differ from those of the search".into()
         });
+    }
+
+    fn check_short_windows(&self, checks: &mut Checks) {
+        let windows = &self.search.keep_short;
+        checks.require(windows.len() <= MAX_SHORT_WINDOWS, "keep_short", || {
+            format!("{} windows, at most {MAX_SHORT_WINDOWS} are accepted", windows.len())
+        });
+        let lengths: HashSet<u32> = windows.iter().map(|window| window.length).collect();
+        checks.require(lengths.len() == windows.len(), "keep_short", || "a length is given twice".into());
+        for window in windows.iter().take(MAX_SHORT_WINDOWS) {
+            checks.require((2..self.target_length).contains(&window.length), "keep_short", || {
+                format!(
+                    "{window}: the length must be from 2 tokens to below the target length of {}",
+                    self.target_length
+                )
+            });
+            checks.require((0.0..=MAX_PERCENT).contains(&window.percent), "keep_short", || {
+                format!("{window}: the limit must be from 0 to {MAX_PERCENT} percent")
+            });
+            checks.require(!window.samples.is_empty(), "keep_short", || format!("{window} has no sample to judge by"));
+        }
     }
 
     /// What the strategies that keep to a form cannot do.
@@ -127,20 +151,21 @@ impl JobSpec {
     /// A budget that does not buy the first generation buys nothing.
     fn check_budgets(&self, checks: &mut Checks) {
         let (search, samples) = (&self.search, self.samples.len() as u64);
-        let first = u64::from(search.evolution.population);
-        if let Some(max) = search.max_passes.filter(|_| search.strategy != StrategyKind::Ropewalk) {
+        let first = search.first_generation();
+        if let Some(max) = search.max_passes {
             checks.require(max >= first * samples, "max_passes", || {
+                let smaller = match search.strategy {
+                    StrategyKind::Ropewalk => "or fewer samples",
+                    _ => "fewer samples or a smaller population",
+                };
                 format!(
                     "{max} document passes buy {} candidates on {samples} samples, and the first generation has {first}: \
-                     give at least {}, fewer samples or a smaller population",
+                     give at least {}, {smaller}",
                     max / samples.max(1),
                     first * samples
                 )
             });
         }
-        checks.require(search.max_passes.is_none_or(|max| max >= samples.max(1)), "max_passes", || {
-            format!("must suffice for one candidate on {samples} samples")
-        });
     }
 
     fn check_against(&self, description: &ModelDescription, checks: &mut Checks) {

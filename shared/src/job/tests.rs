@@ -114,3 +114,30 @@ fn the_id_follows_the_specification() {
     let text = serde_json::to_string(&other).unwrap();
     assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap().id(), other.id());
 }
+
+/// Everything that can be wrong with a short window at once, and that jobs without one keep their ids.
+#[test]
+fn short_windows_are_checked() {
+    let mut job = job();
+    let text = serde_json::to_string(&job).unwrap();
+    assert!(!text.contains("keep_short"), "{text}");
+    let sample = crate::sample::SampleId::from([77; 32]);
+    let window = |length, percent| ShortWindow { length, percent, samples: vec![sample] };
+    job.search.keep_short = vec![window(job.target_length, -1.0), window(job.target_length, 2.0)];
+    job.search.keep_short[1].samples.clear();
+    let Err(InvalidJob { problems }) = job.check() else { panic!("no problem") };
+    let short: Vec<&str> = problems
+        .iter()
+        .filter(|problem| problem.field == "keep_short")
+        .map(|problem| problem.reason.as_str())
+        .collect();
+    for part in ["given twice", "below the target length", "percent", "no sample"] {
+        assert!(short.iter().any(|reason| reason.contains(part)), "{part} in {short:?}");
+    }
+    job.search.keep_short = vec![window(2, 0.0)];
+    assert!(job.check().is_ok(), "{:?}", job.check());
+    assert_eq!(job.all_samples().count(), job.samples.len() + 1 + job.held_out.len());
+    let shared = job.samples[0];
+    job.search.keep_short[0].samples.push(shared);
+    assert!(job.check().is_err(), "a sample is one or the other");
+}

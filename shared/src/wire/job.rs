@@ -4,7 +4,7 @@ use super::field::{InvalidField, at_most, digest, digests, invalid, line, presen
 use super::{FieldProblem, pb};
 use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
-use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, StrategyKind};
+use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, ShortWindow, StrategyKind};
 use crate::racing::Racing;
 use crate::rope::Rescale;
 
@@ -14,6 +14,7 @@ pub(super) const MAX_FACTORS: u64 = 1 << 13;
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 const MAX_NAME: usize = 200;
 const MAX_LIST: usize = 20_000;
+const MAX_WINDOWS: u64 = 64;
 
 // === Rescale ===
 
@@ -92,6 +93,7 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
         };
         at_most("search.start_tokens", message.start_tokens.len() as u64, MAX_LIST as u64)?;
         at_most("search.init", message.init.len() as u64, MAX_LIST as u64)?;
+        at_most("search.keep_short", message.keep_short.len() as u64, MAX_WINDOWS)?;
         Ok(Self {
             strategy,
             seed: message.seed,
@@ -105,12 +107,10 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
             patience: message.patience,
             max_evaluations: message.max_evaluations,
             time_budget_seconds: message.time_budget_seconds,
-            objective: match message.objective.as_str() {
-                "" => SearchObjective::Perplexity,
-                text => text.parse().map_err(value("search.objective"))?,
-            },
+            objective: objective("search.objective", &message.objective)?,
             racing,
             max_passes: message.max_passes,
+            keep_short: message.keep_short.into_iter().map(ShortWindow::try_from).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -145,7 +145,31 @@ impl From<&SearchOptions> for pb::SearchOptions {
             objective: search.objective.to_string(),
             racing: racing.into(),
             max_passes: search.max_passes,
+            keep_short: search.keep_short.iter().map(Into::into).collect(),
         }
+    }
+}
+
+/// An objective; those who know of none say nothing.
+pub(super) fn objective(field: &'static str, text: &str) -> Result<SearchObjective, InvalidField> {
+    match text {
+        "" => Ok(SearchObjective::Perplexity),
+        text => text.parse().map_err(value(field)),
+    }
+}
+
+impl TryFrom<pb::ShortWindow> for ShortWindow {
+    type Error = InvalidField;
+    fn try_from(message: pb::ShortWindow) -> Result<Self, InvalidField> {
+        let pb::ShortWindow { length, percent, samples } = message;
+        Ok(Self { length, percent, samples: digests("search.keep_short.samples", &samples, MAX_LIST)? })
+    }
+}
+
+impl From<&ShortWindow> for pb::ShortWindow {
+    fn from(window: &ShortWindow) -> Self {
+        let samples = window.samples.iter().map(|id| id.as_bytes().to_vec()).collect();
+        Self { length: window.length, percent: window.percent, samples }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Statuses and events on the wire.
 
 use super::field::{InvalidField, amount, at_most, invalid, line, value};
+use super::job::objective;
 use super::{FieldProblem, pb};
 use crate::event::Event;
 use crate::rope::Rescale;
@@ -63,6 +64,7 @@ impl From<&JobStatus> for pb::JobStatus {
             created_ms: status.created_ms,
             finished_ms: status.finished_ms.unwrap_or(0),
             model_name: status.model_name.clone(),
+            objective: status.objective.to_string(),
         }
     }
 }
@@ -85,6 +87,7 @@ impl TryFrom<pb::JobStatus> for JobStatus {
             stage_done: message.stage_done,
             stage_units: message.stage_units,
             leased: message.leased,
+            objective: objective("objective", &message.objective)?,
             best_perplexity: message.best_perplexity,
             best: message.best.map(Rescale::try_from).transpose()?,
             original_length: message.original_length,

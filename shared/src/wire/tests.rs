@@ -5,7 +5,7 @@ use crate::attention_factor::AttentionFactorPolicy;
 use crate::event::{Event, JobEvent};
 use crate::fingerprint::Fingerprint;
 use crate::grid::Grid;
-use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, StrategyKind};
+use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, ShortWindow, StrategyKind};
 use crate::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use crate::racing::Racing;
 use crate::rope::Rescale;
@@ -62,6 +62,7 @@ prop_compose! {
         objective in objective(),
         racing in proptest::sample::select(vec![Racing::Off, Racing::Safe, Racing::Fast]),
         slope_steps in any::<u32>(),
+        keep_short in vec((any::<u32>(), 0.0f64..1e4, vec(any::<[u8; 32]>(), 0..3)), 0..3),
     ) -> SearchOptions {
         SearchOptions {
             strategy: StrategyKind::LongRope,
@@ -79,8 +80,13 @@ prop_compose! {
             objective,
             racing,
             max_passes: limits.map(|(evaluations, seconds)| evaluations ^ seconds),
+            keep_short: keep_short.into_iter().map(short_window).collect(),
         }
     }
+}
+
+fn short_window((length, percent, samples): (u32, f64, Vec<[u8; 32]>)) -> ShortWindow {
+    ShortWindow { length, percent, samples: samples.into_iter().map(SampleId::from).collect() }
 }
 
 prop_compose! {
@@ -208,6 +214,7 @@ fn statuses_come_back() {
             stage_done: 6,
             stage_units: 7,
             leased: 8,
+            objective: SearchObjective::Mixture { needle_share: 0.25 },
             original_length: 16,
             target_length: 64,
             created_ms: 11,

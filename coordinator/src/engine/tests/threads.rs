@@ -4,6 +4,7 @@ use super::rig::{job, sample};
 use crate::engine::{Engine, EngineError, Stopped};
 use crate::scheduler::SchedulerOptions;
 use crate::store::{Store, StoreError};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 async fn start(path: &std::path::Path) -> (Engine, crate::engine::EngineThreads) {
@@ -52,11 +53,12 @@ async fn when_the_store_fails_nothing_is_acknowledged_and_the_engine_stops() {
     threads.join().await;
 }
 
+/// A panic without a message on standard error, which would look like a failure of the test.
 #[tokio::test]
 async fn a_panic_ends_the_engine_and_nobody_waits_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let (engine, threads) = start(folder.path()).await;
-    let answer = engine.durable::<()>(|_, _| panic!("on purpose")).await;
+    let answer = engine.durable::<()>(|_, _| resume_unwind(Box::new("on purpose"))).await;
     assert_eq!(answer, Err(EngineError::Stopping));
     assert_eq!(engine.stopped().await, Stopped::Panicked("on purpose".into()));
     threads.join().await;

@@ -103,6 +103,27 @@ impl EvolutionSettings {
         by_evaluations.unwrap_or(u64::MAX).min(by_passes.unwrap_or(u64::MAX))
     }
 
+    /// Why a search ends that asked so many generations of `planned` after the first, and has so much behind it.
+    pub(in crate::search) fn why_finished(
+        &self,
+        (asked, planned): (u32, u32),
+        (evaluations, passes): (u64, u64),
+        stalled: bool,
+    ) -> String {
+        let DocumentOptions { samples, max_passes, .. } = self.documents;
+        if asked >= planned {
+            "all generations are evaluated".into()
+        } else if self.max_evaluations.is_some_and(|max| evaluations >= max) {
+            format!("the limit of {evaluations} evaluations is reached")
+        } else if let Some(max) = max_passes.filter(|max| max.saturating_sub(passes) < u64::from(samples)) {
+            format!("the {max} document passes do not suffice for another candidate")
+        } else if let Some(patience) = self.patience.filter(|_| stalled) {
+            format!("{patience} generations brought nothing better")
+        } else {
+            "every candidate of the search space is evaluated".into()
+        }
+    }
+
     pub(in crate::search) fn check(&self) -> Result<(), InvalidSettings> {
         let (space, options) = (&self.space, &self.options);
         if space.pairs == 0 || space.max_point < space.grid.one() || space.start_tokens.is_empty() {
