@@ -1,5 +1,6 @@
 //! `ropewalk launch`: starts a search on a coordinator.
 
+use super::budget;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::init;
 use super::options::{CoordinatorArgs, JsonArgs};
@@ -39,6 +40,7 @@ pub(super) async fn run(args: LaunchArgs) -> Outcome {
     };
     let fetched = init::fetch(args.job.init(), &client).await?;
     let job = args.job.prepare(&folder, fingerprint, &fetched)?;
+    budget::on_coordinator(&client, &job.spec).await?;
 
     let upload = bar(0, "sending samples {bar:28} {percent}%");
     let sent = client.put_samples(&job.samples, |sent, total| {
