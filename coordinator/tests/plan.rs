@@ -5,8 +5,9 @@
 use ropewalk_coordinator::plan::identity::StageId;
 use ropewalk_coordinator::plan::{FactorSource, Plan, Training, Work, presets};
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::job::ModelIdentity;
+use ropewalk_shared::job::{ModelIdentity, SearchObjective, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::racing::Racing;
 
 /// Search, training, second search and recovery, the stages upside down.
 const WHOLE: &str = r#"
@@ -224,5 +225,44 @@ fn the_identity_follows_settings_inputs_and_needs() {
     assert_eq!(base.to_string().parse(), Ok(base));
     for changed in [of(&other, &[], 0), of(&plan, &[base], 0), of(&plan, &[], 1)] {
         assert_ne!(base, changed);
+    }
+}
+
+#[test]
+fn searches_take_every_option_that_changes_a_job() {
+    let text = |fields: &str| format!("[[stage]]\nname = \"s\"\nkind = \"search\"\nlength = \"2k\"\n{fields}");
+    let options = |fields: &str| {
+        let plan = Plan::read(&text(fields)).unwrap();
+        plan.stages[0].work.searches()[0].2.clone()
+    };
+    for kind in StrategyKind::ALL {
+        let of_kind = options(&format!("strategy = \"{}\"", kind.name()));
+        assert_eq!(of_kind.strategy, kind);
+        assert_eq!(of_kind.start_tokens.len() > 1, kind.searches_start_tokens());
+    }
+    let all =
+        "racing = \"fast\"\nmax_passes = 1000\nobjective = \"mixture:0.25\"\nkeep_short = [\"128:2\", \"200:0.5\"]";
+    let given = options(all);
+    assert_eq!((given.racing, given.max_passes), (Racing::Fast, Some(1000)));
+    assert_eq!(given.objective, SearchObjective::Mixture { needle_share: 0.25 });
+    assert_eq!(given.keep_short.iter().map(ToString::to_string).collect::<Vec<_>>(), ["128:2", "200:0.5"]);
+    let wrong =
+        problems(&text("racing = \"slow\"\nobjective = \"luck\"\nmax_passes = -1\nkeep_short = [\"128\", \"1:2\"]"));
+    for part in [
+        "racing: \"slow\" is no way",
+        "objective: \"luck\" is no objective",
+        "max_passes: is -1",
+        "keep_short: \"128\"",
+    ] {
+        assert!(wrong.iter().any(|problem| problem.contains(part)), "{part:?} in {wrong:#?}");
+    }
+    // What only the model tells, with everything else that is wrong.
+    let plan = Plan::read(&text("max_passes = 100\nkeep_short = [\"4096:2\"]\nmax_factor = 0.5")).unwrap();
+    let (identity, description) = model(256);
+    let found = plan.problems_with(&identity, &description);
+    for (field, part) in
+        [("max_passes", "first generation has 64"), ("keep_short", "below the target"), ("max_factor", "0.5")]
+    {
+        assert!(found.iter().any(|p| p.field == field && p.reason.contains(part)), "{field} in {found:?}");
     }
 }

@@ -32,3 +32,13 @@ pub fn job(
 pub fn reported_sets() -> u64 {
     REPORTED + 1
 }
+
+/// So many different samples, which stand for documents that are drawn later.
+pub fn stand_ins(count: usize) -> Vec<SampleId> {
+    let sample = |number: usize| {
+        let mut id = [0xff; 32];
+        id[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        SampleId::from(id)
+    };
+    (0..count).map(sample).collect()
+}

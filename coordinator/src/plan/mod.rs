@@ -23,7 +23,7 @@ mod read;
 mod stage;
 pub mod stretch;
 
-pub use job::{job, reported_sets};
+pub use job::{job, reported_sets, stand_ins};
 pub use problem::{InvalidPlan, Problem};
 pub use stage::{
     EvaluateStage, ExportStage, FactorSource, FinetuneStage, RecoverStage, RetrievalTask, SearchStage, Stage, Training,

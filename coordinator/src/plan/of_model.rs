@@ -9,6 +9,9 @@ use ropewalk_shared::sample::SampleId;
 /// Fields of a job that a plan does not state, so that what is wrong with them is said elsewhere.
 const ELSEWHERE: [&str; 3] = ["samples", "model", "init"];
 
+/// More make no difference here.
+const MAX_SAMPLES: usize = 10_000;
+
 impl Plan {
     /// Everything that is wrong with running this plan on the model.
     pub fn problems_with(&self, model: &ModelIdentity, description: &ModelDescription) -> Vec<Problem> {
@@ -20,7 +23,12 @@ impl Plan {
         }
         for stage in &self.stages {
             for (length, _, options) in stage.work.searches() {
-                self.check_job(stage, model, (length, options), &mut problems);
+                let mut options = options.clone();
+                // Documents are drawn later; any one stands for them here.
+                for (window, number) in options.keep_short.iter_mut().zip(1..) {
+                    window.samples = vec![SampleId::from([number; 32])];
+                }
+                self.check_job(stage, model, (length, &options), &mut problems);
             }
         }
         problems.dedup();
@@ -34,9 +42,9 @@ impl Plan {
         search: (u32, &SearchOptions),
         problems: &mut Vec<Problem>,
     ) {
-        // Documents are drawn later; any one stands for them here.
-        let sample = SampleId::from([0; 32]);
-        let job = job((self, stage), model.clone(), search, Vec::new(), (vec![sample], Vec::new()));
+        // As many as the stage has, as far as any budget depends on it.
+        let count = stage.work.searches().first().map_or(1, |(_, samples, _)| *samples).clamp(1, MAX_SAMPLES);
+        let job = job((self, stage), model.clone(), search, Vec::new(), (job::stand_ins(count), Vec::new()));
         let Err(invalid) = job.check() else { return };
         let of_plan = invalid.problems.into_iter().filter(|problem| !ELSEWHERE.contains(&problem.field));
         problems.extend(of_plan.map(|problem| {

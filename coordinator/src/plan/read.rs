@@ -11,7 +11,7 @@ use super::{Plan, order};
 use crate::units;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::grid::Grid;
-use ropewalk_shared::job::{EvolutionOptions, SearchOptions, StrategyKind};
+use ropewalk_shared::job::{EvolutionOptions, SearchOptions, ShortWindow, StrategyKind};
 use toml::{Table, Value};
 
 /// Largest plan read, in bytes.
@@ -135,14 +135,7 @@ fn recover(fields: &mut Fields<'_>, seed: u64) -> Option<RecoverStage> {
 
 /// The options of a search: the strategy's usual ones, or half the population where that is published.
 fn options(fields: &mut Fields<'_>, seed: u64, halved: bool) -> SearchOptions {
-    let strategy = match fields.text("strategy").as_deref() {
-        None | Some("longrope") => StrategyKind::LongRope,
-        Some("ropewalk") => StrategyKind::Ropewalk,
-        Some(other) => {
-            fields.problem("strategy", format!("{other:?} is none: longrope or ropewalk"));
-            StrategyKind::LongRope
-        }
-    };
+    let strategy = fields.parsed::<StrategyKind>("strategy").unwrap_or_default();
     let share = if halved { 2 } else { 1 };
     let usual = strategy.options();
     let evolution = EvolutionOptions {
@@ -175,15 +168,34 @@ fn options(fields: &mut Fields<'_>, seed: u64, halved: bool) -> SearchOptions {
         evolution,
         grid,
         max_factor: fields.number("max_factor"),
-        start_tokens: fields.wholes("start_tokens").unwrap_or(default.start_tokens.clone()),
+        start_tokens: fields.wholes("start_tokens").unwrap_or_else(|| match strategy.searches_start_tokens() {
+            true => default.start_tokens.clone(),
+            false => vec![0],
+        }),
         attention_factor: fields
             .parsed::<AttentionFactorPolicy>("attention_factor")
             .unwrap_or(default.attention_factor),
         patience: fields.whole("patience"),
         max_evaluations: fields.whole("max_evaluations"),
         time_budget_seconds: time_budget,
+        racing: fields.parsed("racing").unwrap_or_default(),
+        max_passes: fields.whole("max_passes"),
+        objective: fields.parsed("objective").unwrap_or_default(),
+        keep_short: keep_short(fields),
         ..default
     }
+}
+
+/// Short windows to keep; their samples are drawn with the documents.
+fn keep_short(fields: &mut Fields<'_>) -> Vec<ShortWindow> {
+    let mut windows = Vec::new();
+    for text in fields.texts("keep_short").unwrap_or_default() {
+        match text.parse() {
+            Ok(window) => windows.push(window),
+            Err(error) => fields.problem("keep_short", error),
+        }
+    }
+    windows
 }
 
 fn finetune(fields: &mut Fields<'_>) -> Option<FinetuneStage> {

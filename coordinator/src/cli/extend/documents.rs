@@ -20,9 +20,9 @@ const MAX_DEPTH: usize = 16;
 /// Documents by use. No document that results are judged on is ever seen by a search of the plan.
 pub struct Drawn {
     /// As long as the longest window of the plan; a shorter one is judged on their beginnings.
-    held_out: Vec<Sample>,
+    held_out: Vec<NamedSample>,
     /// For each length that is searched, documents of that length.
-    searched: BTreeMap<u32, Vec<Sample>>,
+    searched: BTreeMap<u32, Vec<NamedSample>>,
 }
 
 // === impl Drawn ===
@@ -50,16 +50,14 @@ impl Drawn {
             source.draw(&SamplePlan { length: length as usize, search: count, held_out: 0, seed: plan.seed })
         };
         let held_out = draw(longest, plan.held_out)?.search;
-        let held_out: Vec<Sample> = held_out.into_iter().map(|named| named.sample).collect();
         let mut searched = BTreeMap::new();
         for (length, count) in wanted {
             let judged: HashSet<SampleId> =
-                held_out.iter().map(|sample| cut(sample, length).map(|cut| cut.id())).collect::<Result<_, _>>()?;
+                held_out.iter().map(|named| cut(named, length).map(|cut| cut.sample.id())).collect::<Result<_, _>>()?;
             // As many more as could turn out to be set aside.
             let drawn = draw(length, count + plan.held_out)?.search;
-            let short = drawn.into_iter().map(|NamedSample { sample, .. }| cut(&sample, length));
-            let short = short.collect::<Result<Vec<_>, _>>()?;
-            let others = short.into_iter().filter(|sample| !judged.contains(&sample.id()));
+            let short = drawn.iter().map(|named| cut(named, length)).collect::<Result<Vec<_>, _>>()?;
+            let others = short.into_iter().filter(|named| !judged.contains(&named.sample.id()));
             searched.insert(length, others.take(count).collect());
         }
         Ok(Self { held_out, searched })
@@ -67,18 +65,24 @@ impl Drawn {
 
     /// Documents that no search sees, `length` tokens of each, at most `count`.
     pub fn held_out(&self, length: u32, count: usize) -> Result<Vec<Sample>, Failure> {
-        self.held_out.iter().take(count).map(|sample| cut(sample, length)).collect()
+        Ok(self.held_out_named(length, count)?.into_iter().map(|named| named.sample).collect())
+    }
+
+    /// The same with where they stand.
+    pub fn held_out_named(&self, length: u32, count: usize) -> Result<Vec<NamedSample>, Failure> {
+        self.held_out.iter().take(count).map(|named| cut(named, length)).collect()
     }
 
     /// Documents for a search at this length.
-    pub fn searched(&self, length: u32, count: usize) -> Vec<Sample> {
+    pub fn searched(&self, length: u32, count: usize) -> Vec<NamedSample> {
         self.searched.get(&length).map_or_else(Vec::new, |drawn| drawn.iter().take(count).cloned().collect())
     }
 }
 
-fn cut(sample: &Sample, length: u32) -> Result<Sample, Failure> {
-    let tokens = sample.tokens();
-    Sample::new(tokens[..tokens.len().min(length as usize)].to_vec()).or_input()
+fn cut(named: &NamedSample, length: u32) -> Result<NamedSample, Failure> {
+    let tokens = named.sample.tokens();
+    let sample = Sample::new(tokens[..tokens.len().min(length as usize)].to_vec()).or_input()?;
+    Ok(NamedSample { sample, place: named.place.clone() })
 }
 
 /// What documents are, without reading all of them: names below the paths, sizes, and both ends of every file.

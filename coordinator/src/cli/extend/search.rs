@@ -5,8 +5,9 @@ use super::inputs::identity;
 use super::runner::{Runner, StageModel};
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::local::{LocalSearch, Machine};
+use crate::cli::needle::NeedleArgs;
 use crate::cli::output::note;
-use crate::cli::prepare::PreparedJob;
+use crate::cli::prepare::{PreparedJob, samples_of, short_samples};
 use crate::cli::results::Results;
 use crate::cli::serve::stop_signal;
 use crate::cli::watch::{ended_well, follow};
@@ -97,20 +98,25 @@ impl Runner<'_> {
         out: &Path,
     ) -> Result<JobResult, Failure> {
         let plan = &self.inputs.plan;
-        let searched = self.inputs.drawn.searched(wanted.length, wanted.samples);
-        let held_out = self.inputs.drawn.held_out(wanted.length, plan.held_out)?;
+        let mut options = wanted.options.clone();
+        let documents = self.inputs.drawn.searched(wanted.length, wanted.samples);
+        let others = self.inputs.drawn.held_out_named(wanted.length, plan.held_out)?;
+        let short = short_samples(&mut options.keep_short, &documents)?;
+        let needles = NeedleArgs::default().plan(options.objective, options.seed)?;
+        let (searched, held_out) = samples_of(&model.folder, (&documents, &others), options.objective, needles)?;
         let ids = |samples: &[Sample]| samples.iter().map(Sample::id).collect();
         let identity = identity(&model.folder, model.fingerprint);
         let samples = (ids(&searched), ids(&held_out));
-        let spec = job((plan, stage), identity, (wanted.length, wanted.options), wanted.start, samples);
-        let job = PreparedJob { spec, samples: searched.into_iter().chain(held_out).collect() };
+        let spec = job((plan, stage), identity, (wanted.length, &options), wanted.start, samples);
+        let job = PreparedJob { spec, samples: searched.into_iter().chain(short).chain(held_out).collect() };
         match &self.args.coordinator {
             Some(url) => {
                 self.show_to_workers(&model.folder.path)?;
                 self.remote(url, &job).await
             }
             None => {
-                let machine = Machine::new(self.args.machine.clone(), &model.folder, wanted.length, wanted.samples)?;
+                let samples = job.spec.samples.len();
+                let machine = Machine::new(self.args.machine.clone(), &model.folder, wanted.length, samples)?;
                 LocalSearch { folder: &model.folder, job, out, machine, json: self.args.output }.search().await
             }
         }
