@@ -94,7 +94,8 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NoCuda),
             Self::Cuda(index) => {
-                Device::new_cuda(index).map_err(|source| DeviceError::Cuda { index, source: source.into() })
+                // A stream of its own: candle's default is one for each thread, and evaluations change threads.
+                Device::new_cuda_with_stream(index).map_err(|source| DeviceError::Cuda { index, source: source.into() })
             }
         }
     }

@@ -22,6 +22,8 @@ pub mod attention;
 pub mod cancel;
 pub mod cost;
 pub mod counted;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 pub mod device;
 pub mod evaluator;
 mod first_layer;

@@ -7,11 +7,27 @@
 //! Keys and values are visited in blocks with a running maximum and sum (online softmax), so memory does not grow with
 //! the product of the lengths. Query head `h` reads key head `h / (heads / kv_heads)` (grouped queries).
 //! [`mod@reference`] is the definition in f64, `cpu` the kernel for the processor, `tensor` the same algorithm in
-//! candle operations for every other device.
+//! candle operations for every other device; on NVIDIA GPUs `choice` says which kernel it is.
 
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod choice;
 pub(crate) mod cpu;
 pub mod reference;
 pub(crate) mod tensor;
+
+use crate::ops::Kernels;
+use candle_core::{Result, Tensor};
+
+/// Attention of the queries `q` over `k` and `v`, laid out as [`AttentionShape`] says. On the CPU `q` is overwritten and
+/// returned.
+pub(crate) fn attention(kernels: Kernels, shape: AttentionShape, q: Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    match kernels {
+        Kernels::Cpu => cpu::attention(shape, &q, k, v).map(|()| q),
+        Kernels::Tensor => tensor::attention(shape, &q, k, v),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda => crate::cuda::attention(shape, &q, k, v),
+    }
+}
 
 /// Shape of one attention call.
 ///

@@ -122,7 +122,6 @@ impl Workspace {
         let spec = &model.spec;
         let buffer = |width: usize| Tensor::zeros((chunk, width), DType::F32, device);
         let buffers = match model.kernels {
-            Kernels::Tensor => None,
             Kernels::Cpu => Some(Buffers {
                 hidden: (model.dtype == Dtype::Bf16).then(|| buffer(spec.hidden)).transpose()?,
                 normed: buffer(spec.hidden)?,
@@ -130,6 +129,7 @@ impl Workspace {
                 gate_up: buffer(2 * spec.intermediate)?,
                 logits: buffer(spec.vocab.min(VOCABULARY_BLOCK))?,
             }),
+            _ => None,
         };
         Ok(Self { kernels: model.kernels, buffers })
     }

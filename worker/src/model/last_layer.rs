@@ -5,7 +5,6 @@ use super::Layer;
 use super::config::DecoderSpec;
 use super::decoder::{KeyValues, Workspace};
 use crate::attention;
-use crate::ops::Kernels;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotate::rotate;
 use candle_core::{Result, Tensor};
@@ -45,10 +44,7 @@ impl Layer {
         let q = rotate(kernels, q, spec.head_dim, (&rows(cos)?, &rows(sin)?), self.query_norm.as_ref())?;
         // The queries are the last ones of the keys so far, as attention takes them to be.
         let shape = self.attention_shape(spec);
-        let attended = match kernels {
-            Kernels::Cpu => attention::cpu::attention(shape, &q, &k, &v).map(|()| q)?,
-            Kernels::Tensor => attention::tensor::attention(shape, &q, &k, &v)?,
-        };
+        let attended = attention::attention(kernels, shape, q, &k, &v)?;
         let x = self.output.add_to(kernels, rows(&x)?, &attended)?;
         self.feed_forward(spec, x, workspace).map(Some)
     }

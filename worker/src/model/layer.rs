@@ -60,10 +60,7 @@ impl Layer {
         let [q, k, v] = self.rotated(kernels, spec, qkv, rotation)?;
         let (k, v) = cache.append(kernels, &k, &v)?;
         let shape = self.attention_shape(spec);
-        let attended = match kernels {
-            Kernels::Cpu => attention::cpu::attention(shape, &q, &k, &v).map(|()| q)?,
-            Kernels::Tensor => attention::tensor::attention(shape, &q, &k, &v)?,
-        };
+        let attended = attention::attention(kernels, shape, q, &k, &v)?;
         let x = self.output.add_to(kernels, x, &attended)?;
         self.feed_forward(spec, x, workspace)
     }

@@ -84,7 +84,7 @@ impl Model {
         let parameters = Parameters::load(&spec, &files, &devices, dtype.to_candle(), layers)?;
         let ledgers: Vec<Ledger> = devices.iter().map(|_| Ledger::default()).collect();
         let held = held(&parameters, &ledgers);
-        let kernels = if first.is_cpu() { Kernels::Cpu } else { Kernels::Tensor };
+        let kernels = Kernels::of(first);
         let files = (layers == Residence::Host).then_some(files);
         Ok(Self {
             description,
@@ -183,6 +183,11 @@ impl Model {
     /// Which operations run it.
     pub(crate) fn kernels(&self) -> Kernels {
         self.kernels
+    }
+
+    /// Name of the kernels that run it, for people.
+    pub fn kernels_name(&self) -> &'static str {
+        self.kernels.name(self.device())
     }
 
     /// Bytes that the weights take on the devices.

@@ -11,6 +11,8 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 pub(crate) fn append(kernels: Kernels, cache: &Tensor, x: &Tensor, position: usize) -> Result<()> {
     match kernels {
         Kernels::Cpu => cache.inplace_op2(x, &Append { position }),
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda => crate::cuda::rows::append(cache, x, position),
         Kernels::Tensor => {
             let (heads, _, dim) = cache.dims3()?;
             let x = x.contiguous()?.reshape((x.dim(0)?, heads, dim))?.transpose(0, 1)?.contiguous()?;

@@ -49,7 +49,7 @@ impl<'a> CrossEntropy<'a> {
                 self.add_rows(simd::best(), block, first);
                 Ok(())
             }
-            Kernels::Tensor => self.add_tensor(logits, first),
+            _ => self.add_tensor(logits, first),
         }
     }
 

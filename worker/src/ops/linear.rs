@@ -67,7 +67,7 @@ impl Linear {
                 sum.inplace_op3(x, &self.weight, &Product { accumulate: true, side: Side::Outputs })?;
                 Ok(sum)
             }
-            Kernels::Tensor => sum + self.module.forward(&x.contiguous()?)?,
+            _ => sum + self.module.forward(&x.contiguous()?)?,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The operations of the decoder around attention.
 //!
-//! Each exists twice behind one function: as a kernel in f32 on the CPU, which works in place on buffers that the
+//! Each exists twice or more behind one function: as a kernel in f32 on the CPU, which works in place on buffers that the
 //! caller reuses (candle allocates and clears a tensor per operation, which costs as much as the arithmetic at small
-//! widths), and in candle's operations for every other device. What takes them backwards, in files of that name beside
+//! widths), in candle's operations for every other device, and as a kernel for NVIDIA GPUs. What takes them backwards, in files of that name beside
 //! them, exists for f32 on the CPU alone.
+
+use candle_core::Device;
 
 pub(crate) mod add;
 pub(crate) mod append;
@@ -11,6 +13,7 @@ pub(crate) mod bf16;
 pub(crate) mod cross_entropy;
 pub(crate) mod embedding;
 pub(crate) mod linear;
+pub(crate) mod losses;
 pub(crate) mod rms_norm;
 pub(crate) mod rotate;
 pub(crate) mod silu_mul;
@@ -24,6 +27,31 @@ pub(crate) enum Kernels {
     Cpu,
     /// Candle's operations, on any device and number format.
     Tensor,
+    /// This crate's, for NVIDIA GPUs. Results are tensors of their own.
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
+
+impl Kernels {
+    /// The best there are on a device.
+    pub fn of(device: &Device) -> Self {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() && crate::cuda::is_available() {
+            return Self::Cuda;
+        }
+        if device.is_cpu() { Self::Cpu } else { Self::Tensor }
+    }
+
+    /// Their name, for people.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "GPUs differ in what they have"))]
+    pub fn name(self, device: &Device) -> &'static str {
+        match self {
+            Self::Cpu => crate::simd::name(crate::simd::best()),
+            Self::Tensor => "candle",
+            #[cfg(feature = "cuda")]
+            Self::Cuda => crate::cuda::name(device),
+        }
+    }
 }
 
 /// Rows that one task of a parallel loop takes: enough work to be worth handing over.

@@ -18,6 +18,8 @@ pub(crate) fn rms_norm(kernels: Kernels, x: &Tensor, weight: &Tensor, eps: f64, 
             out.inplace_op3(x, weight, &RmsNorm { eps: eps as f32 })?;
             Ok(out)
         }
+        #[cfg(feature = "cuda")]
+        (Kernels::Cuda, _) => crate::cuda::rows::rms_norm(x, weight, eps),
         _ => candle_nn::ops::rms_norm(&x.contiguous()?, weight, eps as f32),
     }
 }

@@ -39,6 +39,8 @@ pub(crate) fn rotate(
             x.inplace_op3(cos, sin, &Rotate { head_dim, norm })?;
             Ok(x)
         }
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda => crate::cuda::rotate::rotate(&x, head_dim, (cos, sin), norm),
         Kernels::Tensor => rotate_tensor(&x, head_dim, cos, sin, norm),
     }
 }

@@ -20,6 +20,8 @@ pub(crate) fn silu_mul(kernels: Kernels, gate_up: Tensor) -> Result<Tensor> {
             gate_up.inplace_op1(&SiluMul)?;
             Ok(gate)
         }
+        #[cfg(feature = "cuda")]
+        Kernels::Cuda => crate::cuda::rows::silu_mul(&gate_up),
         Kernels::Tensor => gate.contiguous()?.silu()? * gate_up.narrow(1, width, width)?.contiguous()?,
     }
 }

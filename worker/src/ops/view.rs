@@ -162,7 +162,23 @@ pub(crate) fn contiguous_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -
     }
 }
 
-fn extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, usize, usize)> {
+/// Where a contiguous tensor lies in its storage.
+///
+/// # Errors
+/// When it is not contiguous.
+#[cfg(feature = "cuda")]
+pub(crate) fn contiguous_range(layout: &Layout) -> Result<std::ops::Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((begin, end)) => Ok(begin..end),
+        None => bail!("a contiguous tensor is needed here, got {layout:?}"),
+    }
+}
+
+/// Where the rows of a matrix lie in its storage: the range from the first number to the last, the stride, rows, columns.
+///
+/// # Errors
+/// When it has another rank than 2, is empty, or its rows are not contiguous.
+pub(crate) fn extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, usize, usize)> {
     let (&[count, width], &[stride, 1]) = (layout.dims(), layout.stride()) else {
         bail!("rows are needed here, got {layout:?}");
     };
@@ -173,7 +189,11 @@ fn extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, usize, usiz
     Ok((begin..begin + (count - 1) * stride + width, stride.max(width), count, width))
 }
 
-fn heads_extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, [usize; 3])> {
+/// The same of a tensor `(heads, rows, head_dim)`: range, stride of the heads, and the three sizes.
+///
+/// # Errors
+/// When it has another rank, is empty, or the rows of a head do not lie next to each other.
+pub(crate) fn heads_extent(layout: &Layout) -> Result<(std::ops::Range<usize>, usize, [usize; 3])> {
     let (&[heads, count, dim], &[stride, row, 1]) = (layout.dims(), layout.stride()) else {
         bail!("heads are needed here, got {layout:?}");
     };

@@ -5,8 +5,8 @@ use super::station::Station;
 use crate::cost::VOCABULARY_BLOCK;
 use crate::counted::Counted;
 use crate::model::{Model, Workspace};
-use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::linear::product;
+use crate::ops::losses::Losses;
 use crate::ops::rms_norm::rms_norm;
 use candle_core::{Result as Candle, Tensor};
 use ropewalk_shared::outcome::Loss;
@@ -15,49 +15,55 @@ impl Station<'_> {
     /// The losses of what comes from the last layer; none of a candidate that is out.
     pub fn head(&mut self, step: &mut dyn FnMut(usize) -> Result<bool, Stop>) -> Result<Vec<Option<Counted>>, Stop> {
         let (route, last) = (self.route, self.route.layers());
-        let tokens = route.counted() as u64;
-        let mut all = vec![Some(Counted { loss: Loss { nll_sum: 0.0, tokens }, correct: 0 }); route.candidates.len()];
-        for (candidate, counted) in all.iter_mut().enumerate() {
+        let none_yet =
+            || Losses::new(self.workspace.kernels, route.model.parameters().head.device(), route.chunks_at(last).len());
+        let all = route.candidates.iter().map(|_| none_yet().map(Some)).collect::<Candle<Vec<_>>>();
+        let mut all = all.map_err(|error| route.failed(error))?;
+        for (candidate, losses) in all.iter_mut().enumerate() {
             for chunk in route.chunks_at(last) {
                 let passing = self.inbox.next(route, [last, candidate, chunk])?;
                 let wanted = step(candidate)?;
-                let (targets, here) = (route.targets(chunk), passing.filter(|_| wanted));
-                *counted =
-                    counted.zip(here).map(|(so_far, here)| self.add(so_far, &here.states, targets)).transpose()?;
+                match (losses.as_mut(), passing.filter(|_| wanted)) {
+                    (Some(losses), Some(here)) => self.add(losses, &here.states, route.targets(chunk))?,
+                    _ => *losses = None,
+                }
             }
         }
-        Ok(all)
+        all.into_iter().map(|losses| losses.map(|losses| self.counted(&losses)).transpose()).collect()
     }
 
-    fn add(&self, so_far: Counted, states: &Tensor, targets: &[u32]) -> Result<Counted, Stop> {
+    fn add(&self, losses: &mut Losses, states: &Tensor, targets: &[u32]) -> Result<(), Stop> {
         if targets.is_empty() {
-            return Ok(so_far);
+            return Ok(());
         }
         let (model, workspace) = (self.route.model, &self.workspace);
-        let added = self.route.compute(|| cross_entropy(model, workspace, states, targets));
-        let added = added.map_err(|error| self.route.failed(error))?;
-        let (correct, nll) = (added.correct(), added.finish());
-        let loss = Loss { nll_sum: so_far.loss.nll_sum + nll, ..so_far.loss };
-        Ok(Counted { loss, correct: so_far.correct + correct })
+        let added = self.route.compute(|| cross_entropy(model, workspace, states, targets, losses));
+        added.map_err(|error| self.route.failed(error))
+    }
+
+    fn counted(&self, losses: &Losses) -> Result<Counted, Stop> {
+        let (nll_sum, correct) = losses.total().map_err(|error| self.route.failed(error))?;
+        Ok(Counted { loss: Loss { nll_sum, tokens: self.route.counted() as u64 }, correct })
     }
 }
 
-/// Of `targets`, which the first rows of a chunk are to predict.
-fn cross_entropy<'t>(
+/// Adds the losses of `targets`, which the first rows of a chunk are to predict.
+fn cross_entropy(
     model: &Model,
     workspace: &Workspace,
     states: &Tensor,
-    targets: &'t [u32],
-) -> Candle<CrossEntropy<'t>> {
+    targets: &[u32],
+    losses: &mut Losses,
+) -> Candle<()> {
     let (spec, parameters, kernels, count) = (model.spec(), model.parameters(), workspace.kernels, targets.len());
     let x = workspace.opened(&states.narrow(0, 0, count)?)?;
     let x = rms_norm(kernels, &x, &parameters.norm, spec.norm_eps, workspace.normed(count)?)?;
-    let mut loss = CrossEntropy::new(targets);
+    let mut rows = losses.rows(targets)?;
     for first in (0..spec.vocab).step_by(VOCABULARY_BLOCK) {
         let width = VOCABULARY_BLOCK.min(spec.vocab - first);
         let weight = parameters.head.narrow(0, first, width)?;
         let logits = product(kernels, &x, &weight, workspace.logits(count, width)?)?;
-        loss.add(kernels, &logits, first)?;
+        rows.add(kernels, &logits, first)?;
     }
-    Ok(loss)
+    losses.take(rows)
 }
