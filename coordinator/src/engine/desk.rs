@@ -257,11 +257,16 @@ impl Desk {
 
     fn begin_report(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
         if job.winner().is_none() {
-            let usual = match job.spec.search.keep_short.is_empty() {
-                true => "every perplexity was infinite or not a number",
-                false => "none kept the short windows within their limits; give a larger percentage",
+            let nearest = job.strategy.history().last().and_then(|last| last.best.excess());
+            let usual = match nearest {
+                None => "every perplexity was infinite or not a number".to_owned(),
+                Some(excess) => format!(
+                    "none kept the short windows within their limits, and the nearest one is {:.2} % above; give a larger \
+                     percentage",
+                    100.0 * excess.exp_m1()
+                ),
             };
-            let said = job.stage.any_failure().unwrap_or(usual);
+            let said = job.stage.any_failure().unwrap_or(&usual);
             let reason = format!("no candidate could be evaluated: {said}");
             self.end(job, Ended::Failed(reason), now);
             return Ok(());

@@ -32,8 +32,8 @@ pub struct Pattern {
     attention: bool,
     /// Generations told.
     told: u32,
-    /// The star's values, once told: for each number one step down and one up.
-    star: Vec<[Option<f64>; 2]>,
+    /// The star's scores, once told: for each number one step down and one up; absent where there was none.
+    star: Vec<[Option<Score>; 2]>,
 }
 
 // === impl Pattern ===
@@ -65,13 +65,13 @@ impl Pattern {
     /// Takes in what became of the curves of the open generation; absent where one was not asked.
     pub fn tell(&mut self, scores: &[Option<Score>], space: &SearchSpace) {
         if self.is_at_star() {
-            let value = |score: &Option<Score>| score.and_then(Score::value);
-            self.star = scores.chunks(2).map(|two| [two.first().and_then(value), two.get(1).and_then(value)]).collect();
+            let score = |two: &[Option<Score>], place: usize| two.get(place).copied().flatten();
+            self.star = scores.chunks(2).map(|two| [score(two, 0), score(two, 1)]).collect();
             self.told += 1;
             return;
         }
         // The star's best point may be better than every combination.
-        let singles = self.best_single().map(|(by, value)| (by, Score::new(value)));
+        let singles = self.best_single();
         let combined = self.combined_moves().into_iter().zip(scores).filter_map(|(by, score)| Some((by, (*score)?)));
         let mut best = (self.score, [0.0; NUMBERS]);
         for (by, score) in singles.into_iter().chain(combined) {
@@ -110,10 +110,11 @@ impl Pattern {
     }
 
     fn combined_moves(&self) -> Vec<[f64; NUMBERS]> {
-        let here = self.score.value().unwrap_or(f64::INFINITY);
+        let here = self.height(self.score).unwrap_or(f64::INFINITY);
         let mut all = [0.0; NUMBERS];
         let mut gains: Vec<(f64, usize)> = Vec::new();
-        for (number, &[down, up]) in self.star.iter().enumerate() {
+        for (number, star) in self.star.iter().enumerate() {
+            let [down, up] = star.map(|score| score.and_then(|score| self.height(score)));
             let (by, gain) = along(down, here, up);
             all[number] = by;
             gains.push((gain, number));
@@ -132,10 +133,18 @@ impl Pattern {
         moves
     }
 
-    fn best_single(&self) -> Option<([f64; NUMBERS], f64)> {
-        let values = self.star.iter().flatten();
-        let valued = self.star_moves().into_iter().zip(values).filter_map(|(by, value)| Some((by, (*value)?)));
-        valued.min_by(|a, b| a.1.total_cmp(&b.1))
+    /// What is to be lowered: the value, and while the centre lies outside a limit, by how much a curve does.
+    fn height(&self, score: Score) -> Option<f64> {
+        match self.score.excess() {
+            None => score.value(),
+            Some(_) => score.excess().or(score.value().map(|_| 0.0)),
+        }
+    }
+
+    fn best_single(&self) -> Option<([f64; NUMBERS], Score)> {
+        let scores = self.star.iter().flatten();
+        let known = self.star_moves().into_iter().zip(scores).filter_map(|(by, score)| Some((by, (*score)?)));
+        known.min_by_key(|(_, score)| *score)
     }
 }
 
@@ -200,6 +209,26 @@ mod tests {
         }
         assert_eq!(asked, u64::from(ROUNDS) * ROUND_CANDIDATES);
         assert!(value(&pattern.center) < 10.1, "{:?}", pattern.center);
+    }
+
+    /// From outside a limit it goes where that is kept first, and then lower within it.
+    #[test]
+    fn it_finds_its_way_into_limits() {
+        let space = space();
+        let value = |curve: &Curve| 10.0 + (curve.high - 15.0).powi(2) + (curve.low - 7.0).powi(2) / 16.0;
+        let score = |curve: &Curve| match curve.low - 2.5 {
+            short if short < 0.0 => Score::infeasible(0.1 * short.powi(2)),
+            _ => Score::new(value(curve)),
+        };
+        let start = Curve { low: -6.0, high: 13.0, top: 8.0, bend: 1.0, attention: 1.0 };
+        assert!(score(&start).excess().is_some());
+        let mut pattern = Pattern::around(start, score(&start), &space);
+        while !pattern.is_over() {
+            let scores: Vec<Option<Score>> = pattern.curves(&space).iter().map(|curve| Some(score(curve))).collect();
+            pattern.tell(&scores, &space);
+        }
+        let reached = score(&pattern.center).value();
+        assert!(reached.is_some_and(|reached| reached < value(&start) - 3.0), "{:?}", pattern.center);
     }
 
     #[test]
