@@ -275,6 +275,12 @@ impl Scheduler {
         true
     }
 
+    /// Takes in that a worker stopped a unit whose lease was revoked, after this part of it. What it cost depends on when the
+    /// worker heard of it, so it counts for the worker and never for the job.
+    pub fn stopped(&mut self, now: Duration, worker: &WorkerId, share: f64) {
+        self.workers.stopped(now, worker, share);
+    }
+
     /// Drops all units of a candidate and revokes their leases.
     pub fn withdraw(&mut self, job: &JobId, lane: Lane, slot: u32) {
         let Some(queue) = self.jobs.get_mut(job) else { return };

@@ -96,6 +96,8 @@ pub struct WorkerStatus {
     pub failures: u64,
     /// Tokens per second over its recent results; 0 before the first.
     pub tokens_per_second: f64,
+    /// Document passes that it spent on units which were no longer wanted, in parts of a pass.
+    pub stopped_passes: f64,
 }
 
 // === impl JobState ===

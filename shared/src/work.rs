@@ -142,6 +142,13 @@ pub enum UnitOutcome {
         /// How long it took.
         seconds: f64,
     },
+    /// Stopped on its way, because nobody wants it any more.
+    Stopped {
+        /// The part that was done, from 0 to 1.
+        share: f64,
+        /// How long that took.
+        seconds: f64,
+    },
     /// Not evaluated.
     Failure(UnitFailure),
 }

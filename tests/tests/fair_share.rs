@@ -1,9 +1,12 @@
 //! Several jobs share the workers.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ropewalk_tests::models;
 use ropewalk_tests::process::{Coordinator, Worker};
 use ropewalk_tests::search::{Search, factors, is_done, status, wait_done, wait_until};
+use serde_json::Value;
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 #[test]
@@ -62,5 +65,33 @@ fn a_cancelled_job_frees_the_workers() -> Result<()> {
     let second = Search::small(folder.path())?.launch(&coordinator.url)?;
     wait_done(&coordinator.url, &second)?;
     assert_eq!(status(&coordinator.url, &first)?["state"], "cancelled");
+    Ok(())
+}
+
+#[test]
+fn a_unit_that_is_out_stops_on_its_way() -> Result<()> {
+    let folder = TempDir::new()?;
+    let coordinator = Coordinator::start(folder.path())?;
+    let _worker = Worker::start(folder.path(), &coordinator.url, "only", &models::root())?;
+    // One unit takes seconds.
+    let job = Search { name: "long".into(), ..Search::sized(folder.path(), 60_000, 1)? }.launch(&coordinator.url)?;
+    let worker = || ropewalk_tests::command::ropewalk(["workers", "--coordinator", &coordinator.url, "--json"])?.json();
+    let wait = |wanted: &dyn Fn(&Value) -> bool| -> Result<Value> {
+        let start = Instant::now();
+        loop {
+            let worker = worker()?;
+            if wanted(&worker) {
+                return Ok(worker);
+            }
+            ensure!(start.elapsed() < Duration::from_secs(120), "{worker:#}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait(&|worker| worker["leased"].as_u64() > Some(0))?;
+    thread::sleep(Duration::from_millis(300));
+    ropewalk_tests::command::ropewalk(["cancel", &job, "--coordinator", &coordinator.url])?.done()?;
+    let worker = wait(&|worker| worker["stopped_passes"].as_f64() > Some(0.0))?;
+    let (stopped, results) = (worker["stopped_passes"].as_f64(), worker["results"].as_u64());
+    assert!(stopped < Some(1.0) && results == Some(0), "{worker:#}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What `ropewalk plan` predicts: against what a process really takes, and against the table in the documentation.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ropewalk_tests::command::{Ended, ropewalk};
 use ropewalk_tests::{documents, models};
 use serde_json::Value;
@@ -121,6 +121,29 @@ fn limited(tokens: &Path, devices: &str, gib: Option<&str>) -> Result<Ended> {
     let arguments = ["eval", "--model", &model, "--tokens", &tokens, "--length", "2048", "--factors", "yarn", "--json"];
     let limit = gib.iter().flat_map(|gib| ["--device-memory", gib]);
     ropewalk(arguments.into_iter().chain(["--devices", devices]).chain(limit))
+}
+
+/// A small search on one worker with so much device memory; its factor file.
+fn searched(folder: &Path, tokens: &Path, gib: &str) -> Result<Value> {
+    let (model, out) = (models::lab().to_string_lossy().into_owned(), folder.join(gib).to_string_lossy().into_owned());
+    let tokens = tokens.to_string_lossy();
+    let what =
+        ["search", "--model", &model, "--tokens", &tokens, "--target-length", "512", "--out", &out, "--workers", "1"];
+    let how = "--strategy longrope --population 8 --mutations 2 --crossovers 2 --generations 2 --parents 4 --samples 2 \
+               --held-out 2 --device-memory";
+    let ended = ropewalk(what.into_iter().chain(how.split_whitespace()).chain([gib]))?;
+    ensure!(ended.status == Some(0), "{ended}");
+    Ok(serde_json::from_str(&std::fs::read_to_string(folder.join(gib).join("factors.json"))?)?)
+}
+
+#[test]
+fn a_small_device_finds_the_same_factors() -> Result<()> {
+    let folder = TempDir::new()?;
+    let tokens = documents::write(folder.path(), 4, 512, 2048, 3)?;
+    // The weights take 0.013 GiB, of which 0.007 have to be there; the rest of an evaluation takes 0.0095.
+    let (streamed, whole) = (searched(folder.path(), &tokens, "0.021")?, searched(folder.path(), &tokens, "1")?);
+    assert_eq!(streamed, whole);
+    Ok(())
 }
 
 #[test]

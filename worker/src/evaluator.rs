@@ -181,12 +181,7 @@ impl Evaluator {
         let number = if model.device().is_cpu() { Dtype::F32 } else { model.dtype() };
         let row_bytes = cost::first_layer_bytes(model.spec(), number, tokens.len());
         let mut share = self.first_layers.share(tokens, row_bytes);
-        let mut progress = |fraction| progress(fraction);
-        if model.devices().len() > 1 {
-            // Stations wait for each other, which threads of the pool must not.
-            return ring::run(&route, &mut share, &mut progress);
-        }
-        pool.install(|| ring::run(&route, &mut share, &mut progress))
+        ring::run(&route, &mut share, &mut |fraction| progress(fraction))
     }
 
     /// How many candidates may go together on a document of `tokens` tokens: several where weights are streamed, as they

@@ -12,6 +12,7 @@
 //! it computed in between.
 
 mod backoff;
+mod batch;
 mod desk;
 mod evaluation;
 mod fetch;

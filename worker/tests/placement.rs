@@ -82,7 +82,7 @@ const FROM: [usize; 3] = [0, 3 * CHUNK + 5, TOKENS - 3];
 #[test]
 fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
     let _alone = alone();
-    const LAYERS: usize = 6;
+    const LAYERS: usize = 10;
     let resident = evaluator(model(LAYERS, 1, Residence::Device), None);
     let want = FROM.map(|from| bits(counted(&resident, 2, from)));
     assert!(f64::from_bits(want[0].0).is_finite() && want[2].1 == 3);
@@ -110,7 +110,7 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
             // On the processor all of it is the process's own memory, and that is measured. Beside it are a layer's rows on
             // their way from the file, stacked, and small things.
             let measured = PEAK.load(Ordering::Relaxed) - before;
-            let (least, slack) = (limit / 2, 600 << 10);
+            let (least, slack) = (limit / 2, 1400 << 10);
             assert!(measured > least && measured < limit + host.peak() + slack, "{place}: {measured} of {limit}");
             let weights_left = device.live();
             assert_eq!(weights_left, evaluator.model().weight_bytes(), "all else is gone");

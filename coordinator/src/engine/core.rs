@@ -343,6 +343,7 @@ impl Core {
             results: worker.results,
             failures: worker.failures,
             tokens_per_second: worker.tokens_per_second,
+            stopped_passes: worker.stopped_passes,
         };
         workers.into_iter().map(status).collect()
     }

@@ -95,6 +95,10 @@ impl Core {
                 UnitOutcome::Gradient { loss, slope, seconds } => {
                     self.take_result(worker, &report, (loss, Some(slope)), seconds, now)?
                 }
+                UnitOutcome::Stopped { share, .. } => {
+                    self.desk.scheduler.stopped(now.since_start, worker, share);
+                    Verdict::NotWanted
+                }
                 UnitOutcome::Failure(failure) => self.take_failure(worker, &report, &failure, now),
             };
             if verdict == Verdict::Accepted || verdict == Verdict::Refused {

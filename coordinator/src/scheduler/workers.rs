@@ -32,6 +32,8 @@ pub struct Worker {
     pub failures: u64,
     /// Tokens per second over its recent results; 0 before the first.
     pub tokens_per_second: f64,
+    /// Passes spent on units that were revoked, in parts of a pass.
+    pub stopped_passes: f64,
     /// Models it says it does not have.
     missing: HashSet<Fingerprint>,
     /// What it turned out to hold of a model, in tokens; 0 when it cannot evaluate it at all.
@@ -131,6 +133,7 @@ impl Workers {
             results: 0,
             failures: 0,
             tokens_per_second: 0.0,
+            stopped_passes: 0.0,
             missing: HashSet::new(),
             limits: HashMap::new(),
             last_request: None,
@@ -165,6 +168,13 @@ impl Workers {
             let speed = f64::from(tokens) / seconds;
             let former = worker.tokens_per_second;
             worker.tokens_per_second = if former == 0.0 { speed } else { former + SPEED_WEIGHT * (speed - former) };
+        }
+    }
+
+    /// Takes in a unit that was stopped after a part of its way.
+    pub(super) fn stopped(&mut self, now: Duration, id: &WorkerId, share: f64) {
+        if let Ok(worker) = self.touch(now, id) {
+            worker.stopped_passes += share;
         }
     }
 

@@ -115,6 +115,7 @@ impl From<&WorkerStatus> for pb::WorkerStatus {
             results: status.results,
             failures: status.failures,
             tokens_per_second: status.tokens_per_second,
+            stopped_passes: status.stopped_passes,
         }
     }
 }
@@ -135,6 +136,7 @@ impl TryFrom<pb::WorkerStatus> for WorkerStatus {
             results: message.results,
             failures: message.failures,
             tokens_per_second: amount("tokens_per_second", message.tokens_per_second)?,
+            stopped_passes: amount("stopped_passes", message.stopped_passes)?,
         })
     }
 }

@@ -237,6 +237,7 @@ fn statuses_come_back() {
         results: 10,
         failures: 1,
         tokens_per_second: 1234.5,
+        stopped_passes: 2.75,
     };
     assert_eq!(WorkerStatus::try_from(pb::WorkerStatus::from(&worker)).unwrap(), worker);
 }

@@ -168,6 +168,10 @@ impl TryFrom<pb::UnitReport> for UnitReport {
                     let (log_factors, log_attention_factor) = (message.log_factors, message.log_attention_factor);
                     UnitOutcome::Gradient { loss, slope: LossSlope { log_factors, log_attention_factor }, seconds }
                 }
+                Outcome::Stopped(message) => UnitOutcome::Stopped {
+                    share: amount("stopped.share", message.share)?.min(1.0),
+                    seconds: amount("stopped.seconds", message.seconds)?,
+                },
                 Outcome::Failure(failure) => UnitOutcome::Failure(failure.try_into()?),
             },
         })
@@ -195,6 +199,9 @@ impl From<&UnitReport> for pb::UnitReport {
                     log_factors: slope.log_factors.clone(),
                     log_attention_factor: slope.log_attention_factor,
                 }),
+                UnitOutcome::Stopped { share, seconds } => {
+                    Outcome::Stopped(pb::Stopped { share: *share, seconds: *seconds })
+                }
                 UnitOutcome::Failure(failure) => Outcome::Failure(failure.into()),
             }),
         }

@@ -41,8 +41,6 @@ enum Stop {
 
 /// Loss and correct arg max of every candidate's counted tokens; none for those that were cancelled.
 ///
-/// A model on one device is run on the current thread pool, one on several on the route's.
-///
 /// # Errors
 /// As [`crate::perplexity::evaluate`]; [`EvalError::Cancelled`] when all candidates were.
 pub(crate) fn run(

@@ -24,7 +24,7 @@ pub(crate) struct Route<'a> {
     pub tokens: &'a [u32],
     /// Where hidden states wait from layer to layer.
     pub hidden: Residence,
-    /// What stations on several devices compute on.
+    /// What is computed on; the current pool when absent.
     pub pool: Option<&'a ThreadPool>,
     pub candidates: Vec<(AngleRule, &'a CancelFlag)>,
     /// Tokens of a chunk.
@@ -120,11 +120,12 @@ impl<'a> Route<'a> {
         self.candidates[candidate].1.is_cancelled()
     }
 
-    /// Computes a part: of several stations each comes from a thread of its own, and all share the pool.
+    /// Computes a part on the pool that all stations share. They themselves run on threads outside of it: those of the pool
+    /// must not wait for each other, and what an allocator keeps for one thread is of no use to another.
     pub fn compute<T: Send>(&self, part: impl FnOnce() -> T + Send) -> T {
         match self.pool {
-            Some(pool) if self.model.devices().len() > 1 => pool.install(part),
-            _ => part(),
+            Some(pool) => pool.install(part),
+            None => part(),
         }
     }
 

@@ -18,7 +18,8 @@ use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-/// Units with the evaluation thread: the running one, and one so that the thread never waits for the desk.
+/// Units with the evaluation thread, for each that runs at a time: the running one, and one so that the thread never waits
+/// for the desk.
 const ASSIGNED: usize = 2;
 /// How often models that were not there are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -123,7 +124,7 @@ impl Desk {
 
     /// Gives the evaluation thread units whose samples are here.
     fn feed(&mut self) {
-        while self.stopping.is_none() && self.held.assigned() < ASSIGNED {
+        while self.stopping.is_none() && self.held.assigned() < ASSIGNED * self.pace.together() {
             let Some((number, unit)) = self.held.queued().next() else { return };
             // In order: a later unit must not overtake one whose sample is on its way, or that one might wait for ever.
             let Some(sample) = self.samples.get(&unit.sample) else { return };
@@ -134,7 +135,10 @@ impl Desk {
 
     fn noticed(&mut self, notice: Notice) -> Result<(), WorkerError> {
         match notice {
-            Notice::Started { number } => self.held.started(number, Instant::now()),
+            Notice::Started { number, together } => {
+                self.pace.run_together(together);
+                self.held.started(number, Instant::now());
+            }
             Notice::Models { loaded, missing } => {
                 (self.loaded, self.missing) = (loaded, missing);
                 self.looked = Instant::now();
@@ -160,7 +164,7 @@ impl Desk {
                             self.slow_down();
                         }
                     }
-                    Outcome::Cancelled => {}
+                    Outcome::Cancelled { .. } => {}
                 }
                 self.held.finished(number, outcome, took);
             }

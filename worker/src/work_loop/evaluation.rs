@@ -3,11 +3,12 @@
 //! It shares nothing with the tasks that talk to the coordinator but two channels and the cancel flags, so neither a
 //! long evaluation nor a panicking one delays a heartbeat.
 
+use super::batch;
 use super::registry::{ModelName, Registry};
 use super::{WorkerConfig, WorkerError};
 use crate::cancel::CancelFlag;
 use crate::device::Dtype;
-use crate::evaluator::{Evaluator, EvaluatorOptions, OpenError};
+use crate::evaluator::{Asked, Evaluator, EvaluatorOptions, OpenError};
 use crate::gradient::Gradient;
 use crate::perplexity::EvalError;
 use candle_core::Device;
@@ -16,7 +17,7 @@ use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use ropewalk_shared::sample::Sample;
 use ropewalk_shared::work::{Measure, Unit};
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -47,8 +48,8 @@ pub(super) struct Assignment {
 /// What the thread tells.
 #[derive(Debug)]
 pub(super) enum Notice {
-    /// The model is loaded and the evaluation runs.
-    Started { number: u64 },
+    /// The model is loaded and the evaluation runs; so many units of the sample could run together.
+    Started { number: u64, together: usize },
     /// The unit is done with, one way or the other.
     Finished { number: u64, outcome: Outcome, took: Duration },
     /// Which models are here, and which were looked for in vain, changed.
@@ -61,8 +62,10 @@ pub(super) enum Outcome {
     Loss(Loss),
     Gradient(Loss, LossSlope),
     Failure(UnitFailure),
-    /// The flag was raised.
-    Cancelled,
+    /// The flag was raised, when this part was done.
+    Cancelled {
+        share: f32,
+    },
 }
 
 /// The other end of the thread.
@@ -135,67 +138,95 @@ impl Evaluation {
 
 impl Bench {
     fn run(mut self, inbox: &mpsc::Receiver<Task>) {
-        while let Ok(task) = inbox.recv() {
+        let mut waiting = VecDeque::new();
+        loop {
+            // All that is there, so that what goes together is seen together.
+            let task = if waiting.is_empty() { inbox.recv().ok() } else { inbox.try_recv().ok() };
             match task {
-                Task::Evaluate(assignment) => self.evaluate(assignment),
-                Task::LookAgain => self.look_again(),
+                Some(Task::Evaluate(assignment)) => waiting.push_back(assignment),
+                Some(Task::LookAgain) => self.look_again(),
+                None if waiting.is_empty() => return,
+                None => {
+                    let most = waiting.front().map_or(1, |first| self.most_together(first));
+                    self.evaluate(batch::take(&mut waiting, most));
+                }
             }
         }
     }
 
-    fn evaluate(&mut self, assignment: Assignment) {
-        let Assignment { number, unit, sample, cancel } = assignment;
-        let mut took = Duration::ZERO;
-        let outcome = if cancel.is_cancelled() {
-            Outcome::Cancelled
-        } else {
-            let outcome = caught(|| {
-                self.load(&ModelName::of(&unit), sample.tokens().len())?;
-                self.tell(Notice::Started { number });
-                let start = Instant::now();
-                let outcome = self.measure(&unit, &sample, &cancel);
-                took = start.elapsed();
-                outcome
-            });
-            match outcome {
-                Ok(outcome) => outcome.unwrap_or_else(Outcome::Failure),
-                Err(panic) => {
-                    // Who knows what state it left the device in.
-                    self.unload();
-                    Outcome::Failure(panic)
-                }
+    /// How many candidates of this unit's sample may go through the model together.
+    fn most_together(&self, first: &Assignment) -> usize {
+        match &self.loaded {
+            Some((fingerprint, evaluator))
+                if *fingerprint == first.unit.model_fingerprint && first.unit.measure == Measure::Loss =>
+            {
+                evaluator.most_together(first.sample.tokens().len())
             }
-        };
-        self.tell(Notice::Finished { number, outcome, took });
+            _ => 1,
+        }
     }
 
-    fn measure(&self, unit: &Unit, sample: &Sample, cancel: &CancelFlag) -> Result<Outcome, UnitFailure> {
-        let Some((_, evaluator)) = &self.loaded else {
+    /// Evaluates units of one sample.
+    fn evaluate(&mut self, batch: Vec<Assignment>) {
+        let (out, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|assignment| assignment.cancel.is_cancelled());
+        for Assignment { number, .. } in out {
+            self.tell(Notice::Finished { number, outcome: Outcome::Cancelled { share: 0.0 }, took: Duration::ZERO });
+        }
+        let Some(first) = batch.first() else { return };
+        let mut took = Duration::ZERO;
+        let outcomes = caught(|| {
+            self.load(&ModelName::of(&first.unit), first.sample.tokens().len())?;
+            let together = self.most_together(first);
+            batch.iter().for_each(|assignment| self.tell(Notice::Started { number: assignment.number, together }));
+            let start = Instant::now();
+            let outcomes = self.measure(&batch);
+            took = start.elapsed() / batch.len() as u32;
+            outcomes
+        });
+        let outcomes = outcomes.unwrap_or_else(|panic| {
+            // Who knows what state it left the device in.
+            self.unload();
+            Err(panic)
+        });
+        let outcomes = outcomes.unwrap_or_else(|failure| vec![Outcome::Failure(failure); batch.len()]);
+        for (Assignment { number, .. }, outcome) in batch.iter().zip(outcomes) {
+            self.tell(Notice::Finished { number: *number, outcome, took });
+        }
+    }
+
+    /// What comes of each unit of a batch.
+    fn measure(&self, batch: &[Assignment]) -> Result<Vec<Outcome>, UnitFailure> {
+        let (Some((_, evaluator)), Some(first)) = (&self.loaded, batch.first()) else {
             return Err(failure(FailureKind::Evaluation, "no model is loaded".to_owned()));
         };
-        let (tokens, from, progress) = (sample.tokens(), sample.counted_from() as usize, &mut |_| {});
-        let measured = match unit.measure {
+        let document = (first.sample.tokens(), first.sample.counted_from() as usize);
+        let mut share = 0.0;
+        let measured = match first.unit.measure {
             Measure::Loss => {
-                let loss = if sample.shape().is_whole() {
-                    evaluator.evaluate(&unit.rescale, tokens, cancel, progress)
-                } else {
-                    let counted = evaluator.evaluate_counted(&unit.rescale, tokens, from, cancel, progress);
-                    counted.map(|counted| counted.loss)
-                };
-                loss.map(|loss| Outcome::Loss(Loss { nll_sum: loss.nll_sum, tokens: loss.tokens }))
+                let asked = batch.iter().map(|one| Asked { rescale: &one.unit.rescale, cancel: &one.cancel });
+                let asked: Vec<Asked<'_>> = asked.collect();
+                let losses = evaluator.evaluate_together(&asked, document, &mut |part| share = part);
+                losses.map(|losses| {
+                    losses.into_iter().map(|counted| counted.map(|counted| Outcome::Loss(counted.loss))).collect()
+                })
             }
-            Measure::Gradient => evaluator.gradient(&unit.rescale, (tokens, from), cancel, progress).map(|gradient| {
-                let Gradient { loss, log_factors, log_attention_factor } = gradient;
-                let loss = Loss { nll_sum: loss.nll_sum, tokens: loss.tokens };
-                Outcome::Gradient(loss, LossSlope { log_factors, log_attention_factor })
-            }),
+            Measure::Gradient => {
+                let (rescale, cancel) = (&first.unit.rescale, &first.cancel);
+                let gradient = evaluator.gradient(rescale, document, cancel, &mut |part| share = part);
+                gradient.map(|Gradient { loss, log_factors, log_attention_factor }| {
+                    let loss = Loss { nll_sum: loss.nll_sum, tokens: loss.tokens };
+                    vec![Some(Outcome::Gradient(loss, LossSlope { log_factors, log_attention_factor }))]
+                })
+            }
         };
+        // Of those that went together, one that is out stopped before the others were done; nobody noted when.
+        let stopped = || Outcome::Cancelled { share };
         match measured {
-            Ok(outcome) => Ok(outcome),
+            Ok(outcomes) => Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(stopped)).collect()),
+            Err(EvalError::Cancelled) => Ok(batch.iter().map(|_| stopped()).collect()),
             Err(error @ (EvalError::NoGradient | EvalError::NotWhole)) => {
                 Err(failure(FailureKind::NoGradient, error.to_string()))
             }
-            Err(EvalError::Cancelled) => Ok(Outcome::Cancelled),
             Err(error) if error.is_too_large() => Err(failure(FailureKind::TooLarge, error.to_string())),
             Err(error) => Err(failure(FailureKind::Evaluation, error.to_string())),
         }

@@ -119,15 +119,21 @@ impl Held {
         }
     }
 
-    /// The evaluation ended. A cancelled one that is still wanted goes back.
+    /// The evaluation ended. A cancelled one that is still wanted goes back; of one that is not, what it has cost is
+    /// reported.
     pub(super) fn finished(&mut self, number: u64, outcome: Outcome, took: Duration) {
         let outcome = match outcome {
             Outcome::Loss(loss) => UnitOutcome::Loss { loss, seconds: took.as_secs_f64() },
             Outcome::Gradient(loss, slope) => UnitOutcome::Gradient { loss, slope, seconds: took.as_secs_f64() },
             Outcome::Failure(failure) => UnitOutcome::Failure(failure),
-            Outcome::Cancelled => handed_back(STOPPING),
+            Outcome::Cancelled { share } if self.find(number).is_some_and(|held| held.revoked) && share > 0.0 => {
+                UnitOutcome::Stopped { share: share.into(), seconds: took.as_secs_f64() }
+            }
+            Outcome::Cancelled { .. } => handed_back(STOPPING),
         };
         if let Some(held) = self.find(number) {
+            // What a revoked one has cost is told, though nobody wants its result.
+            held.revoked &= !matches!(outcome, UnitOutcome::Stopped { .. });
             held.stage = Stage::Done { outcome, sent: false };
         }
         self.units.retain(|held| !(held.revoked && matches!(held.stage, Stage::Done { .. })));

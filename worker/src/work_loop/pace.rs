@@ -16,6 +16,8 @@ const WEIGHT: f64 = 0.25;
 pub(super) struct Pace {
     /// Seconds a unit takes, averaged; absent before the first.
     unit_seconds: Option<f64>,
+    /// Units that run at a time, if more than one.
+    together: Option<usize>,
 }
 
 // === impl Pace ===
@@ -25,6 +27,16 @@ impl Pace {
     pub(super) fn record(&mut self, took: Duration) {
         let took = took.as_secs_f64();
         self.unit_seconds = Some(self.unit_seconds.map_or(took, |average| average + WEIGHT * (took - average)));
+    }
+
+    /// So many units can run at a time, of which each counts its part of the time.
+    pub(super) fn run_together(&mut self, units: usize) {
+        self.together = Some(units.clamp(1, MOST)).filter(|units| *units > 1);
+    }
+
+    /// Units that run at a time.
+    pub(super) fn together(&self) -> usize {
+        self.together.unwrap_or(1)
     }
 
     /// How many units to ask for with `held` in hand, the first of them running for `running`.
@@ -59,7 +71,7 @@ impl Pace {
     fn target(&self, running: Duration) -> usize {
         // A unit that is overdue says more than the average of those before it.
         let seconds = self.unit_seconds.map(|average| average.max(running.as_secs_f64()));
-        seconds.map_or(1, |seconds| ((TARGET.as_secs_f64() / seconds) as usize).clamp(1, MOST))
+        seconds.map_or(1, |seconds| ((TARGET.as_secs_f64() / seconds) as usize).clamp(self.together(), MOST))
     }
 
     /// What the running unit probably still takes.
@@ -107,6 +119,16 @@ mod tests {
         assert_eq!(pace.wanted(1, Duration::from_millis(29_800)), 1);
         assert_eq!(pace.wanted(1, Duration::from_secs(40)), 1, "overdue");
         assert_eq!(pace.wanted(2, Duration::from_secs(40)), 0);
+    }
+
+    #[test]
+    fn what_runs_together_is_leased_together() {
+        let mut pace = pace(Duration::from_secs(30));
+        pace.run_together(8);
+        assert_eq!((pace.wanted(0, NOT_YET), pace.wanted(8, Duration::from_secs(200))), (8, 0));
+        assert_eq!(pace.surplus(16, Duration::from_secs(200)), 0);
+        pace.run_together(1);
+        assert_eq!(pace.wanted(0, NOT_YET), 1);
     }
 
     #[test]

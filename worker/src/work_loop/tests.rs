@@ -302,6 +302,11 @@ async fn a_revoked_lease_ends_its_evaluation() {
     fake.state().revoked.push(1);
     fake.state().units.push_back(unit(2, &short));
     fake.until("a report", |state| !state.reports.is_empty()).await;
+    fake.until("another", |state| state.reports.len() == 2).await;
+    // What was done until then is told, and nothing else.
+    let stopped = fake.state().reports.remove(0);
+    let Some(Outcome::Stopped(part)) = stopped.outcome else { panic!("{stopped:?}") };
+    assert!(stopped.lease_id == 1 && part.share > 0.0 && part.share < 1.0 && part.seconds > 0.0, "{part:?}");
     assert_eq!(losses(&fake), expected(&short, [2]));
     drop((worker.stop().await, sample));
     assert_eq!(fake.state().reports.len(), 1);

@@ -35,7 +35,7 @@ fn leases(held: &Held) -> Vec<u64> {
 fn kind(report: &UnitReport) -> Option<FailureKind> {
     match &report.outcome {
         UnitOutcome::Failure(failure) => Some(failure.kind),
-        UnitOutcome::Loss { .. } | UnitOutcome::Gradient { .. } => None,
+        UnitOutcome::Loss { .. } | UnitOutcome::Gradient { .. } | UnitOutcome::Stopped { .. } => None,
     }
 }
 
@@ -91,7 +91,20 @@ fn a_revoked_unit_ends_silently() {
     held.revoke(LeaseId(8));
     assert!(cancel.is_cancelled());
     assert_eq!((held.open(), leases(&held)), (1, vec![]));
-    held.finished(1, Outcome::Cancelled, SECOND);
+    held.finished(1, Outcome::Cancelled { share: 0.0 }, SECOND);
+    assert!(held.is_empty());
+}
+
+#[test]
+fn what_a_revoked_unit_has_cost_is_reported() {
+    let mut held = held([unit(7, 1)]);
+    held.assign(1).unwrap();
+    held.revoke(LeaseId(7));
+    held.finished(1, Outcome::Cancelled { share: 0.25 }, SECOND);
+    let (numbers, reports) = held.reports(10);
+    assert_eq!(reports[0].outcome, UnitOutcome::Stopped { share: 0.25, seconds: 1.0 });
+    assert_eq!((reports[0].lease, leases(&held)), (LeaseId(7), vec![]));
+    held.acknowledged(&numbers);
     assert!(held.is_empty());
 }
 
@@ -112,7 +125,7 @@ fn a_stopping_worker_hands_back_what_it_did_not_evaluate() {
     let (_, waiting) = held.assign(2).unwrap();
     held.hand_back_waiting();
     assert!(waiting.is_cancelled() && !running.is_cancelled());
-    held.finished(2, Outcome::Cancelled, Duration::ZERO);
+    held.finished(2, Outcome::Cancelled { share: 0.0 }, Duration::ZERO);
     held.finished(1, LOSS, SECOND);
     let kinds: Vec<_> = held.reports(10).1.iter().map(kind).collect();
     assert_eq!(kinds, [None, Some(FailureKind::HandedBack), Some(FailureKind::HandedBack)]);
