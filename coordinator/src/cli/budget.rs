@@ -139,6 +139,7 @@ mod tests {
             results: 1,
             failures: 0,
             tokens_per_second,
+            stopped_passes: 0.0,
         };
         let mut spec = paper();
         assert_eq!(speed_of(&[worker(true, 1000, 0.0), worker(false, 1000, 5.0), worker(true, 999, 5.0)], 1000), None);
