@@ -108,6 +108,8 @@ struct Report {
     model: String,
     dtype: String,
     device: String,
+    /// Name of the kernels that ran.
+    kernels: &'static str,
     results: Vec<Measurement>,
 }
 
@@ -190,6 +192,7 @@ fn evaluate(args: EvalArgs) -> Outcome {
         model: folder.name.clone(),
         dtype: dtype.to_string(),
         device: devices.to_string(),
+        kernels: evaluator.model().kernels_name(),
         results: Vec::new(),
     };
     for &length in &lengths {
