@@ -31,6 +31,9 @@ pub enum Dtype {
     Bf16,
     /// Half precision; not on the CPU.
     F16,
+    /// Single precision with products in three terms of bf16 ("bf16x3", about 16 bits of mantissa) on CPUs with AMX; the
+    /// same as [`Self::F32`] on all others.
+    F32Fast,
 }
 
 /// A device or number format that cannot be had.
@@ -41,7 +44,7 @@ pub enum DeviceError {
     #[error("device {0:?} is not known: use cpu, cuda or cuda:N")]
     Unknown(String),
     /// Not a name of a number format.
-    #[error("number format {0:?} is not known: use f32, bf16 or f16")]
+    #[error("number format {0:?} is not known: use f32, f32-fast, bf16 or f16")]
     UnknownDtype(String),
     /// The program was built without GPU support.
     #[error(
@@ -65,6 +68,9 @@ pub enum DeviceError {
     /// A format that this device has no kernels for.
     #[error("{0} is not available on the CPU: use f32 or bf16 there, or a GPU (--device cuda:0)")]
     CpuDtype(Dtype),
+    /// A format that GPUs have no kernels for.
+    #[error("{0} is a number format of the CPU: use bf16, f16 or f32 on a GPU")]
+    GpuDtype(Dtype),
 }
 
 /// Bytes of a GPU's memory that are free; none of the processor, whose memory is the host's.
@@ -196,14 +202,27 @@ impl Dtype {
     /// Checks that `device` computes with these numbers.
     ///
     /// # Errors
-    /// [`DeviceError::CpuDtype`].
+    /// [`DeviceError::CpuDtype`], [`DeviceError::GpuDtype`].
     pub fn check(self, device: &Device) -> Result<(), DeviceError> {
-        if device.is_cpu() && self == Self::F16 { Err(DeviceError::CpuDtype(self)) } else { Ok(()) }
+        match (self, device.is_cpu()) {
+            (Self::F16, true) => Err(DeviceError::CpuDtype(self)),
+            (Self::F32Fast, false) => Err(DeviceError::GpuDtype(self)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Into how many parts of bf16 a matrix unit splits a number; none where it has no part in the arithmetic.
+    pub(crate) fn parts(self) -> Option<usize> {
+        match self {
+            Self::Bf16 => Some(1),
+            Self::F32Fast => Some(2),
+            Self::F32 | Self::F16 => None,
+        }
     }
 
     pub(crate) fn to_candle(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
+            Self::F32 | Self::F32Fast => DType::F32,
             Self::Bf16 => DType::BF16,
             Self::F16 => DType::F16,
         }
@@ -215,6 +234,7 @@ impl FromStr for Dtype {
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         match text {
             "f32" => Ok(Self::F32),
+            "f32-fast" => Ok(Self::F32Fast),
             "bf16" => Ok(Self::Bf16),
             "f16" => Ok(Self::F16),
             _ => Err(DeviceError::UnknownDtype(text.to_owned())),
@@ -226,6 +246,7 @@ impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::F32Fast => "f32-fast",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
         })

@@ -9,7 +9,6 @@ use crate::cost::{Memory, VOCABULARY_BLOCK};
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
 use crate::model::{KeyValues, Model, Workspace};
-use crate::ops::linear::product;
 use crate::ops::rms_norm::rms_norm;
 use crate::perplexity::{self, EvalError};
 use crate::rope_table::RopeTable;
@@ -87,7 +86,7 @@ struct Decoder<'m> {
 
 impl<'m> Decoder<'m> {
     fn new(model: &'m Model, tokens: usize, chunk: usize) -> Result<Self> {
-        let cache = |_| KeyValues::new(tokens, model.spec(), model.dtype().to_candle(), model.device());
+        let cache = |_| KeyValues::new(model, model.device(), tokens);
         let caches = (0..model.spec().layers()).map(cache).collect::<Result<_>>()?;
         Ok(Self { model, caches, workspace: Workspace::new(model, chunk)? })
     }
@@ -112,8 +111,7 @@ impl<'m> Decoder<'m> {
         let mut best: Option<(f32, u32)> = None;
         for first in (0..spec.vocab).step_by(VOCABULARY_BLOCK) {
             let width = VOCABULARY_BLOCK.min(spec.vocab - first);
-            let weight = parameters.head.narrow(0, first, width)?;
-            let logits = product(kernels, &x, &weight, self.workspace.logits(1, width)?)?;
+            let logits = parameters.logits(kernels, &x, (first, width), self.workspace.logits(1, width)?)?;
             let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             for (logit, id) in logits.into_iter().zip(first as u32..) {
                 // One that is no number makes every likelihood none.

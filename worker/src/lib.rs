@@ -2,8 +2,8 @@
 //!
 //! [`model`] reads a Hugging Face checkpoint into one decoder, [`evaluator`] runs documents through it: layer by
 //! layer and in chunks, so that the keys and values of a single layer and the logits of a single chunk are all that
-//! ever exists at a time. The arithmetic is exact f32 on the CPU (kernels of this crate, chosen at run time for the
-//! machine) and candle's on a GPU. [`gradient`] carries a document's loss back to the candidate's numbers, [`train`] to
+//! ever exists at a time. The arithmetic is f32 on the CPU unless something faster is asked for ([`kernels`] of this crate,
+//! chosen at run time for the machine) and candle's on a GPU. [`gradient`] carries a document's loss back to the candidate's numbers, [`train`] to
 //! the weights.
 //!
 //! ```no_run
@@ -29,6 +29,7 @@ pub mod evaluator;
 mod first_layer;
 pub mod gradient;
 pub mod greedy;
+pub mod kernels;
 pub mod ledger;
 pub mod memory;
 pub mod model;
@@ -38,5 +39,6 @@ pub mod placement;
 mod ring;
 pub mod rope_table;
 pub mod simd;
+mod tiles;
 pub mod train;
 pub mod work_loop;

@@ -3,7 +3,7 @@
 use clap::{Parser, ValueEnum};
 use ropewalk_worker::device::{self, DeviceChoice, Devices, Dtype};
 use ropewalk_worker::work_loop::{WorkerConfig, WorkerError, WorkerSummary, run};
-use ropewalk_worker::{memory, simd};
+use ropewalk_worker::{kernels, memory};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,8 +41,8 @@ struct Cli {
     #[arg(long, env = "ROPEWALK_DEVICE_MEMORY", value_name = "GIB", value_parser = device::gib)]
     device_memory: Option<u64>,
 
-    /// Number format: f32, bf16 (on the CPU that of what is kept: half the memory), f16 (GPUs only) [default: f32 on the
-    /// CPU, bf16 on a GPU]
+    /// Number format: f32, f32-fast (bf16x3 on CPUs with AMX), bf16 (on the CPU that of what is kept: half the memory),
+    /// f16 (GPUs only) [default: f32 on the CPU, bf16 on a GPU]
     #[arg(long, env = "ROPEWALK_DTYPE")]
     dtype: Option<Dtype>,
 
@@ -113,7 +113,7 @@ fn work(config: WorkerConfig) -> Result<WorkerSummary, WorkerError> {
         devices = %config.devices,
         dtype = %config.dtype,
         threads = if config.threads == 0 { cores() } else { config.threads },
-        kernels = if config.devices.is_cpu() { simd::name(simd::best()) } else { "cuda" },
+        kernels = kernels::describe(config.devices.is_cpu(), config.dtype),
         max_tokens = config.max_tokens.map_or("what fits".to_owned(), |tokens| tokens.to_string()),
         free_memory_mib = memory::available_bytes().map(|bytes| bytes >> 20),
         model_root = %config.model_root.display(),

@@ -17,6 +17,8 @@ const RELATIVE_TOLERANCE: f64 = 3e-6;
 /// are random and the documents a few dozen tokens; a trained model and a real document stay within 5e-3, which
 /// `tests/tests/number_formats.rs` checks.
 const BF16_TOLERANCE: f64 = 1e-2;
+/// The same when numbers are split into two of bf16.
+const BF16X3_TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -66,6 +68,11 @@ fn evaluator(model: &Arc<Model>, chunk_tokens: usize) -> Evaluator {
     Evaluator::new(model.clone(), EvaluatorOptions { threads: 2, chunk_tokens, ..Default::default() }).unwrap()
 }
 
+/// Nats per token.
+fn tolerance_of(dtype: Dtype) -> f64 {
+    if dtype == Dtype::F32Fast { BF16X3_TOLERANCE } else { BF16_TOLERANCE }
+}
+
 fn check_all(dtype: Dtype, prepare: impl Fn(Model) -> Model, chunks: &[usize]) -> usize {
     let (mut checked, mut wrong) = (0, Vec::new());
     for case in cases() {
@@ -78,7 +85,7 @@ fn check_all(dtype: Dtype, prepare: impl Fn(Model) -> Model, chunks: &[usize]) -
                 assert_eq!(loss.tokens, evaluation.predicted);
                 let (error, tolerance) = match dtype {
                     Dtype::F32 => ((loss.nll_sum / evaluation.nll_sum - 1.0).abs(), RELATIVE_TOLERANCE),
-                    _ => ((loss.nll_sum - evaluation.nll_sum).abs() / loss.tokens as f64, BF16_TOLERANCE),
+                    _ => ((loss.nll_sum - evaluation.nll_sum).abs() / loss.tokens as f64, tolerance_of(dtype)),
                 };
                 if error.is_nan() || error > tolerance {
                     let name = case.file_name().unwrap().to_string_lossy().into_owned();
@@ -100,6 +107,13 @@ fn every_family_gives_the_loss_of_transformers_in_any_chunks() {
 #[test]
 fn what_is_kept_in_bf16_moves_no_loss_far() {
     check_all(Dtype::Bf16, |model| model, &[7, 64]);
+}
+
+#[test]
+fn a_matrix_unit_computes_the_same() {
+    let emulated = |model: Model| model.with_emulated_tiles().unwrap();
+    check_all(Dtype::Bf16, emulated, &[64]);
+    check_all(Dtype::F32Fast, emulated, &[7, 64]);
 }
 
 #[test]

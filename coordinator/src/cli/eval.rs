@@ -82,8 +82,8 @@ pub struct EvalArgs {
     #[command(flatten)]
     device: DeviceArgs,
 
-    /// Number format; on the CPU bf16 is how things are kept, for half the memory, and f16 is not available [default: f32
-    /// on the CPU, bf16 on a GPU]
+    /// Number format [default: f32 on the CPU, bf16 on a GPU]. On the CPU bf16 takes half the memory, and f32-fast is bf16x3
+    /// where there is AMX; f16 is for GPUs
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
 
@@ -98,6 +98,7 @@ pub struct EvalArgs {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DtypeArg {
     F32,
+    F32Fast,
     Bf16,
     F16,
 }
@@ -339,6 +340,7 @@ impl DtypeArg {
     fn dtype(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
+            Self::F32Fast => Dtype::F32Fast,
             Self::Bf16 => Dtype::Bf16,
             Self::F16 => Dtype::F16,
         }

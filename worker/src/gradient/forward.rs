@@ -63,7 +63,8 @@ fn advance(
     let x = pass.chunks[chunk].clone();
     let (normed, qkv) = (pass.workspace.normed(x.dim(0)?)?, pass.workspace.qkv(x.dim(0)?)?);
     let [q, k, v] = layer.project(kernels, spec, &x, rotation, normed, qkv)?;
-    let (k, v) = pass.cache.append(kernels, &k, &v)?;
+    pass.cache.append(kernels, &k, &v)?;
+    let (k, v) = pass.cache.all()?;
     let log_sums = attention_with_log_sums(layer.attention_shape(spec), &q, &k, &v)?;
     let x = layer.output.add_to(kernels, x, &q)?;
     pass.chunks[chunk] = layer.feed_forward(spec, x, &pass.workspace)?;

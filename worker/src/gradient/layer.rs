@@ -132,7 +132,8 @@ impl<'m> LayerBackward<'m> {
         let projected = self.projected.rows(chunk * self.chunk, rows)?;
         let (normed, out) = (self.buffers.normed.narrow(0, 0, rows)?, projected.all().clone());
         let [q, k, v] = layer.project(Kernels::Cpu, spec, x, (cos, sin), Some(normed), Some(out))?;
-        let (keys, values) = self.cache.append(Kernels::Cpu, &k, &v)?;
+        self.cache.append(Kernels::Cpu, &k, &v)?;
+        let (keys, values) = self.cache.all()?;
         let (out, log_sums) = match kept {
             Some(kept) => (kept.out.clone(), Cow::Borrowed(&kept.log_sums)),
             None => {

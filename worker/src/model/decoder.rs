@@ -1,13 +1,12 @@
-//! What a sequence needs on its way through the decoder: keys and values of a layer, the buffers that layers share, and
-//! for the way there and back the hidden states of all tokens.
+//! What a sequence needs on its way through the decoder: the buffers that layers share, and for the way there and back the
+//! hidden states of all tokens.
 
 use super::Model;
-use super::config::DecoderSpec;
+use super::key_values::KeyValues;
 use crate::cost::VOCABULARY_BLOCK;
 use crate::device::Dtype;
 use crate::ledger;
 use crate::ops::Kernels;
-use crate::ops::append::append;
 use crate::ops::bf16::{narrow_rows, widen_rows};
 use candle_core::{DType, Device, Module, Result, Tensor};
 
@@ -18,14 +17,6 @@ pub(crate) struct Pass<'m> {
     pub chunks: Vec<Tensor>,
     pub cache: KeyValues,
     pub workspace: Workspace,
-}
-
-/// Keys and values of one layer for the whole sequence, `(kv_heads, tokens, head_dim)` each. Every layer writes over the
-/// last.
-pub(crate) struct KeyValues {
-    keys: Tensor,
-    values: Tensor,
-    filled: usize,
 }
 
 /// Buffers for one chunk that are written over and over on the CPU; no buffers on other devices.
@@ -53,8 +44,7 @@ impl<'m> Pass<'m> {
             model.parameters.embedding.forward(&ids)
         };
         let chunks = tokens.chunks(chunk).map(embed).collect::<Result<_>>()?;
-        let dtype = model.dtype.to_candle();
-        let cache = KeyValues::new(tokens.len(), &model.spec, dtype, model.device())?;
+        let cache = KeyValues::new(model, model.device(), tokens.len())?;
         let workspace = Workspace::new(model, chunk.min(tokens.len()))?;
         Ok(Self { model, chunks, cache, workspace })
     }
@@ -75,38 +65,6 @@ impl<'m> Pass<'m> {
         let x = layer.forward(&model.spec, x, rotation, &mut self.cache, &self.workspace)?;
         self.chunks[chunk] = self.workspace.kept(x, kept)?;
         Ok(())
-    }
-}
-
-// === impl KeyValues ===
-
-impl KeyValues {
-    pub fn new(tokens: usize, spec: &DecoderSpec, dtype: DType, device: &Device) -> Result<Self> {
-        let zeros = || Tensor::zeros((spec.kv_heads, tokens, spec.head_dim), dtype, device);
-        Ok(Self { keys: zeros()?, values: zeros()?, filled: 0 })
-    }
-
-    /// What it takes.
-    pub fn bytes(&self) -> u64 {
-        ledger::bytes(&self.keys) + ledger::bytes(&self.values)
-    }
-
-    /// Forgets what is there: a layer begins.
-    pub fn clear(&mut self) {
-        self.filled = 0;
-    }
-
-    /// Adds a chunk of `(tokens, key width)` and returns all keys and values so far.
-    pub fn append(&mut self, kernels: Kernels, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
-        append(kernels, &self.keys, keys, self.filled)?;
-        append(kernels, &self.values, values, self.filled)?;
-        self.filled += keys.dim(0)?;
-        self.all()
-    }
-
-    /// All keys and values so far.
-    pub fn all(&self) -> Result<(Tensor, Tensor)> {
-        Ok((self.keys.narrow(1, 0, self.filled)?, self.values.narrow(1, 0, self.filled)?))
     }
 }
 

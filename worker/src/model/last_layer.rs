@@ -3,8 +3,8 @@
 
 use super::Layer;
 use super::config::DecoderSpec;
-use super::decoder::{KeyValues, Workspace};
-use crate::attention;
+use super::decoder::Workspace;
+use super::key_values::KeyValues;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotate::rotate;
 use candle_core::{Result, Tensor};
@@ -32,7 +32,7 @@ impl Layer {
         let out = buffer.as_ref().map(|qkv| qkv.narrow(1, queries, 2 * keys)).transpose()?;
         let kv = self.qkv.outputs(queries, 2 * keys)?.forward(kernels, &normed, out)?;
         let k = rotate(kernels, kv.narrow(1, 0, keys)?, spec.head_dim, (cos, sin), self.key_norm.as_ref())?;
-        let (k, v) = cache.append(kernels, &k, &kv.narrow(1, keys, keys)?)?;
+        cache.append(kernels, &k, &kv.narrow(1, keys, keys)?)?;
         let count = tokens.saturating_sub(skip);
         if count == 0 {
             return Ok(None);
@@ -43,8 +43,7 @@ impl Layer {
         let q = self.qkv.outputs(0, queries)?.forward(kernels, &rows(&normed)?, out)?;
         let q = rotate(kernels, q, spec.head_dim, (&rows(cos)?, &rows(sin)?), self.query_norm.as_ref())?;
         // The queries are the last ones of the keys so far, as attention takes them to be.
-        let shape = self.attention_shape(spec);
-        let attended = attention::attention(kernels, shape, q, &k, &v)?;
+        let attended = cache.attend(kernels, self.attention_shape(spec), q)?;
         let x = self.output.add_to(kernels, rows(&x)?, &attended)?;
         self.feed_forward(spec, x, workspace).map(Some)
     }

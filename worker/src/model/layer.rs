@@ -1,14 +1,17 @@
 //! One layer of the decoder, over one chunk of tokens.
 
 use super::config::DecoderSpec;
-use super::decoder::{KeyValues, Workspace};
-use crate::attention::{self, AttentionShape};
+use super::decoder::Workspace;
+use super::key_values::KeyValues;
+use crate::attention::AttentionShape;
 use crate::first_layer::Share;
+use crate::ledger;
 use crate::ops::Kernels;
 use crate::ops::linear::Linear;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotate::{HeadNorm, rotate};
 use crate::ops::silu_mul::silu_mul;
+use crate::tiles::Unit;
 use candle_core::{Result, Tensor};
 
 /// Weights of a layer.
@@ -28,6 +31,18 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
+    /// The same layer for a matrix unit: its matrices are laid out for it, split into so many parts.
+    pub fn tiled(self, unit: Unit, parts: usize) -> Result<Self> {
+        let tiled = |linear: &Linear| linear.tiled(unit, parts);
+        Ok(Self {
+            qkv: tiled(&self.qkv)?,
+            output: tiled(&self.output)?,
+            gate_up: tiled(&self.gate_up)?,
+            down: tiled(&self.down)?,
+            ..self
+        })
+    }
+
     /// `x + attention(norm(x))`, then `x + mlp(norm(x))`, for the chunk `x` of `(tokens, hidden)`.
     ///
     /// Appends the chunk's keys and values to `cache`, which must hold those of all tokens before it. `rotation` holds
@@ -58,9 +73,8 @@ impl Layer {
     ) -> Result<Tensor> {
         let kernels = workspace.kernels;
         let [q, k, v] = self.rotated(kernels, spec, qkv, rotation)?;
-        let (k, v) = cache.append(kernels, &k, &v)?;
-        let shape = self.attention_shape(spec);
-        let attended = attention::attention(kernels, shape, q, &k, &v)?;
+        cache.append(kernels, &k, &v)?;
+        let attended = cache.attend(kernels, self.attention_shape(spec), q)?;
         let x = self.output.add_to(kernels, x, &attended)?;
         self.feed_forward(spec, x, workspace)
     }
@@ -144,12 +158,12 @@ impl Layer {
         self.down.add_to(kernels, x, &silu_mul(kernels, gate_up)?)
     }
 
-    /// Its weights.
-    pub fn tensors(&self) -> Vec<&Tensor> {
-        let projections = [&self.qkv, &self.output, &self.gate_up, &self.down];
-        let linear = projections.into_iter().flat_map(|linear| [Some(linear.weight()), linear.bias()]);
-        let norms = [&self.query_norm, &self.key_norm].map(|norm| norm.as_ref().map(|norm| &norm.weight));
-        [&self.input_norm, &self.mlp_norm].into_iter().chain(linear.chain(norms).flatten()).collect()
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> u64 {
+        let linears = [&self.qkv, &self.output, &self.gate_up, &self.down].map(Linear::bytes);
+        let head_norms = [&self.query_norm, &self.key_norm].into_iter().flatten().map(|norm| &norm.weight);
+        let norms = [&self.input_norm, &self.mlp_norm].into_iter().chain(head_norms);
+        linears.into_iter().sum::<u64>() + norms.map(ledger::bytes).sum::<u64>()
     }
 
     /// The attention of this layer.

@@ -5,21 +5,24 @@
 pub mod config;
 mod decoder;
 mod error;
+mod key_values;
 mod last_layer;
 mod layer;
 mod parameters;
 pub mod weights;
 
-pub(crate) use decoder::{KeyValues, Pass, Workspace};
+pub(crate) use decoder::{Pass, Workspace};
 pub use error::LoadError;
+pub(crate) use key_values::KeyValues;
 pub(crate) use layer::Layer;
 pub(crate) use parameters::Placed;
 
 use crate::cost;
 use crate::device::{DeviceError, Dtype};
-use crate::ledger::{self, Held, Ledger};
+use crate::ledger::{Held, Ledger};
 use crate::ops::Kernels;
 use crate::placement::Residence;
+use crate::tiles::Unit;
 use candle_core::Device;
 use config::DecoderSpec;
 use parameters::Parameters;
@@ -45,6 +48,8 @@ pub struct Model {
     _held: Vec<Held>,
     dtype: Dtype,
     kernels: Kernels,
+    /// The matrix unit that computes products and attention, and into how many parts numbers are split for it.
+    tiles: Option<(Unit, usize)>,
 }
 
 /// A layer on its device: one that stays there, or one that goes when this value does.
@@ -86,7 +91,7 @@ impl Model {
         let held = held(&parameters, &ledgers);
         let kernels = Kernels::of(first);
         let files = (layers == Residence::Host).then_some(files);
-        Ok(Self {
+        let model = Self {
             description,
             spec,
             parameters,
@@ -97,7 +102,30 @@ impl Model {
             _held: held,
             dtype,
             kernels,
-        })
+            tiles: None,
+        };
+        match Unit::native() {
+            Some(unit) if kernels == Kernels::Cpu => model.on(unit),
+            _ => Ok(model),
+        }
+    }
+
+    /// The same model run by `unit`, where its number format is one that matrix units compute with.
+    fn on(self, unit: Unit) -> Result<Self, LoadError> {
+        let Some(parts) = self.dtype.parts() else { return Ok(self) };
+        let parameters = self.parameters.tiled(unit, parts).map_err(laid_out)?;
+        drop(self._held);
+        let held = held(&parameters, &self.ledgers);
+        Ok(Self { parameters, _held: held, tiles: Some((unit, parts)), ..self })
+    }
+
+    /// The same model in a format that matrix units compute with, run by the emulation of one, as on a machine with AMX:
+    /// slow, and there to check that path.
+    ///
+    /// # Errors
+    /// [`LoadError::Placement`] when memory does not suffice.
+    pub fn with_emulated_tiles(self) -> Result<Self, LoadError> {
+        if self.tiles.is_some() { Ok(self) } else { self.on(Unit::Emulated) }
     }
 
     /// What the decoder in a folder looks like, from its config.json alone.
@@ -172,6 +200,10 @@ impl Model {
         let (number, dtype) = (index % self.devices.len(), self.dtype.to_candle());
         let held = self.ledgers[number].hold(cost::layer_weights(&self.spec) * self.dtype.bytes() as u64);
         let layer = Parameters::read_layer(&self.spec, files, &self.devices[number], dtype, index)?;
+        let layer = match self.tiles {
+            Some((unit, parts)) => layer.tiled(unit, parts).map_err(laid_out)?,
+            None => layer,
+        };
         Ok(LayerHere::Streamed(Box::new(layer), held))
     }
 
@@ -192,7 +224,7 @@ impl Model {
 
     /// Bytes that the weights take on the devices.
     pub fn weight_bytes(&self) -> u64 {
-        self.parameters.bytes() as u64
+        self.parameters.bytes()
     }
 }
 
@@ -200,10 +232,9 @@ impl Model {
 fn held(parameters: &Parameters, ledgers: &[Ledger]) -> Vec<Held> {
     let mut bytes = vec![0; ledgers.len()];
     for (index, layer) in parameters.layers.iter().enumerate() {
-        bytes[index % ledgers.len()] += layer.tensors().into_iter().map(ledger::bytes).sum::<u64>();
+        bytes[index % ledgers.len()] += layer.bytes();
     }
-    let all: u64 = parameters.placed().iter().map(|placed| ledger::bytes(&placed.tensor)).sum();
-    bytes[0] += all - bytes.iter().sum::<u64>();
+    bytes[0] += parameters.bytes() - bytes.iter().sum::<u64>();
     ledgers.iter().zip(bytes).map(|(ledger, bytes)| ledger.hold(bytes)).collect()
 }
 
@@ -215,6 +246,10 @@ impl std::ops::Deref for LayerHere<'_> {
             Self::Streamed(layer, _) => layer,
         }
     }
+}
+
+fn laid_out(source: candle_core::Error) -> LoadError {
+    LoadError::Placement { tensor: "the layout for a matrix unit".into(), source: source.into() }
 }
 
 /// Identity of the model in the folder `dir`: its configuration and the content of every weight file.

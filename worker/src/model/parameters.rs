@@ -5,9 +5,13 @@ use super::LoadError;
 use super::config::DecoderSpec;
 use super::layer::Layer;
 use super::weights::WeightFiles;
-use crate::ops::linear::Linear;
+use crate::ledger;
+use crate::ops::Kernels;
+use crate::ops::linear::tiled::Tiled;
+use crate::ops::linear::{Linear, product};
 use crate::ops::rotate::HeadNorm;
 use crate::placement::Residence;
+use crate::tiles::Unit;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::with_tracing::Embedding;
 
@@ -19,9 +23,11 @@ pub(crate) struct Parameters {
     pub layers: Vec<Layer>,
     /// Weight of the final norm, `(hidden)`.
     pub norm: Tensor,
-    /// Output head, `(vocab, hidden)`; the embedding's tensor when tied.
+    /// Output head, `(vocab, hidden)`; the embedding's tensor when tied; empty where a matrix unit has it.
     pub head: Tensor,
+    tiled_head: Option<Tiled>,
     placed: Vec<Placed>,
+    bytes: u64,
 }
 
 /// One tensor, and the tensors of the files that it was made of, below each other.
@@ -54,7 +60,33 @@ impl Parameters {
         let norm = reader.tensor("model.norm.weight", &[spec.hidden])?;
         let head = if spec.tied { embedding.clone() } else { reader.tensor("lm_head.weight", &vocab)? };
         let embedding = Embedding::from_weights(embedding).map_err(placing("model.embed_tokens.weight"))?;
-        Ok(Self { embedding, layers, norm, head, placed: reader.placed })
+        let bytes = reader.placed.iter().map(|placed| ledger::bytes(&placed.tensor)).sum();
+        Ok(Self { embedding, layers, norm, head, tiled_head: None, placed: reader.placed, bytes })
+    }
+
+    /// The same for a matrix unit: matrices are laid out for it, split into so many parts.
+    pub fn tiled(self, unit: Unit, parts: usize) -> candle_core::Result<Self> {
+        let layers = self.layers.into_iter().map(|layer| layer.tiled(unit, parts));
+        let layers = layers.collect::<candle_core::Result<Vec<_>>>()?;
+        let head = Tiled::new(unit, &self.head, parts)?;
+        let bytes = ledger::bytes(self.embedding.embeddings()) + layers.iter().map(Layer::bytes).sum::<u64>();
+        let bytes = bytes + head.bytes() + ledger::bytes(&self.norm);
+        let empty = Tensor::zeros((0, self.head.dim(1)?), self.head.dtype(), self.head.device())?;
+        Ok(Self { layers, head: empty, tiled_head: Some(head), placed: Vec::new(), bytes, ..self })
+    }
+
+    /// Logits of the rows `x` for `width` tokens of the vocabulary from `first` on, written to `out` on the CPU.
+    pub fn logits(
+        &self,
+        kernels: Kernels,
+        x: &Tensor,
+        (first, width): (usize, usize),
+        out: Option<Tensor>,
+    ) -> candle_core::Result<Tensor> {
+        match (&self.tiled_head, out) {
+            (Some(head), Some(out)) => head.outputs(first, width).multiply(x, &out, false).map(|()| out),
+            (_, out) => product(kernels, x, &self.head.narrow(0, first, width)?, out),
+        }
     }
 
     /// Reads the weights of one layer onto a device.
@@ -69,11 +101,11 @@ impl Parameters {
     }
 
     /// Bytes of all weights.
-    pub fn bytes(&self) -> usize {
-        self.placed.iter().map(|placed| placed.tensor.elem_count() * placed.tensor.dtype().size_in_bytes()).sum()
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    /// Every tensor once, in the order in which they were read.
+    /// Every tensor once, in the order in which they were read; none where a matrix unit has them.
     pub fn placed(&self) -> &[Placed] {
         &self.placed
     }

@@ -26,7 +26,7 @@ pub(crate) fn narrow(from: &[f32], to: &mut [bf16]) {
 
 /// Without branches, so that a loop of it becomes vector instructions.
 #[inline(always)]
-fn rounded(number: f32) -> bf16 {
+pub(crate) fn rounded(number: f32) -> bf16 {
     let bits = number.to_bits();
     // Half of the last place that stays, less one where that place is even already.
     let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;

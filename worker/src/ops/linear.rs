@@ -2,13 +2,17 @@
 
 pub(crate) mod backward;
 mod bf16;
+pub(crate) mod tiled;
 pub(crate) mod weights;
 
 use super::Kernels;
 use super::view::{Rows, RowsMut, contiguous, rows, rows_mut, rows_of};
+use crate::ledger;
+use crate::tiles::Unit;
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Module, Result, Tensor, bail};
 use candle_transformers::models::with_tracing;
 use gemm::Parallelism;
+use tiled::Tiled;
 
 /// The weights of a projection, `(outputs, inputs)`, and its bias. On the CPU weights may be bf16; biases are f32.
 #[derive(Clone, Debug)]
@@ -17,15 +21,30 @@ pub(crate) struct Linear {
     bias: Option<Tensor>,
     /// The same tensors, for candle's operations.
     module: with_tracing::Linear,
+    /// The weights as a matrix unit reads them; the tensor is empty then.
+    tiled: Option<Tiled>,
 }
 
 impl Linear {
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         let module = with_tracing::Linear::from_weights(weight.clone(), bias.clone());
-        Self { weight, bias, module }
+        Self { weight, bias, module, tiled: None }
     }
 
-    /// `(outputs, inputs)`.
+    /// The same projection, computed by a matrix unit on weights split into so many parts.
+    pub fn tiled(&self, unit: Unit, parts: usize) -> Result<Self> {
+        let tiled = Tiled::new(unit, &self.weight, parts)?;
+        let empty = Tensor::zeros((0, self.weight.dim(1)?), self.weight.dtype(), self.weight.device())?;
+        Ok(Self { tiled: Some(tiled), ..Self::new(empty, self.bias.clone()) })
+    }
+
+    /// Bytes of weights and bias.
+    pub fn bytes(&self) -> u64 {
+        let tiled = self.tiled.as_ref().map_or(0, Tiled::bytes);
+        ledger::bytes(&self.weight) + self.bias.as_ref().map_or(0, ledger::bytes) + tiled
+    }
+
+    /// `(outputs, inputs)`; empty where a matrix unit has them in its own layout.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
@@ -38,7 +57,11 @@ impl Linear {
     /// `count` of the outputs from `first` on, as a projection of their own that shares the weights.
     pub fn outputs(&self, first: usize, count: usize) -> Result<Self> {
         let part = |all: &Tensor| all.narrow(0, first, count);
-        Ok(Self::new(part(&self.weight)?, self.bias.as_ref().map(part).transpose()?))
+        let bias = self.bias.as_ref().map(part).transpose()?;
+        Ok(match &self.tiled {
+            Some(tiled) => Self { tiled: Some(tiled.outputs(first, count)), ..Self::new(self.weight.clone(), bias) },
+            None => Self::new(part(&self.weight)?, bias),
+        })
     }
 
     /// `x W^T + b` for `x` of `(rows, inputs)`.
@@ -50,7 +73,7 @@ impl Linear {
                 if let Some(bias) = &self.bias {
                     out.inplace_op2(bias, &EveryRow { add: false })?;
                 }
-                out.inplace_op3(x, &self.weight, &Product { accumulate: self.bias.is_some(), side: Side::Outputs })?;
+                self.multiply(x, &out, self.bias.is_some())?;
                 Ok(out)
             }
             _ => self.module.forward(&x.contiguous()?),
@@ -64,10 +87,18 @@ impl Linear {
                 if let Some(bias) = &self.bias {
                     sum.inplace_op2(bias, &EveryRow { add: true })?;
                 }
-                sum.inplace_op3(x, &self.weight, &Product { accumulate: true, side: Side::Outputs })?;
+                self.multiply(x, &sum, true)?;
                 Ok(sum)
             }
             _ => sum + self.module.forward(&x.contiguous()?)?,
+        }
+    }
+
+    /// `out = x W^T`, or added to what is there, on the CPU.
+    fn multiply(&self, x: &Tensor, out: &Tensor, accumulate: bool) -> Result<()> {
+        match &self.tiled {
+            Some(tiled) => tiled.multiply(x, out, accumulate),
+            None => out.inplace_op3(x, &self.weight, &Product { accumulate, side: Side::Outputs }),
         }
     }
 }

@@ -5,7 +5,6 @@ use super::station::Station;
 use crate::cost::VOCABULARY_BLOCK;
 use crate::counted::Counted;
 use crate::model::{Model, Workspace};
-use crate::ops::linear::product;
 use crate::ops::losses::Losses;
 use crate::ops::rms_norm::rms_norm;
 use candle_core::{Result as Candle, Tensor};
@@ -61,8 +60,7 @@ fn cross_entropy(
     let mut rows = losses.rows(targets)?;
     for first in (0..spec.vocab).step_by(VOCABULARY_BLOCK) {
         let width = VOCABULARY_BLOCK.min(spec.vocab - first);
-        let weight = parameters.head.narrow(0, first, width)?;
-        let logits = product(kernels, &x, &weight, workspace.logits(count, width)?)?;
+        let logits = parameters.logits(kernels, &x, (first, width), workspace.logits(count, width)?)?;
         rows.add(kernels, &logits, first)?;
     }
     losses.take(rows)

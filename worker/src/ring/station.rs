@@ -25,9 +25,9 @@ pub(super) struct Station<'r> {
 impl<'r> Station<'r> {
     pub fn new(route: &'r Route<'r>, number: usize, inbox: Inbox) -> Result<Self, Stop> {
         let (model, tokens) = (route.model, route.tokens.len());
-        let (spec, device) = (model.spec(), &model.devices()[number]);
+        let device = &model.devices()[number];
         let failed = |error| route.failed(error);
-        let cache = KeyValues::new(tokens, spec, model.dtype().to_candle(), device).map_err(failed)?;
+        let cache = KeyValues::new(model, device, tokens).map_err(failed)?;
         let workspace = Workspace::on(device, model, route.chunk.min(tokens)).map_err(failed)?;
         let table = |rule: &_| RopeTable::new(Clone::clone(rule), tokens, route.chunk, device);
         let tables: Vec<_> = route.candidates.iter().map(|(rule, _)| table(rule)).collect();

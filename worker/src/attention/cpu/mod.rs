@@ -9,6 +9,7 @@
 pub(crate) mod backward;
 mod block;
 mod tile;
+pub(crate) mod tiled;
 
 use super::AttentionShape;
 use crate::ops::view::{Heads, Number, RowsMut, heads, rows_mut};
@@ -109,8 +110,22 @@ fn run<'q>(
     queries: impl Iterator<Item = &'q mut [f32]>,
     (count, keys): (usize, usize),
     head: impl Fn(usize) -> [Kept<'q>; 2] + Sync,
-    log_sums: &mut [f32],
+    log_sums: &'q mut [f32],
 ) {
+    parts_of(shape, queries, (count, keys), log_sums).into_par_iter().enumerate().for_each(|(index, parts)| {
+        let [keys, values] = head(index % shape.kv_heads);
+        arch.dispatch(Tile { shape, parts, keys, values });
+    });
+}
+
+/// Deals out the `count` queries, the last of which stands at the last of `keys` keys, in tiles: for each run of rows one
+/// for every key head, of the queries of all heads that read it. `log_sums` as in [`run`].
+fn parts_of<'q>(
+    shape: &AttentionShape,
+    queries: impl Iterator<Item = &'q mut [f32]>,
+    (count, keys): (usize, usize),
+    log_sums: &'q mut [f32],
+) -> Vec<Vec<Part<'q>>> {
     let first = keys - count;
     let wanted = (ROWS / shape.group()).max(QUERIES) / QUERIES * QUERIES;
     // Enough tiles for all threads. Their size does not change what is computed for a query.
@@ -135,10 +150,7 @@ fn run<'q>(
             part.queries.push(query);
         }
     }
-    tiles.into_par_iter().enumerate().for_each(|(index, parts)| {
-        let [keys, values] = head(index % shape.kv_heads);
-        arch.dispatch(Tile { shape, parts, keys, values });
-    });
+    tiles
 }
 
 #[cfg(test)]

@@ -65,6 +65,31 @@ fn weights_kept_in_bf16_are_the_same_numbers() {
 }
 
 #[test]
+fn a_matrix_unit_multiplies_any_of_the_outputs() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (3, 17, 5), (150, 70, 133)] {
+        let (x, weight) = (matrix(rows, inputs, 1), matrix(outputs, inputs, 2));
+        let linear = Linear::new(weight, Some(matrix(1, outputs, 3).squeeze(0).unwrap()));
+        let tiled = linear.tiled(Unit::Emulated, 2).unwrap();
+        for (first, count) in [(0, outputs), (outputs / 3, outputs - outputs / 3), (outputs - 1, 1)] {
+            let [got, want] = [&tiled, &linear].map(|linear| {
+                let (linear, sum) = (linear.outputs(first, count).unwrap(), matrix(rows, count, 4));
+                let out = Tensor::zeros((rows, count), DType::F32, &Device::Cpu).unwrap();
+                let product = values(&linear.forward(Kernels::Cpu, &x, Some(out)).unwrap());
+                [product, values(&linear.add_to(Kernels::Cpu, sum, &x).unwrap())].concat()
+            });
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() < 2e-5 * inputs as f32, "{got} for {want}, outputs {first} and {count}");
+            }
+        }
+        let on = |threads: usize| {
+            let out = Tensor::zeros((rows, outputs), DType::F32, &Device::Cpu).unwrap();
+            pool(threads).install(|| values(&tiled.forward(Kernels::Cpu, &x, Some(out)).unwrap()))
+        };
+        assert!(on(1) == on(3) && on(1) == on(8), "threads");
+    }
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     // Large enough for the library to use all threads.
     let (x, weight) = (matrix(300, 704, 1), matrix(513, 704, 2));

@@ -1,0 +1,228 @@
+//! Queries of the heads that read the same keys, against all the keys they see, 32 queries at a time.
+
+use super::super::tile::Part;
+use crate::attention::AttentionShape;
+use crate::simd::{Arch, exp2};
+use crate::tiles::packed::{Packed, Rows, pairs};
+use crate::tiles::{BLOCK, DEPTH, STRIP, Session, Target, Term, Unit};
+use pulp::{Simd, WithSimd};
+
+/// Keys per block of scores. Scores, weights and sums of a strip then stay in a core's own cache.
+const KEYS: usize = 128;
+
+/// The work: queries are replaced by their results.
+pub(super) struct Tile<'a> {
+    pub shape: &'a AttentionShape,
+    pub parts: Vec<Part<'a>>,
+    pub keys: &'a Packed,
+    pub values: &'a Packed,
+}
+
+/// [`BLOCK`] queries at most, and what is known of their results so far.
+struct Strip<'r, 'q> {
+    rows: &'r mut [&'q mut [f32]],
+    /// Position of the first query.
+    position: usize,
+    /// First key of the first block, a multiple of [`KEYS`].
+    first_key: usize,
+    /// Times scale and log2(e).
+    queries: Rows,
+    /// Weighted sums of values, `(BLOCK, columns)`.
+    sums: Vec<f32>,
+    /// Largest score so far, in units of ln 2.
+    max: [f32; BLOCK],
+    /// Sum of the weights, relative to `max`.
+    total: [f32; BLOCK],
+}
+
+/// Scratch of one strip and one block of keys.
+struct Room {
+    /// `(BLOCK, KEYS)`
+    scores: Vec<f32>,
+    weights: Rows,
+    /// `(BLOCK, BLOCK)`
+    block: Vec<f32>,
+}
+
+// === impl Tile ===
+
+impl Tile<'_> {
+    /// Computes products on `unit` and everything else on these instructions.
+    pub fn run(mut self, arch: Arch, unit: Unit) {
+        let (shape, keys, values) = (self.shape, self.keys, self.values);
+        let pieces =
+            self.parts.iter_mut().flat_map(|part| (part.position..).step_by(BLOCK).zip(part.queries.chunks_mut(BLOCK)));
+        let mut strips: Vec<_> =
+            pieces.map(|(position, rows)| Strip::new(arch, shape, position, rows, keys, values)).collect();
+        let mut room =
+            Room { scores: vec![0.0; BLOCK * KEYS], weights: Rows::default(), block: vec![0.0; BLOCK * BLOCK] };
+        room.weights.clear(keys.parts(), BLOCK, KEYS / DEPTH);
+        let first = strips.iter().map(|strip| strip.first_key).min().unwrap_or(0);
+        let end = strips.iter().map(Strip::end_key).max().unwrap_or(0);
+        unit.session(|session| {
+            // Keys outside, strips inside: a block is fetched once for all strips.
+            for key in (first..end).step_by(KEYS) {
+                for strip in strips.iter_mut().filter(|strip| (strip.first_key..strip.end_key()).contains(&key)) {
+                    strip.step(arch, session, shape, (keys, values), key, &mut room);
+                }
+            }
+        });
+        strips.iter_mut().for_each(|strip| strip.finish(shape.head_dim));
+    }
+}
+
+// === impl Strip ===
+
+impl<'r, 'q> Strip<'r, 'q> {
+    fn new(
+        arch: Arch,
+        shape: &AttentionShape,
+        position: usize,
+        rows: &'r mut [&'q mut [f32]],
+        keys: &Packed,
+        values: &Packed,
+    ) -> Self {
+        let factor = (shape.scale() * std::f64::consts::LOG2_E) as f32;
+        let mut queries = Rows::default();
+        queries.clear(keys.parts(), BLOCK, keys.steps());
+        arch.dispatch(|| rows.iter().enumerate().for_each(|(row, query)| queries.write(row, query, factor)));
+        Self {
+            rows,
+            position,
+            first_key: shape.first_key(position) / KEYS * KEYS,
+            queries,
+            sums: vec![0.0; BLOCK * values.strips() * STRIP],
+            max: [f32::NEG_INFINITY; BLOCK],
+            total: [0.0; BLOCK],
+        }
+    }
+
+    /// The key after the last one that any query sees.
+    fn end_key(&self) -> usize {
+        self.position + self.rows.len()
+    }
+
+    /// Takes in the keys and values of the block that begins with `key`.
+    fn step(
+        &mut self,
+        arch: Arch,
+        session: &Session,
+        shape: &AttentionShape,
+        (keys, values): (&Packed, &Packed),
+        key: usize,
+        room: &mut Room,
+    ) {
+        // Keys past the last that is seen fill up the blocks, and are hidden.
+        let count = (self.end_key() - key).min(KEYS).next_multiple_of(BLOCK);
+        let (first, pairs) = (key / STRIP, pairs(keys.parts()));
+        for column in (0..count).step_by(BLOCK) {
+            let strip = first + column / STRIP;
+            let term = |&(i, j): &(usize, usize)| Term {
+                a: self.queries.from(i, 0),
+                stride: self.queries.stride(),
+                b: [keys.strip(j, strip, 0), keys.strip(j, strip + 1, 0)],
+            };
+            let mut target = Target { data: &mut room.scores[column..], stride: KEYS };
+            multiply(session, pairs, term, keys.steps(), &mut target);
+        }
+        self.hide(shape.window, key, count, &mut room.scores);
+        let correction = arch.dispatch(Softmax {
+            scores: &mut room.scores,
+            count,
+            weights: &mut room.weights,
+            max: &mut self.max,
+            total: &mut self.total,
+        });
+        let columns = values.strips() * STRIP;
+        for column in (0..columns).step_by(BLOCK) {
+            let strip = column / STRIP;
+            let term = |&(i, j): &(usize, usize)| Term {
+                a: room.weights.from(i, 0),
+                stride: room.weights.stride(),
+                b: [values.strip(j, strip, key / DEPTH), values.strip(j, strip + 1, key / DEPTH)],
+            };
+            let mut target = Target { data: &mut room.block, stride: BLOCK };
+            multiply(session, pairs, term, count / DEPTH, &mut target);
+            arch.dispatch(|| {
+                let rows = self.sums.chunks_exact_mut(columns).zip(room.block.chunks_exact(BLOCK));
+                for ((sums, block), correction) in rows.zip(correction) {
+                    for (sum, product) in sums[column..][..BLOCK].iter_mut().zip(block) {
+                        *sum = *sum * correction + product;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Hides what a query must not see: keys above its position, and keys a window below it.
+    fn hide(&self, window: Option<usize>, key: usize, count: usize, scores: &mut [f32]) {
+        for (row, scores) in scores.chunks_exact_mut(KEYS).enumerate() {
+            let position = self.position + row;
+            let end = (position + 1).saturating_sub(key).min(count);
+            let begin = window.map_or(0, |window| (position + 1).saturating_sub(window + key)).min(count);
+            scores[end..count].fill(f32::NEG_INFINITY);
+            scores[..begin].fill(f32::NEG_INFINITY);
+        }
+    }
+
+    fn finish(&mut self, dim: usize) {
+        let columns = self.sums.len() / BLOCK;
+        for ((row, sums), total) in self.rows.iter_mut().zip(self.sums.chunks_exact(columns)).zip(self.total) {
+            let inverse = 1.0 / total;
+            row.iter_mut().zip(&sums[..dim]).for_each(|(out, sum)| *out = sum * inverse);
+        }
+    }
+}
+
+fn multiply<'a>(
+    session: &Session,
+    pairs: &[(usize, usize)],
+    term: impl Fn(&(usize, usize)) -> Term<'a>,
+    steps: usize,
+    target: &mut Target<'_>,
+) {
+    let mut terms = [term(&pairs[0]); 3];
+    terms.iter_mut().zip(pairs).for_each(|(to, pair)| *to = term(pair));
+    session.block(&terms[..pairs.len()], steps, target);
+}
+
+/// Turns the first `count` scores of every row into weights relative to the new maximum, and returns what everything
+/// before must be multiplied by.
+struct Softmax<'a> {
+    scores: &'a mut [f32],
+    count: usize,
+    weights: &'a mut Rows,
+    max: &'a mut [f32; BLOCK],
+    total: &'a mut [f32; BLOCK],
+}
+
+impl WithSimd for Softmax<'_> {
+    type Output = [f32; BLOCK];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f32; BLOCK] {
+        let mut correction = [0.0; BLOCK];
+        for (row, scores) in self.scores.chunks_exact_mut(KEYS).enumerate() {
+            // Whole vectors: a multiple of 32 numbers.
+            let (vectors, _) = S::as_mut_simd_f32s(&mut scores[..self.count]);
+            let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+            for x in vectors.iter() {
+                max = simd.max_f32s(*x, max);
+            }
+            let (old, highest) = (self.max[row], simd.reduce_max_f32s(max));
+            // A query that has seen no key yet has no maximum; any finite number serves, its weights are all 0.
+            let new = if highest > old { highest } else { old }.max(f32::MIN);
+            let shift = simd.splat_f32s(new);
+            let mut sum = simd.splat_f32s(0.0);
+            for x in vectors.iter_mut() {
+                *x = exp2(simd, simd.sub_f32s(*x, shift));
+                sum = simd.add_f32s(sum, *x);
+            }
+            correction[row] = simd.reduce_max_f32s(exp2(simd, simd.splat_f32s(old - new)));
+            self.total[row] = self.total[row] * correction[row] + simd.reduce_sum_f32s(sum);
+            self.max[row] = new;
+            self.weights.write(row, &scores[..self.count], 1.0);
+        }
+        correction
+    }
+}

@@ -1,0 +1,133 @@
+//! Products with weights laid out for a matrix unit.
+
+use crate::ops::view::{Rows, RowsMut, rows, rows_mut};
+use crate::simd;
+use crate::tiles::packed::{self, Packed, pairs};
+use crate::tiles::{BLOCK, STRIP, Session, Target, Term, Unit};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// Rows of `x` that a thread multiplies by all weights: so often is a strip of weights used once it has come into the
+/// cache.
+const ROWS: usize = 4 * BLOCK;
+
+thread_local! {
+    /// Room for rows of `x`. Taken, not borrowed: while a thread waits for the others it may begin another product.
+    static ROOM: Cell<packed::Rows> = Cell::default();
+}
+
+/// Some of the outputs of weights that a matrix unit multiplies.
+#[derive(Clone, Debug)]
+pub(crate) struct Tiled {
+    unit: Unit,
+    weights: Arc<Packed>,
+    inputs: usize,
+    first: usize,
+    count: usize,
+}
+
+impl Tiled {
+    /// Lays out a `weight` of `(outputs, inputs)`, split into so many parts.
+    pub fn new(unit: Unit, weight: &Tensor, parts: usize) -> Result<Self> {
+        let (count, inputs) = weight.dims2()?;
+        let numbers = weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let weights = Arc::new(Packed::of_rows(&numbers, inputs, parts));
+        Ok(Self { unit, weights, inputs, first: 0, count })
+    }
+
+    /// `count` of the outputs from `first` on.
+    pub fn outputs(&self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.count, "outputs {first} to {} of {}", first + count, self.count);
+        Self { first: self.first + first, count, ..self.clone() }
+    }
+
+    /// Bytes of all the weights that this is a part of.
+    pub fn bytes(&self) -> u64 {
+        self.weights.bytes() as u64
+    }
+
+    /// `out = x W^T`, or added to what is there; `out` is `(rows, outputs)`.
+    pub fn multiply(&self, x: &Tensor, out: &Tensor, accumulate: bool) -> Result<()> {
+        out.inplace_op2(x, &Product { tiled: self, accumulate })
+    }
+
+    /// Multiplies rows of `x` into as many of `out`.
+    fn rows(&self, out: &mut RowsMut<'_>, x: Rows<'_>, accumulate: bool) {
+        let (weights, count) = (&*self.weights, x.count);
+        let mut room = ROOM.take();
+        room.clear(weights.parts(), count.next_multiple_of(BLOCK), weights.steps());
+        for (row, x) in x.data.chunks(x.stride).enumerate() {
+            simd::best().dispatch(|| room.write(row, &x[..self.inputs], 1.0));
+        }
+        let mut block = [0.0; BLOCK * BLOCK];
+        self.unit.session(|session| {
+            for column in (self.first / STRIP * STRIP..self.first + self.count).step_by(BLOCK) {
+                for row in (0..count).step_by(BLOCK) {
+                    self.block(session, &room, row, column, &mut block);
+                    self.write(&block, row, column, out, accumulate);
+                }
+            }
+        });
+        ROOM.set(room);
+    }
+
+    fn block(&self, session: &Session, x: &packed::Rows, row: usize, column: usize, block: &mut [f32]) {
+        let (weights, left) = (&*self.weights, column / STRIP);
+        // The last strip may stand alone; what its neighbour would give is not used.
+        let right = (left + 1).min(weights.strips() - 1);
+        let term = |&(i, j): &(usize, usize)| Term {
+            a: x.from(i, row),
+            stride: x.stride(),
+            b: [weights.strip(j, left, 0), weights.strip(j, right, 0)],
+        };
+        let pairs = pairs(weights.parts());
+        let mut terms = [term(&pairs[0]); 3];
+        terms.iter_mut().zip(pairs).for_each(|(to, pair)| *to = term(pair));
+        session.block(&terms[..pairs.len()], weights.steps(), &mut Target { data: block, stride: BLOCK });
+    }
+
+    /// Copies the rows and columns of a block that are there.
+    fn write(&self, block: &[f32], row: usize, column: usize, out: &mut RowsMut<'_>, accumulate: bool) {
+        let skip = self.first.saturating_sub(column);
+        let begin = column + skip - self.first;
+        let width = (BLOCK - skip).min(self.count - begin);
+        for (from, row) in block.chunks_exact(BLOCK).zip(row..out.count) {
+            let (from, to) = (&from[skip..][..width], &mut out.data[row * out.stride + begin..][..width]);
+            if accumulate {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            } else {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+}
+
+struct Product<'a> {
+    tiled: &'a Tiled,
+    accumulate: bool,
+}
+
+impl InplaceOp2 for Product<'_> {
+    fn name(&self) -> &'static str {
+        "tiled-linear"
+    }
+
+    fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, x: &CpuStorage, x_layout: &Layout) -> Result<()> {
+        let (out, x, tiled) = (rows_mut(out, out_layout)?, rows(x, x_layout)?, self.tiled);
+        if (out.count, out.width, x.width) != (x.count, tiled.count, tiled.inputs) {
+            let shapes = [(out.count, out.width), (x.count, x.width), (tiled.count, tiled.inputs)];
+            bail!("shapes do not fit a projection (out, x, weight): {shapes:?}");
+        }
+        // What is computed for a row does not depend on the rows beside it.
+        let share = x.count.div_ceil(rayon::current_num_threads()).next_multiple_of(BLOCK).min(ROWS);
+        let tasks = out.data.par_chunks_mut(out.stride * share).zip(x.data.par_chunks(x.stride * share));
+        tasks.for_each(|(to, from)| {
+            let count = from.len().div_ceil(x.stride);
+            let mut to = RowsMut { data: to, stride: out.stride, width: out.width, count };
+            tiled.rows(&mut to, Rows { data: from, stride: x.stride, width: x.width, count }, self.accumulate);
+        });
+        Ok(())
+    }
+}

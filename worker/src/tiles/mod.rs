@@ -1,0 +1,113 @@
+//! Products of small blocks in bf16 with sums in f32, as matrix units compute them.
+//!
+//! ```text
+//! C[i][n] = sum_t sum_k A_t[i][k] B_t[k][n]        i, n < 32
+//! ```
+//!
+//! `A` are rows of bf16; `B` comes in strips of 16 columns, laid out by [`packed`] as AMX reads them. One term is a product
+//! in bf16. With both factors split in two, `x = hi + lo`, the three terms `hi hi + hi lo + lo hi` give about 16 bits of
+//! mantissa ("bf16x3").
+//!
+//! [`Unit`] is what computes them: AMX where the machine has it, or an emulation in plain code that tests use everywhere.
+
+mod amx;
+mod emulated;
+pub(crate) mod packed;
+
+use half::bf16;
+
+/// Rows of a block, and columns.
+pub(crate) const BLOCK: usize = 32;
+/// Columns of a strip.
+pub(crate) const STRIP: usize = 16;
+/// Rows of `B` that one step takes: numbers of a row of `A`.
+pub(crate) const DEPTH: usize = 32;
+/// Numbers of a strip in one step.
+pub(crate) const TILE: usize = STRIP * DEPTH;
+
+/// What computes blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// The matrix unit of this machine.
+    Amx(amx::Amx),
+    /// Plain code: slow, and the same on every machine.
+    Emulated,
+}
+
+/// One product of a block: `A` and two strips of `B` side by side.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<'a> {
+    /// [`BLOCK`] rows, `stride` numbers apart, of at least [`DEPTH`] numbers a step.
+    pub a: &'a [bf16],
+    pub stride: usize,
+    /// [`TILE`] numbers a step.
+    pub b: [&'a [bf16]; 2],
+}
+
+/// Where a block goes: [`BLOCK`] rows, `stride` numbers apart.
+pub(crate) struct Target<'a> {
+    pub data: &'a mut [f32],
+    pub stride: usize,
+}
+
+// === impl Unit ===
+
+impl Unit {
+    /// The matrix unit of this machine, if it has one that computes what it should.
+    pub fn native() -> Option<Self> {
+        amx::Amx::get().map(Self::Amx)
+    }
+
+    /// For logs and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amx(_) => "amx",
+            Self::Emulated => "emulated",
+        }
+    }
+
+    /// Prepares the unit on this thread for the blocks that `work` computes. It must not hand them to other threads.
+    pub fn session<R>(self, work: impl FnOnce(&Session) -> R) -> R {
+        let session = Session(self);
+        if let Self::Amx(amx) = self {
+            amx.begin();
+        }
+        let result = work(&session);
+        drop(session);
+        result
+    }
+}
+
+/// A unit that is ready on this thread.
+pub(crate) struct Session(Unit);
+
+impl Session {
+    /// Writes the sum of the `terms`, each of `steps` steps, to `target`.
+    ///
+    /// # Panics
+    /// When a slice is too short for that.
+    pub fn block(&self, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
+        let rows = |stride: usize, width: usize| (BLOCK - 1) * stride + width;
+        for term in terms {
+            assert!(term.stride >= steps * DEPTH && term.a.len() >= rows(term.stride, steps * DEPTH), "rows of A");
+            assert!(term.b.iter().all(|strip| strip.len() >= steps * TILE), "strips of B");
+        }
+        assert!(target.stride >= BLOCK && target.data.len() >= rows(target.stride, BLOCK), "rows of C");
+        match self.0 {
+            // The lengths are checked above, and the unit was made ready by `Unit::session`.
+            Unit::Amx(amx) => amx.block(self, terms, steps, target),
+            Unit::Emulated => emulated::block(terms, steps, target),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Unit::Amx(amx) = self.0 {
+            amx.end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
