@@ -168,11 +168,11 @@ fn layer_products(spec: &DecoderSpec) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// LLaMA2-7B, as its paper and its config.json describe it.
-    fn llama2_7b() -> DecoderSpec {
+    pub(crate) fn llama2_7b() -> DecoderSpec {
         let config = serde_json::json!({
             "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
             "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,

@@ -139,6 +139,11 @@ impl Devices {
         self.0.contains(&DeviceChoice::Cpu)
     }
 
+    /// The number format that is used on them unless another is asked for: GPUs are built for bf16.
+    pub fn usual_dtype(&self) -> Dtype {
+        if self.is_cpu() { Dtype::F32 } else { Dtype::Bf16 }
+    }
+
     /// Starts them.
     ///
     /// # Errors

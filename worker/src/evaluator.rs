@@ -84,13 +84,13 @@ impl Evaluator {
         let pool = named.num_threads(threads).build().map_err(|source| StartError { threads, source })?;
         let chunk_tokens = options.chunk_tokens.clamp(1, 1 << 20);
         let free = memory::available_bytes().filter(|_| model.device().is_cpu());
-        let free = free.map(|bytes| (bytes as f64 * USABLE_SHARE) as u64);
+        let free = free.map(usable);
         let shared_bytes = options.shared_bytes.min(free.map_or(u64::MAX, |free| free / SHARED_PART));
         let free = free.map(|free| free - shared_bytes);
         let spec = model.spec();
         // Weights that are there already are not free, but count as part of the device's memory.
         let of_device = device::memory_bytes(model.device());
-        let of_device = of_device.map(|free| (free as f64 * USABLE_SHARE) as u64 + model.ledgers()[0].live());
+        let of_device = of_device.map(|free| usable(free) + model.ledgers()[0].live());
         let device_memory = options.device_memory.or(of_device).map(|bytes| bytes.saturating_sub(shared_bytes));
         let load = Load { spec, dtype: model.dtype(), chunk_tokens, tokens: 0 };
         let place = place_of_weights(&model);
@@ -250,6 +250,11 @@ impl Evaluator {
         self.pool
             .install(|| gradient::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
     }
+}
+
+/// What of free memory is taken for granted.
+fn usable(bytes: u64) -> u64 {
+    (bytes as f64 * USABLE_SHARE) as u64
 }
 
 fn place_of_weights(model: &Model) -> Placement {

@@ -5,6 +5,7 @@
 //! rows are kept, for as many of a sample's first chunks as the limit leaves room for. What comes out is the same to the
 //! last bit.
 
+use crate::ledger;
 use candle_core::{Result, Tensor};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -130,7 +131,7 @@ impl<'c> Share<'c> {
     /// # Errors
     /// Candle's, when the device is out of memory.
     pub fn offer(&mut self, chunk: usize, rows: &Tensor) -> Result<()> {
-        let bytes = (rows.elem_count() * rows.dtype().size_in_bytes()) as u64;
+        let bytes = ledger::bytes(rows);
         if chunk == self.made.len() && self.made_bytes + bytes <= self.room {
             self.made.push(rows.force_contiguous()?);
             self.made_bytes += bytes;

@@ -15,12 +15,22 @@ use cpu::tiled::TiledKeyValues;
 
 /// What evaluates a model in this number format, in a few words: `cuda`, `avx2`, `avx512 and amx (bf16)`.
 pub fn describe(on_cpu: bool, dtype: Dtype) -> String {
-    let vectors = simd::name(simd::best());
-    match (on_cpu, dtype.parts(), Unit::native()) {
-        (false, ..) => "cuda".to_owned(),
-        (_, Some(1), Some(unit)) => format!("{vectors} and {} (bf16)", unit.name()),
-        (_, Some(_), Some(unit)) => format!("{vectors} and {} (bf16x3)", unit.name()),
-        _ => vectors.to_owned(),
+    if on_cpu { with_unit(simd::name(simd::best()), native_tiles(dtype)) } else { "cuda".to_owned() }
+}
+
+/// The matrix unit of this machine and the parts of numbers for it, where the format is one that it computes with.
+pub(crate) fn native_tiles(dtype: Dtype) -> Option<(Unit, usize)> {
+    // Asked in this order: a unit is tried out before it is there.
+    let parts = dtype.parts()?;
+    Some((Unit::native()?, parts))
+}
+
+/// The name of kernels together with that of a matrix unit.
+pub(crate) fn with_unit(kernels: &str, tiles: Option<(Unit, usize)>) -> String {
+    match tiles {
+        Some((unit, 1)) => format!("{kernels} and {} (bf16)", unit.name()),
+        Some((unit, _)) => format!("{kernels} and {} (bf16x3)", unit.name()),
+        None => kernels.to_owned(),
     }
 }
 

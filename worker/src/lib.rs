@@ -2,9 +2,9 @@
 //!
 //! [`model`] reads a Hugging Face checkpoint into one decoder, [`evaluator`] runs documents through it: layer by
 //! layer and in chunks, so that the keys and values of a single layer and the logits of a single chunk are all that
-//! ever exists at a time. The arithmetic is f32 on the CPU unless something faster is asked for ([`kernels`] of this crate,
-//! chosen at run time for the machine) and candle's on a GPU. [`gradient`] carries a document's loss back to the candidate's numbers, [`train`] to
-//! the weights.
+//! ever exists at a time. Kernels are of this crate ([`kernels`]), chosen at run time for the machine, in f32 on the CPU
+//! unless something faster is asked for; products on a GPU are cuBLAS's. [`gradient`] carries a document's loss back to the
+//! candidate's numbers, [`train`] to the weights.
 //!
 //! ```no_run
 //! use ropewalk_worker::{cancel::CancelFlag, device::Dtype, evaluator::{Evaluator, EvaluatorOptions}, model::Model};

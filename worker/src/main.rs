@@ -162,12 +162,11 @@ async fn end_at_second_interruption() {
 impl Cli {
     fn config(&self) -> WorkerConfig {
         let devices = self.devices.clone().unwrap_or_else(|| self.device.into());
-        let dtype = if devices.is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
         WorkerConfig {
             name: self.name.clone().unwrap_or_else(default_name),
+            dtype: self.dtype.unwrap_or_else(|| devices.usual_dtype()),
             devices,
             device_memory: self.device_memory,
-            dtype: self.dtype.unwrap_or(dtype),
             threads: self.threads,
             max_tokens: self.max_tokens,
             connect_timeout: self.connect_timeout,

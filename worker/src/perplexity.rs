@@ -64,7 +64,8 @@ pub enum EvalError {
     Weights(#[source] Box<LoadError>),
     /// What needs the whole model on one device.
     #[error(
-        "gradients, training and token-by-token decoding need all weights on one device: leave out --devices, or give more          --device-memory"
+        "gradients, training and token-by-token decoding need all weights on one device: leave out --devices, or give more \
+         --device-memory"
     )]
     NotWhole,
     /// A gradient was asked for where it cannot be computed.

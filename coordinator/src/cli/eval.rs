@@ -110,7 +110,7 @@ struct Report {
     dtype: String,
     device: String,
     /// Name of the kernels that ran.
-    kernels: &'static str,
+    kernels: String,
     results: Vec<Measurement>,
 }
 
@@ -176,8 +176,7 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let source = folder.source(&given)?;
 
     let devices = args.device.devices();
-    let default = if devices.is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
-    let dtype = args.dtype.map_or(default, DtypeArg::dtype);
+    let dtype = args.dtype.map_or_else(|| devices.usual_dtype(), DtypeArg::dtype);
     let (threads, device_memory) = (args.threads.unwrap_or(0), args.device.device_memory);
     let options = EvaluatorOptions { threads, device_memory, ..Default::default() };
     let longest = lengths.iter().copied().max().unwrap_or(2) as usize;

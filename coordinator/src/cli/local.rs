@@ -61,7 +61,7 @@ impl Machine {
         devices.open().or_input()?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let (on_cpu, device_memory) = (devices.is_cpu(), args.device.device_memory);
-        let dtype = if on_cpu { Dtype::F32 } else { Dtype::Bf16 };
+        let dtype = devices.usual_dtype();
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, tokens) = (EvaluatorOptions::default().chunk_tokens, target_length as usize);
         if let Some(limit) = device_memory {

@@ -5,7 +5,7 @@ use candle_core::cuda_backend::CudaDType;
 use candle_core::cuda_backend::cudarc::cublas::sys::cudaDataType_t;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaStream, DeviceRepr, LaunchArgs, LaunchConfig};
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileError, CompileOptions, compile_ptx_with_opts};
-use candle_core::{CudaDevice, Result, bail};
+use candle_core::{CudaDevice, CudaStorage, Layout, Result, bail};
 use half::{bf16, f16};
 use std::sync::{Arc, OnceLock};
 
@@ -31,6 +31,9 @@ impl Format for f16 {
     const NAME: &str = "f16";
     const CUBLAS: cudaDataType_t = cudaDataType_t::CUDA_R_16F;
 }
+
+/// An operand of candle's calls.
+pub(super) type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
 /// Calls a method that is generic over the format with that of `$dtype`.
 macro_rules! by_format {

@@ -1,6 +1,6 @@
 //! Rotary embedding of heads, with the normalisation per head that some models put before it.
 
-use super::launch::{Format, Kernel, a_block_per_row, by_format, int};
+use super::launch::{Format, Kernel, Operand, a_block_per_row, by_format, int};
 use crate::ops::rotate::HeadNorm;
 use crate::ops::view::{contiguous_range, extent};
 use candle_core::backend::BackendStorage as _;
@@ -26,8 +26,6 @@ struct Rotate<'a> {
     head_dim: usize,
     norm: Option<&'a HeadNorm>,
 }
-
-type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
 impl CustomOp3 for Rotate<'_> {
     fn name(&self) -> &'static str {

@@ -3,7 +3,7 @@
 //! Keys are visited in blocks. Scores, maxima and sums are f32 whatever the type of the operands; weights are rounded to it
 //! for the second product. What a query does not see is left out in the kernel, so no mask exists.
 
-use super::launch::{Format, Kernel, a_block_per_row, by_format, int};
+use super::launch::{Format, Kernel, Operand, a_block_per_row, by_format, int};
 use crate::attention::AttentionShape;
 use crate::ops::view::{contiguous_range, heads_extent};
 use candle_core::backend::BackendStorage as _;
@@ -33,8 +33,6 @@ pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tenso
 struct Attention {
     shape: AttentionShape,
 }
-
-type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
 /// Rows of key heads on the device, `stride` numbers from head to head.
 struct Heads<'a, T> {

@@ -1,6 +1,6 @@
 //! An evaluator for documents of some length: what has to be streamed for them is, and nothing else.
 
-use super::{Evaluator, EvaluatorOptions, StartError, USABLE_SHARE};
+use super::{Evaluator, EvaluatorOptions, StartError, usable};
 use crate::device::{self, Dtype};
 use crate::model::{LoadError, Model};
 use crate::placement::{Load, NoPlacement, Placement};
@@ -38,7 +38,7 @@ impl Evaluator {
         let spec = Model::read_spec(dir)?;
         let load = Load { spec: &spec, dtype, chunk_tokens: options.chunk_tokens, tokens };
         let free = devices.iter().filter_map(device::memory_bytes).min();
-        let free = free.map(|free| (free as f64 * USABLE_SHARE) as u64);
+        let free = free.map(usable);
         let limit = options.device_memory.or(free).unwrap_or(u64::MAX);
         let place = Placement::choose(load, limit, devices.len().min(spec.layers()), None)?;
         let model = Model::load_placed(dir, devices, dtype, place.weights)?;

@@ -7,7 +7,6 @@ use crate::model::Model;
 use crate::ops::Kernels;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::linear::backward::product_backward;
-use crate::ops::linear::product;
 use crate::ops::rms_norm::backward::rms_norm_backward;
 use crate::ops::rms_norm::rms_norm;
 use candle_core::{DType, Result, Tensor};
@@ -87,13 +86,13 @@ impl<'m> Head<'m> {
         // In the blocks of an evaluation, so that the loss is the same.
         for first in (0..spec.vocab).step_by(VOCABULARY_BLOCK) {
             let width = VOCABULARY_BLOCK.min(spec.vocab - first);
-            let (weight, logits) = (parameters.head.narrow(0, first, width)?, logits.narrow(1, first, width)?);
-            loss.add(Kernels::Cpu, &product(Kernels::Cpu, &normed, &weight, Some(logits))?, first)?;
+            let logits = Some(logits.narrow(1, first, width)?);
+            loss.add(Kernels::Cpu, &parameters.logits(Kernels::Cpu, &normed, (first, width), logits)?, first)?;
         }
         loss.backward(&logits, 0, self.scale)?;
-        product_backward(&logits, &parameters.head, grad)?;
+        product_backward(&logits, parameters.head.weight(), grad)?;
         if let Some(weights) = self.weights {
-            weights.product(&parameters.head, &logits, &normed)?;
+            weights.product(parameters.head.weight(), &logits, &normed)?;
             weights.norm(&parameters.norm, spec.norm_eps, grad, x)?;
         }
         rms_norm_backward(grad, x, &parameters.norm, spec.norm_eps)?;

@@ -19,6 +19,7 @@ pub(crate) use parameters::Placed;
 
 use crate::cost;
 use crate::device::{DeviceError, Dtype};
+use crate::kernels;
 use crate::ledger::{Held, Ledger};
 use crate::ops::Kernels;
 use crate::placement::Residence;
@@ -104,15 +105,14 @@ impl Model {
             kernels,
             tiles: None,
         };
-        match Unit::native() {
-            Some(unit) if kernels == Kernels::Cpu => model.on(unit),
+        match kernels::native_tiles(dtype) {
+            Some((unit, parts)) if model.kernels == Kernels::Cpu => model.on(unit, parts),
             _ => Ok(model),
         }
     }
 
-    /// The same model run by `unit`, where its number format is one that matrix units compute with.
-    fn on(self, unit: Unit) -> Result<Self, LoadError> {
-        let Some(parts) = self.dtype.parts() else { return Ok(self) };
+    /// The same model run by `unit`, with numbers split into so many parts.
+    fn on(self, unit: Unit, parts: usize) -> Result<Self, LoadError> {
         let parameters = self.parameters.tiled(unit, parts).map_err(laid_out)?;
         drop(self._held);
         let held = held(&parameters, &self.ledgers);
@@ -125,7 +125,10 @@ impl Model {
     /// # Errors
     /// [`LoadError::Placement`] when memory does not suffice.
     pub fn with_emulated_tiles(self) -> Result<Self, LoadError> {
-        if self.tiles.is_some() { Ok(self) } else { self.on(Unit::Emulated) }
+        match self.dtype.parts() {
+            Some(parts) if self.tiles.is_none() => self.on(Unit::Emulated, parts),
+            _ => Ok(self),
+        }
     }
 
     /// What the decoder in a folder looks like, from its config.json alone.
@@ -179,11 +182,6 @@ impl Model {
         &self.host
     }
 
-    /// Whether layers are streamed.
-    pub(crate) fn streams(&self) -> bool {
-        self.files.is_some()
-    }
-
     /// Where the layers' weights are kept.
     pub fn weights(&self) -> Residence {
         if self.files.is_some() { Residence::Host } else { Residence::Device }
@@ -218,8 +216,8 @@ impl Model {
     }
 
     /// Name of the kernels that run it, for people.
-    pub fn kernels_name(&self) -> &'static str {
-        self.kernels.name(self.device())
+    pub fn kernels_name(&self) -> String {
+        kernels::with_unit(self.kernels.name(self.device()), self.tiles)
     }
 
     /// Bytes that the weights take on the devices.

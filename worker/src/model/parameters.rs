@@ -7,8 +7,7 @@ use super::layer::Layer;
 use super::weights::WeightFiles;
 use crate::ledger;
 use crate::ops::Kernels;
-use crate::ops::linear::tiled::Tiled;
-use crate::ops::linear::{Linear, product};
+use crate::ops::linear::Linear;
 use crate::ops::rotate::HeadNorm;
 use crate::placement::Residence;
 use crate::tiles::Unit;
@@ -23,9 +22,8 @@ pub(crate) struct Parameters {
     pub layers: Vec<Layer>,
     /// Weight of the final norm, `(hidden)`.
     pub norm: Tensor,
-    /// Output head, `(vocab, hidden)`; the embedding's tensor when tied; empty where a matrix unit has it.
-    pub head: Tensor,
-    tiled_head: Option<Tiled>,
+    /// Output head; of the embedding's tensor when tied.
+    pub head: Linear,
     placed: Vec<Placed>,
     bytes: u64,
 }
@@ -61,18 +59,17 @@ impl Parameters {
         let head = if spec.tied { embedding.clone() } else { reader.tensor("lm_head.weight", &vocab)? };
         let embedding = Embedding::from_weights(embedding).map_err(placing("model.embed_tokens.weight"))?;
         let bytes = reader.placed.iter().map(|placed| ledger::bytes(&placed.tensor)).sum();
-        Ok(Self { embedding, layers, norm, head, tiled_head: None, placed: reader.placed, bytes })
+        Ok(Self { embedding, layers, norm, head: Linear::new(head, None), placed: reader.placed, bytes })
     }
 
     /// The same for a matrix unit: matrices are laid out for it, split into so many parts.
     pub fn tiled(self, unit: Unit, parts: usize) -> candle_core::Result<Self> {
         let layers = self.layers.into_iter().map(|layer| layer.tiled(unit, parts));
         let layers = layers.collect::<candle_core::Result<Vec<_>>>()?;
-        let head = Tiled::new(unit, &self.head, parts)?;
+        let head = self.head.tiled(unit, parts)?;
         let bytes = ledger::bytes(self.embedding.embeddings()) + layers.iter().map(Layer::bytes).sum::<u64>();
         let bytes = bytes + head.bytes() + ledger::bytes(&self.norm);
-        let empty = Tensor::zeros((0, self.head.dim(1)?), self.head.dtype(), self.head.device())?;
-        Ok(Self { layers, head: empty, tiled_head: Some(head), placed: Vec::new(), bytes, ..self })
+        Ok(Self { layers, head, placed: Vec::new(), bytes, ..self })
     }
 
     /// Logits of the rows `x` for `width` tokens of the vocabulary from `first` on, written to `out` on the CPU.
@@ -83,10 +80,7 @@ impl Parameters {
         (first, width): (usize, usize),
         out: Option<Tensor>,
     ) -> candle_core::Result<Tensor> {
-        match (&self.tiled_head, out) {
-            (Some(head), Some(out)) => head.outputs(first, width).multiply(x, &out, false).map(|()| out),
-            (_, out) => product(kernels, x, &self.head.narrow(0, first, width)?, out),
-        }
+        self.head.outputs(first, width)?.forward(kernels, x, out)
     }
 
     /// Reads the weights of one layer onto a device.

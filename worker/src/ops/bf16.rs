@@ -2,11 +2,12 @@
 //! (ties to even).
 
 use super::rows_per_task;
-use super::view::{rows, rows_mut, rows_of, rows_of_mut};
+use super::view::{Number, rows_of, rows_of_mut};
 use crate::simd;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
+use std::marker::PhantomData;
 
 /// Writes `from` to `to`, which is as long.
 #[inline(always)]
@@ -37,53 +38,36 @@ pub(crate) fn rounded(number: f32) -> bf16 {
 
 /// Writes the bf16 matrix `from` to the f32 matrix `to` of the same shape.
 pub(crate) fn widen_rows(from: &Tensor, to: &Tensor) -> Result<()> {
-    to.inplace_op2(from, &Widen)
+    to.inplace_op2(from, &Convert { name: "widen", row: widen, numbers: PhantomData })
 }
 
 /// Writes the f32 matrix `from`, rounded, to the bf16 matrix `to` of the same shape.
 pub(crate) fn narrow_rows(from: &Tensor, to: &Tensor) -> Result<()> {
-    to.inplace_op2(from, &Narrow)
+    to.inplace_op2(from, &Convert { name: "narrow", row: narrow, numbers: PhantomData })
 }
 
-struct Widen;
-struct Narrow;
+/// Writes every row of one format as `row` does to one of another.
+struct Convert<F, A, B> {
+    name: &'static str,
+    row: F,
+    numbers: PhantomData<(A, B)>,
+}
 
-impl InplaceOp2 for Widen {
+impl<A: Number, B: Number, F: Fn(&[A], &mut [B]) + Sync> InplaceOp2 for Convert<F, A, B> {
     fn name(&self) -> &'static str {
-        "widen"
+        self.name
     }
 
     fn cpu_fwd(&self, to: &mut CpuStorage, to_layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
-        let (to, from) = (rows_mut(to, to_layout)?, rows_of::<bf16>(from, from_layout)?);
+        let (to, from) = (rows_of_mut::<B>(to, to_layout)?, rows_of::<A>(from, from_layout)?);
         if (to.count, to.width) != (from.count, from.width) {
-            bail!("{}x{} bf16 numbers do not fill {}x{}", from.count, from.width, to.count, to.width);
+            bail!("{}: {}x{} numbers do not fill {}x{}", self.name, from.count, from.width, to.count, to.width);
         }
-        let (arch, task, width) = (simd::best(), rows_per_task(to.width), to.width);
+        let (arch, task, width, row) = (simd::best(), rows_per_task(to.width), to.width, &self.row);
         let tasks = to.data.par_chunks_mut(to.stride * task).zip(from.data.par_chunks(from.stride * task));
         tasks.for_each(|(to_rows, from_rows)| {
             for (to, from) in to_rows.chunks_mut(to.stride).zip(from_rows.chunks(from.stride)) {
-                arch.dispatch(|| widen(&from[..width], &mut to[..width]));
-            }
-        });
-        Ok(())
-    }
-}
-
-impl InplaceOp2 for Narrow {
-    fn name(&self) -> &'static str {
-        "narrow"
-    }
-
-    fn cpu_fwd(&self, to: &mut CpuStorage, to_layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
-        let (to, from) = (rows_of_mut::<bf16>(to, to_layout)?, rows(from, from_layout)?);
-        if (to.count, to.width) != (from.count, from.width) {
-            bail!("{}x{} numbers do not fill {}x{} in bf16", from.count, from.width, to.count, to.width);
-        }
-        let (arch, task, width) = (simd::best(), rows_per_task(to.width), to.width);
-        let tasks = to.data.par_chunks_mut(to.stride * task).zip(from.data.par_chunks(from.stride * task));
-        tasks.for_each(|(to_rows, from_rows)| {
-            for (to, from) in to_rows.chunks_mut(to.stride).zip(from_rows.chunks(from.stride)) {
-                arch.dispatch(|| narrow(&from[..width], &mut to[..width]));
+                arch.dispatch(|| row(&from[..width], &mut to[..width]));
             }
         });
         Ok(())

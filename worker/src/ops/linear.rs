@@ -103,17 +103,6 @@ impl Linear {
     }
 }
 
-/// `x W^T` with candle's shapes for weights that are not a whole projection, such as a part of the vocabulary.
-pub(crate) fn product(kernels: Kernels, x: &Tensor, weight: &Tensor, out: Option<Tensor>) -> Result<Tensor> {
-    match (kernels, out) {
-        (Kernels::Cpu, Some(out)) => {
-            out.inplace_op3(x, weight, &Product { accumulate: false, side: Side::Outputs })?;
-            Ok(out)
-        }
-        _ => x.matmul(&weight.t()?),
-    }
-}
-
 /// Writes the same row everywhere, or adds it.
 struct EveryRow {
     add: bool,

@@ -2,8 +2,8 @@
 //!
 //! Each exists twice or more behind one function: as a kernel in f32 on the CPU, which works in place on buffers that the
 //! caller reuses (candle allocates and clears a tensor per operation, which costs as much as the arithmetic at small
-//! widths), in candle's operations for every other device, and as a kernel for NVIDIA GPUs. What takes them backwards, in files of that name beside
-//! them, exists for f32 on the CPU alone.
+//! widths), in candle's operations for every other device, and as a kernel for NVIDIA GPUs. What takes them backwards, in
+//! files of that name beside them, exists for f32 on the CPU alone.
 
 use candle_core::Device;
 

@@ -134,10 +134,7 @@ pub(crate) fn heads_mut<'a, T: Number>(storage: &'a mut CpuStorage, layout: &Lay
 /// # Errors
 /// When it is not f32 or not contiguous.
 pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((begin, end)) => Ok(&storage.as_slice::<f32>()?[begin..end]),
-        None => bail!("a contiguous tensor is needed here, got {layout:?}"),
-    }
+    Ok(&storage.as_slice::<f32>()?[contiguous_range(layout)?])
 }
 
 /// All numbers of a contiguous tensor that is not an operand of candle's call.
@@ -166,7 +163,6 @@ pub(crate) fn contiguous_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -
 ///
 /// # Errors
 /// When it is not contiguous.
-#[cfg(feature = "cuda")]
 pub(crate) fn contiguous_range(layout: &Layout) -> Result<std::ops::Range<usize>> {
     match layout.contiguous_offsets() {
         Some((begin, end)) => Ok(begin..end),

@@ -1,14 +1,5 @@
 use super::*;
-
-/// LLaMA2-7B, as its paper and its config.json describe it.
-fn llama2_7b() -> DecoderSpec {
-    let config = serde_json::json!({
-        "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
-    });
-    DecoderSpec::from_config_json(&config.to_string()).unwrap()
-}
+use crate::cost::tests::llama2_7b;
 
 fn load(spec: &DecoderSpec, tokens: usize) -> Load<'_> {
     Load { spec, dtype: Dtype::Bf16, chunk_tokens: 512, tokens }

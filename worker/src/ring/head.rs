@@ -14,8 +14,7 @@ impl Station<'_> {
     /// The losses of what comes from the last layer; none of a candidate that is out.
     pub fn head(&mut self, step: &mut dyn FnMut(usize) -> Result<bool, Stop>) -> Result<Vec<Option<Counted>>, Stop> {
         let (route, last) = (self.route, self.route.layers());
-        let none_yet =
-            || Losses::new(self.workspace.kernels, route.model.parameters().head.device(), route.chunks_at(last).len());
+        let none_yet = || Losses::new(self.workspace.kernels, route.model.device(), route.chunks_at(last).len());
         let all = route.candidates.iter().map(|_| none_yet().map(Some)).collect::<Candle<Vec<_>>>();
         let mut all = all.map_err(|error| route.failed(error))?;
         for (candidate, losses) in all.iter_mut().enumerate() {

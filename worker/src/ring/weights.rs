@@ -3,6 +3,7 @@
 use super::{Route, Stop};
 use crate::model::{LayerHere, LoadError};
 use crate::perplexity::EvalError;
+use crate::placement::Residence;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 
@@ -19,7 +20,7 @@ impl<'r> Weights<'r> {
         'r: 'scope,
     {
         let mut layers = route.layers_of(station);
-        if !route.model.streams() {
+        if route.model.weights() == Residence::Device {
             return Self::Resident { route, next: Box::new(layers) };
         }
         // Nobody takes what is sent before asking for it, so one layer is in use and one ready, or on its way.

@@ -27,7 +27,7 @@ impl Amx {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod native {
     use super::super::packed::{Packed, Rows};
-    use super::super::{BLOCK, DEPTH, Unit, emulated};
+    use super::super::{BLOCK, DEPTH, MAX_TERMS, Unit};
     use super::{Amx, Session, Target, Term};
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
@@ -58,9 +58,6 @@ mod native {
         b: [*const u16; 2],
         stride: usize,
     }
-
-    /// Terms of a block: one in bf16, three in bf16x3.
-    const MAX_TERMS: usize = 3;
 
     impl Amx {
         /// AMX, if the processor, the operating system and a trial agree. Asked once per process.
@@ -175,16 +172,14 @@ mod native {
             let (mut rows, packed) = (Rows::default(), Packed::of_rows(&b, inputs, 2));
             rows.clear(2, BLOCK, packed.steps());
             a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
-            let terms = [(0, 0), (0, 1), (1, 0)].map(|(i, j)| Term {
-                a: rows.from(i, 0),
-                stride: rows.stride(),
-                b: [packed.strip(j, 0, 0), packed.strip(j, 1, 0)],
-            });
             let stride = BLOCK + 5;
-            let (mut got, mut want) = (vec![f32::NAN; BLOCK * stride], vec![f32::NAN; BLOCK * stride]);
-            let into = |data| Target { data, stride };
-            Unit::Amx(self).session(|session| self.block(session, &terms, packed.steps(), &mut into(&mut got)));
-            emulated::block(&terms, packed.steps(), &mut into(&mut want));
+            let [got, want] = [Unit::Amx(self), Unit::Emulated].map(|unit| {
+                let mut data = vec![f32::NAN; BLOCK * stride];
+                let mut target = Target { data: &mut data, stride };
+                let right = (&packed, [0, 1], 0);
+                unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
+                data
+            });
             let near = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());
             got.iter().zip(&want).all(near)
         }

@@ -24,6 +24,8 @@ pub(crate) const STRIP: usize = 16;
 pub(crate) const DEPTH: usize = 32;
 /// Numbers of a strip in one step.
 pub(crate) const TILE: usize = STRIP * DEPTH;
+/// Terms of a block at most: one in bf16, three in bf16x3.
+const MAX_TERMS: usize = 3;
 
 /// What computes blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +84,34 @@ impl Unit {
 pub(crate) struct Session(Unit);
 
 impl Session {
+    /// Writes the product of [`BLOCK`] rows from `row` on and the strips with these numbers, of so many steps from `step` on,
+    /// to `target`: of all pairs of parts that matter.
+    ///
+    /// # Panics
+    /// As [`Self::block`].
+    pub fn multiply(
+        &self,
+        (a, row): (&packed::Rows, usize),
+        (b, strips, step): (&packed::Packed, [usize; 2], usize),
+        steps: usize,
+        target: &mut Target<'_>,
+    ) {
+        let term = |&(i, j): &(usize, usize)| Term {
+            a: a.from(i, row),
+            stride: a.stride(),
+            b: strips.map(|strip| b.strip(j, strip, step)),
+        };
+        let pairs = packed::pairs(b.parts());
+        let mut terms = [term(&pairs[0]); MAX_TERMS];
+        terms.iter_mut().zip(pairs).for_each(|(to, pair)| *to = term(pair));
+        self.block(&terms[..pairs.len()], steps, target);
+    }
+
     /// Writes the sum of the `terms`, each of `steps` steps, to `target`.
     ///
     /// # Panics
     /// When a slice is too short for that.
-    pub fn block(&self, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
+    fn block(&self, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
         let rows = |stride: usize, width: usize| (BLOCK - 1) * stride + width;
         for term in terms {
             assert!(term.stride >= steps * DEPTH && term.a.len() >= rows(term.stride, steps * DEPTH), "rows of A");

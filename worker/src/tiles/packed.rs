@@ -3,7 +3,7 @@
 //! Columns come in strips of 16, inputs in steps of 32. A step of a strip is a tile of 1 KiB: 16 rows, one for each pair of
 //! inputs, with that pair of numbers for each of the columns. What a matrix does not fill is 0.
 
-use super::{DEPTH, STRIP, TILE};
+use super::{DEPTH, MAX_TERMS, STRIP, TILE};
 use crate::ops::bf16::rounded;
 use half::bf16;
 
@@ -132,7 +132,7 @@ impl Rows {
 }
 
 /// Which parts of the first and the second factor are multiplied: all but `lo lo`.
-pub(crate) fn pairs(parts: usize) -> &'static [(usize, usize)] {
-    const PAIRS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
+pub(super) fn pairs(parts: usize) -> &'static [(usize, usize)] {
+    const PAIRS: [(usize, usize); MAX_TERMS] = [(0, 0), (0, 1), (1, 0)];
     if parts == 1 { &PAIRS[..1] } else { &PAIRS }
 }

@@ -1,4 +1,4 @@
-use super::packed::{Packed, Rows, pairs};
+use super::packed::{Packed, Rows};
 use super::*;
 use proptest::prelude::*;
 
@@ -21,14 +21,9 @@ fn block_of(unit: Unit, a: &[f32], b: &Packed, parts: usize, inputs: usize, stri
     let mut rows = Rows::default();
     rows.clear(parts, BLOCK, b.steps());
     a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
-    let term = |&(i, j): &(usize, usize)| Term {
-        a: rows.from(i, 0),
-        stride: rows.stride(),
-        b: [b.strip(j, 0, 0), b.strip(j, 1, 0)],
-    };
-    let terms: Vec<_> = pairs(parts).iter().map(term).collect();
     let mut out = vec![7.0; BLOCK * stride];
-    unit.session(|session| session.block(&terms, b.steps(), &mut Target { data: &mut out, stride }));
+    let mut target = Target { data: &mut out, stride };
+    unit.session(|session| session.multiply((&rows, 0), (b, [0, 1], 0), b.steps(), &mut target));
     out
 }
 

@@ -26,7 +26,6 @@ use ropewalk_shared::retrieval::{GRASS, Template};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::Sample;
 use ropewalk_worker::cancel::CancelFlag;
-use ropewalk_worker::device::Dtype;
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::perplexity::EvalError;
 use std::path::Path;
@@ -139,9 +138,9 @@ impl Runner<'_> {
     fn evaluator(&self, model: &StageModel, length: usize) -> Result<Evaluator, Failure> {
         let given = &self.args.machine.device;
         let devices = given.devices();
-        let dtype = if devices.is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
         let options = EvaluatorOptions { device_memory: given.device_memory, ..EvaluatorOptions::default() };
-        Evaluator::open(&model.folder.path, &devices.open().or_input()?, dtype, length, options).or_work()
+        Evaluator::open(&model.folder.path, &devices.open().or_input()?, devices.usual_dtype(), length, options)
+            .or_work()
     }
 
     fn retrieve(

@@ -70,7 +70,7 @@ pub fn run(args: &ExtendArgs, plan: Plan) -> Outcome {
     let (_, problems) = Inputs::checked(args, plan.clone())?;
     let folder = ModelFolder::open(args.model()?)?;
     let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
-    let dtype = if args.machine.device.devices().is_cpu() { Dtype::F32 } else { Dtype::Bf16 };
+    let dtype = args.machine.device.devices().usual_dtype();
     let speeds = args.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
     let predictor = Predictor { plan: &plan, folder: &folder, spec, dtype, speeds };
     let forecast = Forecast {

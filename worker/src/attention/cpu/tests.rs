@@ -4,7 +4,8 @@ use candle_core::Device;
 use half::bf16;
 use proptest::prelude::*;
 
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+/// Numbers between -1.5 and 1.5 without a pattern.
+pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;

@@ -96,7 +96,8 @@ fn the_number_of_threads_changes_no_bit() {
     for weight in [&weight, &weight.to_dtype(DType::BF16).unwrap()] {
         let on = |threads| {
             let out = Tensor::zeros((300, 513), DType::F32, &Device::Cpu).unwrap();
-            pool(threads).install(|| values(&product(Kernels::Cpu, &x, weight, Some(out)).unwrap()))
+            let linear = Linear::new(weight.clone(), None);
+            pool(threads).install(|| values(&linear.forward(Kernels::Cpu, &x, Some(out)).unwrap()))
         };
         let one = on(1);
         for threads in [2, 3, 8] {

@@ -2,8 +2,8 @@
 
 use crate::ops::view::{Rows, RowsMut, rows, rows_mut};
 use crate::simd;
-use crate::tiles::packed::{self, Packed, pairs};
-use crate::tiles::{BLOCK, STRIP, Session, Target, Term, Unit};
+use crate::tiles::packed::{self, Packed};
+use crate::tiles::{BLOCK, STRIP, Session, Target, Unit};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -77,15 +77,8 @@ impl Tiled {
         let (weights, left) = (&*self.weights, column / STRIP);
         // The last strip may stand alone; what its neighbour would give is not used.
         let right = (left + 1).min(weights.strips() - 1);
-        let term = |&(i, j): &(usize, usize)| Term {
-            a: x.from(i, row),
-            stride: x.stride(),
-            b: [weights.strip(j, left, 0), weights.strip(j, right, 0)],
-        };
-        let pairs = pairs(weights.parts());
-        let mut terms = [term(&pairs[0]); 3];
-        terms.iter_mut().zip(pairs).for_each(|(to, pair)| *to = term(pair));
-        session.block(&terms[..pairs.len()], weights.steps(), &mut Target { data: block, stride: BLOCK });
+        let target = &mut Target { data: block, stride: BLOCK };
+        session.multiply((x, row), (weights, [left, right], 0), weights.steps(), target);
     }
 
     /// Copies the rows and columns of a block that are there.

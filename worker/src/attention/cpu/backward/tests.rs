@@ -1,18 +1,8 @@
 use super::*;
 use crate::attention::cpu::attention_with_log_sums;
+use crate::attention::cpu::tests::numbers;
 use candle_core::Device;
 use proptest::prelude::*;
-
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next() * 1.5).collect()
-}
 
 /// A call and its gradients by the definition, in f64.
 struct Case {

@@ -3,8 +3,8 @@
 use super::super::tile::Part;
 use crate::attention::AttentionShape;
 use crate::simd::{Arch, exp2};
-use crate::tiles::packed::{Packed, Rows, pairs};
-use crate::tiles::{BLOCK, DEPTH, STRIP, Session, Target, Term, Unit};
+use crate::tiles::packed::{Packed, Rows};
+use crate::tiles::{BLOCK, DEPTH, STRIP, Session, Target, Unit};
 use pulp::{Simd, WithSimd};
 
 /// Keys per block of scores. Scores, weights and sums of a strip then stay in a core's own cache.
@@ -114,16 +114,10 @@ impl<'r, 'q> Strip<'r, 'q> {
     ) {
         // Keys past the last that is seen fill up the blocks, and are hidden.
         let count = (self.end_key() - key).min(KEYS).next_multiple_of(BLOCK);
-        let (first, pairs) = (key / STRIP, pairs(keys.parts()));
         for column in (0..count).step_by(BLOCK) {
-            let strip = first + column / STRIP;
-            let term = |&(i, j): &(usize, usize)| Term {
-                a: self.queries.from(i, 0),
-                stride: self.queries.stride(),
-                b: [keys.strip(j, strip, 0), keys.strip(j, strip + 1, 0)],
-            };
+            let strip = (key + column) / STRIP;
             let mut target = Target { data: &mut room.scores[column..], stride: KEYS };
-            multiply(session, pairs, term, keys.steps(), &mut target);
+            session.multiply((&self.queries, 0), (keys, [strip, strip + 1], 0), keys.steps(), &mut target);
         }
         self.hide(shape.window, key, count, &mut room.scores);
         let correction = arch.dispatch(Softmax {
@@ -136,13 +130,9 @@ impl<'r, 'q> Strip<'r, 'q> {
         let columns = values.strips() * STRIP;
         for column in (0..columns).step_by(BLOCK) {
             let strip = column / STRIP;
-            let term = |&(i, j): &(usize, usize)| Term {
-                a: room.weights.from(i, 0),
-                stride: room.weights.stride(),
-                b: [values.strip(j, strip, key / DEPTH), values.strip(j, strip + 1, key / DEPTH)],
-            };
             let mut target = Target { data: &mut room.block, stride: BLOCK };
-            multiply(session, pairs, term, count / DEPTH, &mut target);
+            let right = (values, [strip, strip + 1], key / DEPTH);
+            session.multiply((&room.weights, 0), right, count / DEPTH, &mut target);
             arch.dispatch(|| {
                 let rows = self.sums.chunks_exact_mut(columns).zip(room.block.chunks_exact(BLOCK));
                 for ((sums, block), correction) in rows.zip(correction) {
@@ -172,18 +162,6 @@ impl<'r, 'q> Strip<'r, 'q> {
             row.iter_mut().zip(&sums[..dim]).for_each(|(out, sum)| *out = sum * inverse);
         }
     }
-}
-
-fn multiply<'a>(
-    session: &Session,
-    pairs: &[(usize, usize)],
-    term: impl Fn(&(usize, usize)) -> Term<'a>,
-    steps: usize,
-    target: &mut Target<'_>,
-) {
-    let mut terms = [term(&pairs[0]); 3];
-    terms.iter_mut().zip(pairs).for_each(|(to, pair)| *to = term(pair));
-    session.block(&terms[..pairs.len()], steps, target);
 }
 
 /// Turns the first `count` scores of every row into weights relative to the new maximum, and returns what everything
