@@ -61,6 +61,15 @@ impl Sample {
         Self::counted(tokens, 1)
     }
 
+    /// The first `length` tokens, all of which count that have one before them; all tokens where there are fewer.
+    ///
+    /// # Errors
+    /// [`InvalidSample`] when that is less than two.
+    pub fn beginning(&self, length: u32) -> Result<Self, InvalidSample> {
+        let tokens = self.tokens();
+        Self::new(tokens[..tokens.len().min(length as usize)].to_vec())
+    }
+
     /// A sample whose tokens count from a position on; 0 and 1 both mean all that have one before them.
     ///
     /// # Errors

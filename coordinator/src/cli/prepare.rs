@@ -252,8 +252,7 @@ pub fn short_samples(windows: &mut [ShortWindow], documents: &[NamedSample]) -> 
     let mut all = Vec::new();
     for window in windows {
         for NamedSample { sample, .. } in documents {
-            let tokens = sample.tokens();
-            let beginning = Sample::new(tokens[..tokens.len().min(window.length as usize)].to_vec()).or_input()?;
+            let beginning = sample.beginning(window.length).or_input()?;
             if !window.samples.contains(&beginning.id()) {
                 window.samples.push(beginning.id());
                 all.push(beginning);

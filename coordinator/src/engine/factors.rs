@@ -70,11 +70,9 @@ fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
 
 fn strategy_name(kind: StrategyKind) -> &'static str {
     match kind {
+        // As factor files have called it from the first.
         StrategyKind::LongRope => "evolution",
-        StrategyKind::Ropewalk => "ropewalk",
-        StrategyKind::DimMono => "dim-mono",
-        StrategyKind::DimPieceMono => "dim-piece-mono",
-        StrategyKind::LongRope2 => "longrope2",
+        other => other.name(),
     }
 }
 

@@ -12,8 +12,8 @@
 //! Most of what a search can gain over YaRN lies in a few numbers that all pairs share, foremost the pair from which
 //! factors have to reach the extension ratio. A population that varies every pair for itself needs many hundreds of
 //! evaluations to move that pair by two; the curve finds it in some thirty. What is left is local, and drawn with each
-//! pair's own spread. Where given factors are better than YaRN, the search goes on from
-//! them without a curve, and generations around the best stand in for it.
+//! pair's own spread. Where given factors are better than YaRN, the search goes on from them without a curve, and
+//! generations around the best stand in for it.
 
 mod cloud;
 mod curve;

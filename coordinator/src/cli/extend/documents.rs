@@ -80,9 +80,7 @@ impl Drawn {
 }
 
 fn cut(named: &NamedSample, length: u32) -> Result<NamedSample, Failure> {
-    let tokens = named.sample.tokens();
-    let sample = Sample::new(tokens[..tokens.len().min(length as usize)].to_vec()).or_input()?;
-    Ok(NamedSample { sample, place: named.place.clone() })
+    Ok(NamedSample { sample: named.sample.beginning(length).or_input()?, place: named.place.clone() })
 }
 
 /// What documents are, without reading all of them: names below the paths, sizes, and both ends of every file.

@@ -85,21 +85,13 @@ fn a_candidate_that_fails_three_times_ranks_last_and_the_search_goes_on() {
 fn nan_is_the_worst_and_no_crash() {
     let (mut rig, spec) = (Rig::new(), job(1));
     rig.launch(&spec);
-    let worker = rig.register(u64::MAX);
-    loop {
-        let units = rig.lease(&worker, 5);
-        if units.is_empty() {
-            break;
+    rig.work_with(5, |unit| {
+        let mut loss = loss(&unit.rescale, unit.sample, unit.tokens);
+        if unit.rescale.start_tokens == 0 {
+            loss.nll_sum = f64::NAN;
         }
-        let report = |unit: &ropewalk_shared::work::Unit| {
-            let mut loss = loss(&unit.rescale, unit.sample, unit.tokens);
-            if unit.rescale.start_tokens == 0 {
-                loss.nll_sum = f64::NAN;
-            }
-            report_of(unit, UnitOutcome::Loss { loss, seconds: 0.0 })
-        };
-        rig.report(&worker, units.iter().map(report).collect());
-    }
+        report_of(unit, UnitOutcome::Loss { loss, seconds: 0.0 })
+    });
     let file = FactorFile::from_json(&rig.factors(&spec).unwrap()).unwrap();
     assert_eq!(file.start_tokens, 4);
     assert!(file.baselines["none"].value.is_nan());
@@ -109,14 +101,7 @@ fn nan_is_the_worst_and_no_crash() {
 fn a_job_in_which_nothing_can_be_evaluated_fails_with_the_reason() {
     let (mut rig, spec) = (Rig::new(), job(1));
     rig.launch(&spec);
-    let worker = rig.register(u64::MAX);
-    loop {
-        let units = rig.lease(&worker, 50);
-        if units.is_empty() {
-            break;
-        }
-        rig.report(&worker, units.iter().map(|unit| failed(unit, FailureKind::Evaluation)).collect());
-    }
+    rig.work_with(50, |unit| failed(unit, FailureKind::Evaluation));
     let status = rig.status(&spec);
     assert_eq!(status.state, JobState::Failed);
     assert!(status.reason.unwrap().contains("on purpose"));

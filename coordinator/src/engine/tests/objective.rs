@@ -48,14 +48,8 @@ fn counted(spec: &JobSpec, report: UnitReport) -> UnitReport {
 
 fn finished(rig: &mut Rig, spec: &JobSpec) -> FactorFile {
     rig.launch(spec);
-    let worker = rig.register(u64::MAX);
-    loop {
-        let units = rig.lease(&worker, 7);
-        if units.is_empty() {
-            return FactorFile::from_json(&rig.factors(spec).unwrap()).unwrap();
-        }
-        rig.report(&worker, units.iter().map(|unit| counted(spec, evaluated(unit))).collect());
-    }
+    rig.work_with(7, |unit| counted(spec, evaluated(unit)));
+    FactorFile::from_json(&rig.factors(spec).unwrap()).unwrap()
 }
 
 /// The mean loss that the fake workers give, whatever the tokens.

@@ -124,13 +124,19 @@ impl Rig {
 
     /// Lets one worker do everything there is to do.
     pub fn work_to_the_end(&mut self, spec: &JobSpec) -> String {
+        self.work_with(7, evaluated);
+        self.factors(spec).expect("no work is left, so the job is done")
+    }
+
+    /// Lets one worker that takes so many units at a time report this of each, until none is left.
+    pub fn work_with(&mut self, at_once: u32, report: impl Fn(&Unit) -> UnitReport) {
         let worker = self.register(u64::MAX);
         loop {
-            let units = self.lease(&worker, 7);
+            let units = self.lease(&worker, at_once);
             if units.is_empty() {
-                return self.factors(spec).expect("no work is left, so the job is done");
+                return;
             }
-            self.report(&worker, units.iter().map(evaluated).collect());
+            self.report(&worker, units.iter().map(&report).collect());
         }
     }
 }

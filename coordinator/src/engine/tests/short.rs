@@ -36,14 +36,19 @@ fn keeping(mut spec: JobSpec, percent: f64) -> JobSpec {
     spec
 }
 
-/// Runs a job to its end with one worker that takes so many units at a time, and a coordinator killed every so often.
-fn run(spec: &JobSpec, at_once: u32, kill_every: usize) -> (Rig, String) {
+/// A coordinator that has the short samples, and this job.
+fn launched(spec: &JobSpec) -> Rig {
     let mut rig = Rig::new();
-    for number in 0..2 {
-        let sample = short_sample(number);
+    for sample in (0..2).map(short_sample) {
         rig.core.store().put_sample(sample.id(), &sample).unwrap();
     }
     rig.launch(spec);
+    rig
+}
+
+/// Runs a job to its end with one worker that takes so many units at a time, and a coordinator killed every so often.
+fn run(spec: &JobSpec, at_once: u32, kill_every: usize) -> (Rig, String) {
+    let mut rig = launched(spec);
     let mut worker = rig.register(u64::MAX);
     for step in 1.. {
         if step % kill_every == 0 {
@@ -92,19 +97,8 @@ fn the_winner_keeps_to_the_limit_that_the_free_one_breaks() {
 fn where_nobody_keeps_to_the_limit_the_job_says_so() {
     let mut spec = keeping(job(3), 0.001);
     spec.search.evolution.generations = 1;
-    let mut rig = Rig::new();
-    for number in 0..2 {
-        rig.core.store().put_sample(short_sample(number).id(), &short_sample(number)).unwrap();
-    }
-    rig.launch(&spec);
-    let worker = rig.register(u64::MAX);
-    loop {
-        let units = rig.lease(&worker, 5);
-        if units.is_empty() {
-            break;
-        }
-        rig.report(&worker, units.iter().map(work).collect());
-    }
+    let mut rig = launched(&spec);
+    rig.work_with(5, work);
     let status = rig.status(&spec);
     assert_eq!((status.state, status.best_perplexity), (JobState::Failed, None));
     assert!(status.reason.as_ref().unwrap().contains("larger percentage"), "{:?}", status.reason);
@@ -113,21 +107,9 @@ fn where_nobody_keeps_to_the_limit_the_job_says_so() {
 #[test]
 fn without_the_model_as_shipped_nobody_can_be_judged() {
     let spec = keeping(job(3), PERCENT);
-    let mut rig = Rig::new();
-    for number in 0..2 {
-        rig.core.store().put_sample(short_sample(number).id(), &short_sample(number)).unwrap();
-    }
-    rig.launch(&spec);
-    let worker = rig.register(u64::MAX);
-    loop {
-        let units = rig.lease(&worker, 5);
-        if units.is_empty() {
-            break;
-        }
-        let shipped = |unit: &Unit| unit.rescale.factors.iter().all(|factor| *factor == 1.0) && unit.tokens == SHORT;
-        let report = |unit: &Unit| if shipped(unit) { failed(unit, FailureKind::Evaluation) } else { work(unit) };
-        rig.report(&worker, units.iter().map(report).collect());
-    }
+    let mut rig = launched(&spec);
+    let shipped = |unit: &Unit| unit.rescale.factors.iter().all(|factor| *factor == 1.0) && unit.tokens == SHORT;
+    rig.work_with(5, |unit| if shipped(unit) { failed(unit, FailureKind::Evaluation) } else { work(unit) });
     let status = rig.status(&spec);
     assert_eq!(status.state, JobState::Failed);
     assert!(status.reason.as_ref().unwrap().contains("the model as shipped"), "{:?}", status.reason);
