@@ -4,7 +4,8 @@ use prost::Message as _;
 use std::path::PathBuf;
 
 const PROTO_ROOT: &str = "../proto";
-const FILES: [&str; 3] = ["ropewalk/v1/job.proto", "ropewalk/v1/client.proto", "ropewalk/v1/worker.proto"];
+const FILES: [&str; 4] =
+    ["ropewalk/v1/job.proto", "ropewalk/v1/client.proto", "ropewalk/v1/worker.proto", "ropewalk/v1/training.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");

@@ -3,9 +3,11 @@
 //! The vocabulary is closed on the writing side and open on the reading one: a consumer that meets a kind of a later
 //! version reads [`JobEvent::Unknown`] and goes on.
 
+use crate::fingerprint::Fingerprint;
 use crate::outcome::FailureKind;
 use crate::rope::Rescale;
 use crate::sample::SampleId;
+use crate::training::{StepRecord, TrainingFailureKind};
 use serde::{Deserialize, Serialize};
 
 /// Something that happened to a job.
@@ -109,6 +111,34 @@ pub enum JobEvent {
         failure: FailureKind,
         /// What the worker said.
         reason: String,
+    },
+    /// A worker trains, from its last checkpoint on.
+    TrainingLeased {
+        /// The worker.
+        worker: String,
+        /// How often the training had been leased, this time included.
+        attempt: u32,
+    },
+    /// A step of a training is done.
+    TrainingStep(StepRecord),
+    /// A checkpoint is on disk.
+    TrainingCheckpoint {
+        /// The step after which it was taken.
+        step: u32,
+    },
+    /// A worker trains no longer, though the training is not over.
+    TrainingReturned {
+        /// The worker.
+        worker: String,
+        /// In which way; absent where it was not heard from any more.
+        failure: Option<TrainingFailureKind>,
+        /// What is known of why.
+        reason: String,
+    },
+    /// The trained model is in its place.
+    Trained {
+        /// Its fingerprint.
+        fingerprint: Fingerprint,
     },
     /// No further unit is leased.
     Paused,

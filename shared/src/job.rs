@@ -6,6 +6,7 @@ mod objective;
 mod short_window;
 
 pub use checks::{InvalidJob, Problem};
+pub(crate) use id::is_plain;
 pub use id::{InvalidJobId, JobId};
 pub use objective::{InvalidObjective, NothingToJudge, SearchObjective};
 pub use short_window::{InvalidShortWindow, ShortWindow};

@@ -2,6 +2,7 @@
 
 use crate::job::{JobId, SearchObjective};
 use crate::rope::Rescale;
+use crate::training::TrainingProgress;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -9,13 +10,13 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Being searched.
+    /// Being searched, or trained.
     Running,
     /// No new unit is leased until it is resumed.
     Paused,
     /// The search has ended; the winner and the baselines are being measured.
     Reporting,
-    /// The report is complete.
+    /// The report is complete, or the model in its place.
     Done,
     /// Ended by its owner; launching it again goes on from where it stood.
     Cancelled,
@@ -67,6 +68,9 @@ pub struct JobStatus {
     pub created_ms: u64,
     /// When it ended, in milliseconds since 1970; absent while it has not.
     pub finished_ms: Option<u64>,
+    /// How the training stands, where the job is one and no search: it has neither generations nor candidates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingProgress>,
 }
 
 /// A worker, seen from the coordinator.

@@ -12,18 +12,27 @@
 //! alone is counted teaches as much as a document.
 
 mod checks;
+mod job;
 mod method;
 mod order;
 mod packing;
+mod record;
 mod schedule;
 mod sequence;
+mod sequence_file;
 
 pub use checks::InvalidTraining;
+pub use job::{SequencesId, TrainingJob, TrainingPlace};
 pub use method::{LORA_TARGETS, Lora, Method, Precision};
 pub use order::sequence_at;
 pub use packing::{PackingError, RetrievalTexts, pack};
+pub use record::{
+    MAX_DECLINED, MAX_STEPS_PER_REPORT, StepRecord, TrainingEnd, TrainingFailure, TrainingFailureKind, TrainingLease,
+    TrainingProgress, TrainingReport, TrainingRequest, TrainingUnit,
+};
 pub use schedule::Schedule;
 pub use sequence::{InvalidSequence, TrainSequence, Window};
+pub use sequence_file::{InvalidSequences, read_sequences, write_sequences};
 
 use crate::rope::Rescale;
 use serde::{Deserialize, Serialize};

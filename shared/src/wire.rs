@@ -7,6 +7,7 @@ mod field;
 mod job;
 mod sample;
 mod status;
+mod training;
 mod work;
 
 pub use field::{FieldProblem, InvalidField};

@@ -293,6 +293,7 @@ impl ActiveJob {
             target_length: self.spec.target_length,
             created_ms: self.record.created_ms,
             finished_ms: self.record.finished_ms,
+            training: None,
         }
     }
 }

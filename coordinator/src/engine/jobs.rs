@@ -68,5 +68,6 @@ pub(super) fn unreadable(id: &JobId, record: &JobRecord, reason: String) -> JobS
         target_length: 0,
         created_ms: record.created_ms,
         finished_ms: record.finished_ms,
+        training: None,
     }
 }

@@ -1,6 +1,6 @@
 //! Checks of a job specification: every problem at once, each with its field and reason.
 
-use super::{EvolutionOptions, JobSpec, SearchOptions, StrategyKind, id::is_plain};
+use super::{EvolutionOptions, JobSpec, SearchOptions, StrategyKind, is_plain};
 use crate::attention_factor::AttentionFactorPolicy;
 use crate::model_description::ModelDescription;
 use crate::sample::MAX_SAMPLE_TOKENS;

@@ -21,12 +21,17 @@ pub struct InvalidJobId(String);
 
 impl JobId {
     pub(super) fn of(spec: &JobSpec) -> Self {
+        Self::derived("ropewalk job v1", &spec.name, spec)
+    }
+
+    /// The id of a specification of the kind that `context` names.
+    pub(crate) fn derived(context: &str, name: &str, spec: &impl Serialize) -> Self {
         // Field order is that of the struct, and floats are written shortest-exact: equal specifications, equal text.
         let text = serde_json::to_vec(spec).unwrap_or_default();
-        let mut hash = blake3::Hasher::new_derive_key("ropewalk job v1");
+        let mut hash = blake3::Hasher::new_derive_key(context);
         hash.update(&text);
         let digest = hash.finalize().to_hex();
-        Self(format!("{}-{}", spec.name, &digest[..DIGEST_DIGITS]))
+        Self(format!("{name}-{}", &digest[..DIGEST_DIGITS]))
     }
 
     /// The id as text.
@@ -36,7 +41,7 @@ impl JobId {
 }
 
 /// Whether a text has only the characters of names and ids, so that it is safe in paths, keys and terminals.
-pub(super) fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     let mut chars = text.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphanumeric())
         && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))

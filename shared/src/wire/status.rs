@@ -65,6 +65,7 @@ impl From<&JobStatus> for pb::JobStatus {
             finished_ms: status.finished_ms.unwrap_or(0),
             model_name: status.model_name.clone(),
             objective: status.objective.to_string(),
+            training: status.training.as_ref().map(Into::into),
         }
     }
 }
@@ -94,6 +95,7 @@ impl TryFrom<pb::JobStatus> for JobStatus {
             target_length: message.target_length,
             created_ms: message.created_ms,
             finished_ms: (message.finished_ms != 0).then_some(message.finished_ms),
+            training: message.training.map(TryInto::try_into).transpose()?,
         })
     }
 }

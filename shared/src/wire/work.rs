@@ -226,10 +226,13 @@ impl TryFrom<pb::Failure> for UnitFailure {
             Kind::NoGradient => FailureKind::NoGradient,
             Kind::Unspecified => return Err(invalid("failure.kind", FieldProblem::Unknown(message.kind))),
         };
-        // A reason is for people: made harmless and cut, never a ground to lose the failure itself.
-        let reason = message.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect();
-        Ok(Self { kind, reason })
+        Ok(Self { kind, reason: reason(message.reason) })
     }
+}
+
+/// A reason is for people: made harmless and cut, never a ground to lose the failure itself.
+pub(super) fn reason(text: String) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect()
 }
 
 impl From<&UnitFailure> for pb::Failure {

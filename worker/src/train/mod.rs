@@ -28,6 +28,7 @@ mod step;
 mod views;
 
 pub use error::TrainError;
+pub use ropewalk_shared::training::StepRecord;
 
 use crate::device::Dtype;
 use crate::gradient;
@@ -45,25 +46,6 @@ use step::Trainer;
 
 /// Tokens that go through a layer at a time.
 const CHUNK_TOKENS: usize = 512;
-
-/// A step that was done.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepRecord {
-    /// Its number, from 1.
-    pub step: u32,
-    /// Mean loss before it, in nats a token.
-    pub loss: f64,
-    /// The same of sequences of the long window alone; absent when it had none.
-    pub long: Option<f64>,
-    /// The same of short windows alone.
-    pub short: Option<f64>,
-    /// Length of the gradient before it was shortened.
-    pub gradient_norm: f64,
-    /// The learning rate.
-    pub learning_rate: f64,
-    /// Tokens that were counted.
-    pub tokens: u64,
-}
 
 /// What happens in a training. Whoever is told may stop it with [`ControlFlow::Break`].
 #[derive(Clone, Debug, PartialEq)]
