@@ -2,6 +2,7 @@
 
 mod error;
 mod samples;
+mod training;
 mod watch;
 
 pub use error::ClientError;
@@ -13,6 +14,7 @@ use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::status::{JobStatus, WorkerStatus};
 use ropewalk_shared::wire::pb;
 use ropewalk_shared::wire::pb::ropewalk_client::RopewalkClient;
+use ropewalk_shared::wire::pb::training_client::TrainingClient;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
@@ -26,6 +28,7 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 pub struct Client {
     url: String,
     service: RopewalkClient<Channel>,
+    trainings: TrainingClient<Channel>,
 }
 
 /// The factors of a job, so far or for good.
@@ -68,8 +71,9 @@ impl Client {
         let channel = connected
             .map_err(|_| unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())))?
             .map_err(|e| unreachable(error::root_cause(&e)))?;
+        let trainings = TrainingClient::new(channel.clone());
         let service = RopewalkClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { url: with_scheme, service })
+        Ok(Self { url: with_scheme, service, trainings })
     }
 
     /// The coordinator's address.

@@ -14,12 +14,16 @@ mod error;
 mod factors;
 mod job;
 mod jobs;
+mod launch;
+mod listing;
 mod objective;
 mod report_plan;
 mod reports;
 mod short;
 mod stage;
 mod time;
+mod training;
+mod trainings;
 
 pub use self::core::{Core, Launched, ResultText};
 pub use actor::{Engine, EngineThreads, Stopped};

@@ -103,6 +103,16 @@ impl Scheduler {
         self.offers
     }
 
+    /// Notes that there may be work that is not in any queue.
+    pub fn offer(&mut self) {
+        self.offers += 1;
+    }
+
+    /// The number of a lease of something that is in no queue.
+    pub fn new_lease(&mut self) -> LeaseId {
+        self.leases.next_id()
+    }
+
     // --- jobs ---
 
     /// Replaces a job's queue by the units of a new stage, with what is asked of each candidate. Leases of its former

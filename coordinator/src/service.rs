@@ -7,6 +7,7 @@ mod access;
 mod clients;
 mod error;
 mod samples;
+mod trainings;
 mod watch;
 mod workers;
 
@@ -19,6 +20,7 @@ use access::admit;
 use clients::Clients;
 use ropewalk_shared::wire::DESCRIPTORS;
 use ropewalk_shared::wire::pb::ropewalk_server::RopewalkServer;
+use ropewalk_shared::wire::pb::training_server::TrainingServer;
 use ropewalk_shared::wire::pb::work_server::WorkServer;
 use samples::Transfers;
 use std::io::ErrorKind;
@@ -31,6 +33,7 @@ use tokio::sync::watch as channel;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
+use trainings::Trainings;
 use workers::Workers;
 
 /// Largest message that is accepted. A specification with a large config.json and a full batch of reports fit.
@@ -180,12 +183,15 @@ async fn router(engine: &Engine, closing: &channel::Receiver<bool>) -> Result<Ro
     let transfers = Transfers::new(engine.store().clone());
     let (engine, closing) = (engine.clone(), closing.clone());
     let clients = Clients { engine: engine.clone(), transfers: transfers.clone(), closing: closing.clone() };
+    let trainings = Trainings { engine: engine.clone(), closing: closing.clone() };
     let workers = Workers { engine, transfers, closing };
     let clients = RopewalkServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let workers = WorkServer::new(workers).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let trainings = TrainingServer::new(trainings).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RopewalkServer<Clients>>().await;
     health.set_serving::<WorkServer<Workers>>().await;
+    health.set_serving::<TrainingServer<Trainings>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -197,5 +203,6 @@ async fn router(engine: &Engine, closing: &channel::Receiver<bool>) -> Result<Ro
         .add_service(health_service)
         .add_service(reflection)
         .add_service(InterceptedService::new(clients, admit))
-        .add_service(InterceptedService::new(workers, admit)))
+        .add_service(InterceptedService::new(workers, admit))
+        .add_service(InterceptedService::new(trainings, admit)))
 }

@@ -18,7 +18,7 @@ mod value;
 pub use batch::Batch;
 pub use error::StoreError;
 pub use open::SCHEMA;
-pub use records::{ClosedGeneration, Ended, GenerationRecord, JobRecord, Stage};
+pub use records::{ClosedGeneration, Ended, GenerationRecord, Holder, JobRecord, Stage, TrainingRecord};
 
 use crate::search::StrategyState;
 use keys::Space;
@@ -27,6 +27,7 @@ use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::outcome::{Loss, LossSlope};
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::training::TrainingJob;
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -118,6 +119,15 @@ impl Store {
     pub fn spec(&self, job: &JobId) -> Result<JobSpec, StoreError> {
         let spec: JobSpec = self.require("a job specification", &keys::spec(job))?;
         if spec.id() == *job { Ok(spec) } else { Err(self.corrupt("a job specification", "it is another job's")) }
+    }
+
+    /// The specification a training was launched with.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn training(&self, job: &JobId) -> Result<TrainingJob, StoreError> {
+        let training: TrainingJob = self.require("a training", &keys::training(job))?;
+        if training.id() == *job { Ok(training) } else { Err(self.corrupt("a training", "it is another job's")) }
     }
 
     /// The state of a job's search; absent before its first generation.

@@ -112,7 +112,12 @@ pub enum JobEvent {
         /// What the worker said.
         reason: String,
     },
-    /// A worker trains, from its last checkpoint on.
+    /// A training was launched.
+    TrainingLaunched {
+        /// Steps of the optimiser.
+        steps: u32,
+    },
+    /// A worker trains, from the last checkpoint on.
     TrainingLeased {
         /// The worker.
         worker: String,

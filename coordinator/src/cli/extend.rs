@@ -14,6 +14,7 @@ mod finetune;
 mod folder;
 mod forecast;
 mod inputs;
+mod remote;
 mod runner;
 mod search;
 mod status;
@@ -61,9 +62,14 @@ pub struct ExtendArgs {
     #[arg(long, value_name = "DIR", default_value = "ropewalk-extend")]
     out: PathBuf,
 
-    /// Search on this coordinator's workers, and not in this process. Workers find fine-tuned models below --out in models/
+    /// Search and train on this coordinator's workers, and not in this process. Workers find the plan's models below --out
+    /// in models/ (their --model-root); those that train see --out itself (their --train-root)
     #[arg(long, value_name = "URL")]
     coordinator: Option<String>,
+
+    /// Train in this process, though searches run on the coordinator's workers
+    #[arg(long, requires = "coordinator")]
+    train_here: bool,
 
     /// Print what every stage would take, and everything that is wrong or missing; nothing runs
     #[arg(long, conflicts_with_all = ["status", "from"])]

@@ -31,6 +31,20 @@ pub(super) async fn run(args: JobsArgs) -> Outcome {
 fn table(jobs: &[JobStatus]) -> String {
     let header = ["job", "state", "window", "generation", "evaluations", "best", "objective"];
     let row = |job: &JobStatus| {
+        if let Some(training) = &job.training {
+            let loss = training.loss.map_or_else(|| "-".to_owned(), |loss| format!("loss {loss:.4}"));
+            let steps = format!("step {}/{}", training.steps_done, training.steps);
+            let window = format!("{} -> {}", job.original_length, job.target_length);
+            return vec![
+                job.job_id.to_string(),
+                job.state.to_string(),
+                window,
+                "-".into(),
+                steps,
+                loss,
+                "training".into(),
+            ];
+        }
         vec![
             job.job_id.to_string(),
             job.state.to_string(),

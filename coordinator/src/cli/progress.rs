@@ -6,6 +6,7 @@ use super::status::measure;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ropewalk_shared::event::{Event, JobEvent};
 use ropewalk_shared::status::JobStatus;
+use ropewalk_shared::training::TrainingProgress;
 use std::io::IsTerminal as _;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ pub struct JobProgress {
     style: ProgressStyleChoice,
     bar: ProgressBar,
     started: Instant,
-    /// Document passes when this began: the rest of the work is predicted from what was done since.
+    /// Document passes, or steps of a training, when this began: the rest of the work is predicted from what was done since.
     passes_before: Option<u64>,
 }
 
@@ -33,7 +34,7 @@ impl JobProgress {
     /// Begins to show a job.
     pub fn new(style: ProgressStyleChoice) -> Self {
         let bar = match style {
-            ProgressStyleChoice::People => bar(0, "{prefix} {bar:28} {pos}/{len} candidates  {msg}"),
+            ProgressStyleChoice::People => bar(0, "{prefix} {bar:28} {pos}/{len}  {msg}"),
             ProgressStyleChoice::Json => ProgressBar::hidden(),
         };
         Self { style, bar, started: Instant::now(), passes_before: None }
@@ -44,7 +45,7 @@ impl JobProgress {
         for event in events {
             match self.style {
                 ProgressStyleChoice::Json => output::json(event)?,
-                ProgressStyleChoice::People => self.tell(event, &measure(status)),
+                ProgressStyleChoice::People => self.tell(event, status),
             }
         }
         self.draw(status);
@@ -62,6 +63,9 @@ impl JobProgress {
     }
 
     fn draw(&mut self, status: &JobStatus) {
+        if let Some(training) = &status.training {
+            return self.draw_training(training, status);
+        }
         self.bar.set_length(status.planned_evaluations);
         self.bar.set_position(status.evaluations);
         self.bar.set_prefix(status.state.to_string());
@@ -71,6 +75,21 @@ impl JobProgress {
         let waits = status.reason.as_ref().map(|reason| format!("  {reason}"));
         let parts = [best, Some(stage), left, waits];
         self.bar.set_message(parts.into_iter().flatten().collect::<String>());
+    }
+
+    fn draw_training(&mut self, training: &TrainingProgress, status: &JobStatus) {
+        self.bar.set_length(training.steps.into());
+        self.bar.set_position(training.steps_done.into());
+        self.bar.set_prefix(status.state.to_string());
+        let before = *self.passes_before.get_or_insert(training.steps_done.into());
+        let done = u64::from(training.steps_done).saturating_sub(before);
+        let left = (done > 0).then(|| {
+            let left = f64::from(training.steps - training.steps_done);
+            format!(", {} left", output::duration(left * self.started.elapsed().as_secs_f64() / done as f64))
+        });
+        let loss = training.loss.map(|loss| format!("loss {loss:.4}"));
+        let waits = status.reason.as_ref().map(|reason| format!("  {reason}"));
+        self.bar.set_message([loss, left, waits].into_iter().flatten().collect::<String>());
     }
 
     /// From the document passes since this began; nothing before the first.
@@ -86,7 +105,8 @@ impl JobProgress {
     }
 
     /// What people are told in a line that stays.
-    fn tell(&self, event: &Event, measure: &str) {
+    fn tell(&self, event: &Event, status: &JobStatus) {
+        let measure = measure(status);
         let text = match &event.what {
             JobEvent::GenerationClosed { generation, evaluated, dropped, best, total_evaluated, .. }
                 if !on_terminal() =>
@@ -107,6 +127,13 @@ impl JobProgress {
             JobEvent::Reporting { because, units } => {
                 format!("search ended: {because}; measuring the result on {units} more passes")
             }
+            JobEvent::TrainingLeased { worker, attempt } if *attempt > 1 => format!("worker {worker} goes on with it"),
+            JobEvent::TrainingLeased { worker, .. } => format!("worker {worker} trains"),
+            JobEvent::TrainingReturned { worker, reason, .. } => format!("worker {worker} trains no longer: {reason}"),
+            JobEvent::TrainingStep(step) if !on_terminal() && is_told(step.step, status) => {
+                let steps = status.training.as_ref().map_or(0, |training| training.steps);
+                format!("step {} of {steps}: loss {:.4}, gradient {:.3}", step.step, step.loss, step.gradient_norm)
+            }
             JobEvent::Paused => "paused".to_owned(),
             JobEvent::Resumed => "resumed".to_owned(),
             JobEvent::Restarted => "launched again; going on from where it stood".to_owned(),
@@ -115,6 +142,14 @@ impl JobProgress {
         };
         self.bar.suspend(|| output::note(text));
     }
+}
+
+/// A line for every twentieth part of a training.
+fn is_told(step: u32, status: &JobStatus) -> bool {
+    status
+        .training
+        .as_ref()
+        .is_some_and(|training| step == training.steps || step.is_multiple_of((training.steps / 20).max(1)))
 }
 
 /// Whether a person is looking at standard error.

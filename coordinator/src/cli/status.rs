@@ -7,6 +7,7 @@ use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::job::SearchObjective;
 use ropewalk_shared::status::JobStatus;
+use ropewalk_shared::training::TrainingProgress;
 
 /// Show how a job stands.
 #[derive(Args, Debug)]
@@ -37,6 +38,17 @@ pub(super) fn measure(status: &JobStatus) -> String {
     }
 }
 
+fn of_training(training: &TrainingProgress) -> Vec<String> {
+    let loss = training.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+    let mut lines = vec![format!("steps        {} of {}{loss}", training.steps_done, training.steps)];
+    match training.checkpoint {
+        0 => lines.push("checkpoint   none yet".to_owned()),
+        step => lines.push(format!("checkpoint   after step {step}")),
+    }
+    lines.extend(training.worker.as_ref().map(|worker| format!("worker       {worker}")));
+    lines
+}
+
 fn describe(status: &JobStatus) -> String {
     let mut lines = vec![
         format!("job          {}", status.job_id),
@@ -45,6 +57,10 @@ fn describe(status: &JobStatus) -> String {
     ];
     if let Some(reason) = &status.reason {
         lines.push(format!("             {reason}"));
+    }
+    if let Some(training) = &status.training {
+        lines.extend(of_training(training));
+        return lines.join("\n");
     }
     lines.push(format!("generation   {} of {}", status.generation, status.generations));
     lines.push(format!(

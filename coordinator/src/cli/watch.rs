@@ -7,6 +7,7 @@ use super::progress::{JobProgress, ProgressStyleChoice};
 use super::{compare, status};
 use crate::client::{Client, Watched};
 use clap::Args;
+use ropewalk_shared::event::Event;
 use ropewalk_shared::status::{JobState, JobStatus};
 
 /// Follow a job until it ends, then print its comparison.
@@ -29,7 +30,7 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
     let last = follow(&client, status.job_id.as_str(), args.from.unwrap_or(1), args.output).await?;
     if args.output.json {
         output::json(&last)?;
-    } else if last.state == JobState::Done {
+    } else if last.state == JobState::Done && last.training.is_none() {
         let result = client.result(last.job_id.as_str()).await.or_work()?;
         compare::print(&result.factors)?;
         note(format!("`ropewalk export {} --format hf` writes what an engine loads", last.job_id));
@@ -41,6 +42,17 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
 
 /// Shows a job until it ends, and returns how it stands then.
 pub(super) async fn follow(client: &Client, job: &str, from: u64, json: JsonArgs) -> Result<JobStatus, Failure> {
+    follow_with(client, job, from, json, &mut |_| ()).await
+}
+
+/// The same for whoever wants to hear of every event.
+pub(super) async fn follow_with(
+    client: &Client,
+    job: &str,
+    from: u64,
+    json: JsonArgs,
+    hear: &mut (dyn FnMut(&Event) + Send),
+) -> Result<JobStatus, Failure> {
     let style = if json.json { ProgressStyleChoice::Json } else { ProgressStyleChoice::People };
     let mut progress = JobProgress::new(style);
     let mut watch = client.watch(job, from);
@@ -48,6 +60,7 @@ pub(super) async fn follow(client: &Client, job: &str, from: u64, json: JsonArgs
     while let Some(step) = watch.next().await.or_work()? {
         match step {
             Watched::Progress { events, status } => {
+                events.iter().for_each(&mut *hear);
                 progress.update(&events, &status)?;
                 last = Some(*status);
             }

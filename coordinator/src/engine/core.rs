@@ -6,21 +6,17 @@
 use super::desk::Desk;
 use super::error::EngineError;
 use super::factors::factors_so_far;
-use super::job::{ActiveJob, planned_evaluations};
+use super::job::ActiveJob;
 use super::jobs::{EndedJob, Job, unreadable};
-use super::objective;
 use super::time::Now;
+use super::training::ActiveTraining;
 use crate::scheduler::{Scheduler, SchedulerOptions};
 use crate::store::{Batch, Ended, JobRecord, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
-use ropewalk_shared::job::{JobId, JobSpec};
-use ropewalk_shared::sample::{SampleId, SampleShape};
-use ropewalk_shared::status::{JobState, JobStatus, WorkerStatus};
-use std::collections::{BTreeMap, HashMap};
+use ropewalk_shared::job::JobId;
+use ropewalk_shared::status::{JobState, JobStatus};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Most units of one stage. A unit waiting takes about a hundred bytes of memory.
-const MAX_UNITS: u64 = 1_000_000;
 
 /// All jobs, and what they need.
 #[derive(Debug)]
@@ -77,13 +73,28 @@ impl Core {
     }
 
     fn reopen(&mut self, id: &JobId, record: JobRecord, now: Now) -> Result<Job, StoreError> {
+        if record.is_training() {
+            let lease = self.desk.scheduler.options().lease;
+            let training = ActiveTraining::restore(&self.desk.store, id.clone(), record.clone(), (lease, now));
+            return self.readable(id, record, training.map(|training| Job::Training(Box::new(training))));
+        }
         let reopened = ActiveJob::restore(&self.desk.store, id.clone(), record.clone(), now).and_then(|mut job| {
             self.desk.open_stage(&mut job)?;
             self.desk.advance(&mut job, now)?;
-            Ok(job)
+            Ok(Job::of(job))
         });
+        self.readable(id, record, reopened)
+    }
+
+    /// The job, or what is listed in the place of one that cannot be read.
+    fn readable(
+        &mut self,
+        id: &JobId,
+        record: JobRecord,
+        reopened: Result<Job, StoreError>,
+    ) -> Result<Job, StoreError> {
         match reopened {
-            Ok(job) => Ok(Job::of(job)),
+            Ok(job) => Ok(job),
             Err(error @ StoreError::Corrupt { .. }) => {
                 tracing::error!(job = %id, %error, "the job cannot be read");
                 self.desk.scheduler.close(id);
@@ -102,13 +113,22 @@ impl Core {
             {
                 self.desk.batch.job(&job.id, &job.record);
             }
+            if let Job::Training(training) = job
+                && std::mem::take(&mut training.is_dirty)
+            {
+                self.desk.batch.job(&training.id, &training.to_record());
+            }
         }
         // A job that is over is written once more, and then only its end is kept.
         for job in self.jobs.values_mut() {
-            if let Job::Active(active) = job
-                && active.record.ended.is_some()
-            {
-                *job = Job::ended(active);
+            match job {
+                Job::Active(active) if active.record.ended.is_some() => {
+                    *job = Job::ended(&active.id, active.record.clone());
+                }
+                Job::Training(training) if training.record.ended.is_some() => {
+                    *job = Job::ended(&training.id, training.to_record());
+                }
+                Job::Active(_) | Job::Training(_) | Job::Ended(_) => {}
             }
         }
         self.desk.take_batch()
@@ -160,6 +180,7 @@ impl Core {
                 self.desk.advance(job, now)?;
             }
         }
+        self.pass_time_of_trainings(now);
         for job in self.jobs.values_mut() {
             let Job::Active(job) = job else { continue };
             let seconds = job.record.active_ms / 5000;
@@ -175,92 +196,6 @@ impl Core {
 
     // --- commands of clients ---
 
-    /// Starts a job, or finds the one that was started with the same specification. One that was cancelled or has
-    /// failed goes on from where it stood; one that is done stays done.
-    ///
-    /// # Errors
-    /// [`EngineError`] with everything that is wrong with the specification, or samples that are missing or short.
-    pub fn launch(&mut self, spec: JobSpec, now: Now) -> Result<Launched, EngineError> {
-        let description = spec.check()?;
-        let id = spec.id();
-        if self.jobs.contains_key(&id) {
-            self.relaunch(&id, now)?;
-            return Ok(Launched { job: id, created: false });
-        }
-        check_size(&spec)?;
-        let sample_shapes = self.sample_shapes(&spec)?;
-        objective::check(&spec, &sample_shapes)?;
-        let mut job = ActiveJob::begin(spec, description, sample_shapes, now)?;
-        let launched = self.desk.launch(&mut job, now);
-        self.or_broken(launched)?;
-        tracing::info!(job = %id, "launched");
-        self.jobs.insert(id.clone(), Job::of(job));
-        Ok(Launched { job: id, created: true })
-    }
-
-    fn relaunch(&mut self, id: &JobId, now: Now) -> Result<(), EngineError> {
-        let Some(Job::Ended(ended)) = self.jobs.get(id) else { return Ok(()) };
-        if ended.status.state == JobState::Done {
-            return Ok(());
-        }
-        let mut record = ended.record.clone();
-        (record.ended, record.finished_ms, record.final_status, record.paused) = (None, None, None, false);
-        let mut job = ActiveJob::restore(&self.desk.store, id.clone(), record, now)?;
-        job.event(&mut self.desk.batch, now, JobEvent::Restarted);
-        let opened = self.desk.open_stage(&mut job).and_then(|()| self.desk.advance(&mut job, now));
-        self.or_broken(opened)?;
-        tracing::info!(job = %id, "restarted");
-        self.jobs.insert(id.clone(), Job::of(job));
-        Ok(())
-    }
-
-    fn sample_shapes(&self, spec: &JobSpec) -> Result<HashMap<SampleId, SampleShape>, EngineError> {
-        let mut shapes = HashMap::new();
-        let mut missing = Vec::new();
-        let long = spec.samples.iter().chain(&spec.held_out).map(|sample| (*sample, spec.target_length));
-        let windows = spec.search.keep_short.iter();
-        let short = windows.flat_map(|window| window.samples.iter().map(|sample| (*sample, window.length)));
-        for (sample, target_length) in long.chain(short) {
-            match self.desk.store.sample_shape(sample)? {
-                None => missing.push(sample),
-                Some(SampleShape { tokens, .. }) if tokens < target_length => {
-                    let tokens = tokens as usize;
-                    return Err(EngineError::ShortSample { sample, tokens, target_length });
-                }
-                Some(shape) => {
-                    shapes.insert(sample, shape);
-                }
-            }
-        }
-        match missing.first() {
-            Some(&first) => Err(EngineError::MissingSamples { missing: missing.len(), first }),
-            None => Ok(shapes),
-        }
-    }
-
-    /// How a job stands, and the number of its last event.
-    ///
-    /// # Errors
-    /// [`EngineError`] when no job or several begin with `prefix`.
-    pub fn status(&self, prefix: &str, now: Now) -> Result<(JobStatus, u64), EngineError> {
-        let id = self.find(prefix)?;
-        self.jobs.get(&id).map(|job| self.status_of(job, now)).ok_or_else(|| unknown(prefix))
-    }
-
-    fn status_of(&self, job: &Job, now: Now) -> (JobStatus, u64) {
-        match job {
-            Job::Active(job) => (job.status(self.desk.scheduler.leased(&job.id), now), job.record.last_sequence),
-            Job::Ended(job) => (job.status.clone(), job.record.last_sequence),
-        }
-    }
-
-    /// All jobs, newest first.
-    pub fn statuses(&self, now: Now) -> Vec<JobStatus> {
-        let mut jobs: Vec<JobStatus> = self.jobs.values().map(|job| self.status_of(job, now).0).collect();
-        jobs.sort_by(|a, b| b.created_ms.cmp(&a.created_ms).then_with(|| a.job_id.cmp(&b.job_id)));
-        jobs
-    }
-
     /// Holds a job's units back, or offers them again.
     ///
     /// # Errors
@@ -268,13 +203,21 @@ impl Core {
     pub fn set_paused(&mut self, prefix: &str, paused: bool, now: Now) -> Result<JobStatus, EngineError> {
         let id = self.find(prefix)?;
         let action = if paused { "paused" } else { "resumed" };
-        let job = active(&mut self.jobs, &id, action)?;
-        if job.record.paused != paused {
-            job.count_time(now);
-            job.record.paused = paused;
-            let what = if paused { JobEvent::Paused } else { JobEvent::Resumed };
-            job.event(&mut self.desk.batch, now, what);
-            self.desk.scheduler.set_paused(&id, paused);
+        let what = if paused { JobEvent::Paused } else { JobEvent::Resumed };
+        match unfinished(&mut self.jobs, &id, action)? {
+            Job::Active(job) if job.record.paused != paused => {
+                job.count_time(now);
+                job.record.paused = paused;
+                job.event(&mut self.desk.batch, now, what);
+                self.desk.scheduler.set_paused(&id, paused);
+            }
+            // Whoever trains is told with its next report.
+            Job::Training(training) if training.record.paused != paused => {
+                training.record.paused = paused;
+                training.event(&mut self.desk.batch, now, what);
+                self.desk.scheduler.offer();
+            }
+            Job::Active(_) | Job::Training(_) | Job::Ended(_) => {}
         }
         self.status(id.as_str(), now).map(|(status, _)| status)
     }
@@ -287,8 +230,11 @@ impl Core {
         let id = self.find(prefix)?;
         let is_cancelled = matches!(self.jobs.get(&id), Some(job) if job.state() == JobState::Cancelled);
         if !is_cancelled {
-            let job = active(&mut self.jobs, &id, "cancelled")?;
-            self.desk.end(job, Ended::Cancelled, now);
+            match unfinished(&mut self.jobs, &id, "cancelled")? {
+                Job::Active(job) => self.desk.end(job, Ended::Cancelled, now),
+                Job::Training(training) => training.end(&mut self.desk.batch, Ended::Cancelled, now),
+                Job::Ended(_) => {}
+            }
             tracing::info!(job = %id, "cancelled");
         }
         self.status(id.as_str(), now).map(|(status, _)| status)
@@ -303,6 +249,8 @@ impl Core {
         let restored;
         let job = match self.jobs.get(&id) {
             Some(Job::Active(job)) => job.as_ref(),
+            Some(Job::Training(_)) => return Err(EngineError::NoFactors(id)),
+            Some(Job::Ended(ended)) if ended.record.is_training() => return Err(EngineError::NoFactors(id)),
             Some(Job::Ended(ended)) => {
                 restored = ActiveJob::restore(&self.desk.store, id.clone(), ended.record.clone(), now)?;
                 &restored
@@ -321,80 +269,22 @@ impl Core {
         let history_json = serde_json::to_string(job.strategy.history()).unwrap_or_else(|_| "[]".into());
         Ok(ResultText { complete, factors_json, config_json: job.spec.model.config_json.clone(), history_json })
     }
-
-    /// The workers, in the order in which they registered.
-    pub fn workers(&self, now: Now) -> Vec<WorkerStatus> {
-        let scheduler = &self.desk.scheduler;
-        let mut workers: Vec<_> = scheduler.workers().iter().collect();
-        workers.sort_by(|a, b| {
-            let key = |worker: &crate::scheduler::Worker| (worker.id.as_str().len(), worker.id.clone());
-            key(a).cmp(&key(b))
-        });
-        let status = |worker: &crate::scheduler::Worker| WorkerStatus {
-            worker_id: worker.id.to_string(),
-            name: worker.profile.name.clone(),
-            device: worker.profile.device.clone(),
-            dtype: worker.profile.dtype.clone(),
-            max_tokens: worker.profile.max_tokens,
-            version: worker.profile.version.clone(),
-            connected: now.since_start.saturating_sub(worker.last_seen) <= scheduler.options().lease,
-            last_seen_ms: now.unix_ms_at(worker.last_seen),
-            leased: worker.leased,
-            results: worker.results,
-            failures: worker.failures,
-            tokens_per_second: worker.tokens_per_second,
-            stopped_passes: worker.stopped_passes,
-        };
-        workers.into_iter().map(status).collect()
-    }
-
-    /// The job that a prefix names. The full id names its job even where it begins another's.
-    fn find(&self, prefix: &str) -> Result<JobId, EngineError> {
-        let beginning: Vec<&JobId> = match prefix.parse::<JobId>() {
-            Ok(id) if self.jobs.contains_key(&id) => return Ok(id),
-            Ok(first) => {
-                self.jobs.range(first..).map(|(id, _)| id).take_while(|id| id.as_str().starts_with(prefix)).collect()
-            }
-            Err(_) => Vec::new(),
-        };
-        match beginning.as_slice() {
-            [] => Err(unknown(prefix)),
-            [id] => Ok((*id).clone()),
-            [first, second, ..] => Err(EngineError::AmbiguousJob {
-                prefix: prefix.to_owned(),
-                count: beginning.len(),
-                first: (*first).clone(),
-                second: (*second).clone(),
-            }),
-        }
-    }
 }
 
 /// A job that something can still be done with.
-fn active<'a>(
+fn unfinished<'a>(
     jobs: &'a mut BTreeMap<JobId, Job>,
     id: &JobId,
     action: &'static str,
-) -> Result<&'a mut ActiveJob, EngineError> {
+) -> Result<&'a mut Job, EngineError> {
     let job = jobs.get_mut(id).ok_or_else(|| unknown(id.as_str()))?;
     let state = job.state();
-    match job {
-        Job::Active(job) if !state.is_final() => Ok(job),
-        _ => Err(EngineError::WrongState { job: id.clone(), state, action }),
+    if state.is_final() {
+        return Err(EngineError::WrongState { job: id.clone(), state, action });
     }
+    Ok(job)
 }
 
-fn unknown(prefix: &str) -> EngineError {
+pub(super) fn unknown(prefix: &str) -> EngineError {
     EngineError::UnknownJob(prefix.chars().take(80).collect())
-}
-
-fn check_size(spec: &JobSpec) -> Result<(), EngineError> {
-    let evolution = &spec.search.evolution;
-    let generation = u64::from(evolution.mutations) + u64::from(evolution.crossovers);
-    let candidates = generation.max(evolution.population.into()).min(planned_evaluations(spec));
-    let samples = spec.samples.len() as u64;
-    if candidates.saturating_mul(samples) <= MAX_UNITS {
-        return Ok(());
-    }
-    Err(EngineError::TooManyUnits { candidates, samples, most: MAX_UNITS })
 }

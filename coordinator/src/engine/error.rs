@@ -5,6 +5,7 @@ use crate::store::StoreError;
 use ropewalk_shared::job::{InvalidJob, JobId};
 use ropewalk_shared::sample::SampleId;
 use ropewalk_shared::status::JobState;
+use ropewalk_shared::training::InvalidTraining;
 
 /// A command that was not carried out; nothing has changed then.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -13,6 +14,14 @@ pub enum EngineError {
     /// The specification has problems.
     #[error(transparent)]
     InvalidJob(#[from] InvalidJob),
+    /// A training has problems.
+    #[error(transparent)]
+    InvalidTraining(#[from] InvalidTraining),
+    /// What was trained is no set of factors.
+    #[error(
+        "job {0} is a training: its model lies in models/ of the plan's folder, and there are no factors to hand over"
+    )]
+    NoFactors(JobId),
     /// The job names samples that were not uploaded.
     #[error("{missing} of the job's samples are not stored here, the first is {first}: upload them, then launch again")]
     MissingSamples {

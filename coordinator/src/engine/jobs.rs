@@ -1,6 +1,7 @@
 //! Jobs as the engine keeps them: under way with everything they need, or over with little more than a status.
 
 use super::job::ActiveJob;
+use super::training::ActiveTraining;
 use crate::store::JobRecord;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::status::{JobState, JobStatus};
@@ -8,6 +9,8 @@ use ropewalk_shared::status::{JobState, JobStatus};
 /// A job, under way or over.
 pub(super) enum Job {
     Active(Box<ActiveJob>),
+    /// A training, which is no search.
+    Training(Box<ActiveTraining>),
     Ended(Box<EndedJob>),
 }
 
@@ -24,15 +27,16 @@ impl Job {
         Self::Active(Box::new(job))
     }
 
-    pub fn ended(job: &ActiveJob) -> Self {
-        let status = job.record.final_status.clone();
-        let status = status.unwrap_or_else(|| unreadable(&job.id, &job.record, "it ended without a status".into()));
-        Self::Ended(Box::new(EndedJob { record: job.record.clone(), status }))
+    pub fn ended(id: &JobId, record: JobRecord) -> Self {
+        let status = record.final_status.clone();
+        let status = status.unwrap_or_else(|| unreadable(id, &record, "it ended without a status".into()));
+        Self::Ended(Box::new(EndedJob { record, status }))
     }
 
     pub fn state(&self) -> JobState {
         match self {
             Self::Active(job) => job.state(),
+            Self::Training(training) => training.state(),
             Self::Ended(job) => job.status.state,
         }
     }

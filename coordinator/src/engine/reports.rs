@@ -45,7 +45,7 @@ impl Core {
     pub fn lease(&mut self, mut request: LeaseRequest, now: Now) -> Result<Vec<Unit>, EngineError> {
         let pairs = self.jobs.values().filter_map(|job| match job {
             Job::Active(job) => Some(job.description.geometry.pairs()),
-            Job::Ended(..) => None,
+            Job::Training(_) | Job::Ended(_) => None,
         });
         let fits = MAX_LEASED_BYTES / (8 * pairs.max().unwrap_or(1).max(1));
         request.max_units = request.max_units.min(fits as u32);

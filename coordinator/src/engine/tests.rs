@@ -8,3 +8,4 @@ mod racing;
 mod rig;
 mod short;
 mod threads;
+mod trainings;

@@ -38,14 +38,16 @@ pub enum ServeError {
 /// For `map_err`: the one map from the engine's errors to gRPC.
 pub(super) fn refused(error: EngineError) -> Status {
     let code = match &error {
-        EngineError::InvalidJob(_) | EngineError::ShortSample { .. } | EngineError::TooManyUnits { .. } => {
-            Code::InvalidArgument
-        }
+        EngineError::InvalidJob(_)
+        | EngineError::InvalidTraining(_)
+        | EngineError::ShortSample { .. }
+        | EngineError::TooManyUnits { .. } => Code::InvalidArgument,
         EngineError::UnknownJob(_) | EngineError::UnknownWorker(_) => Code::NotFound,
         EngineError::MissingSamples { .. }
         | EngineError::AmbiguousJob { .. }
         | EngineError::WrongState { .. }
-        | EngineError::NoResult(_) => Code::FailedPrecondition,
+        | EngineError::NoResult(_)
+        | EngineError::NoFactors(_) => Code::FailedPrecondition,
         EngineError::TooManyWorkers => Code::ResourceExhausted,
         EngineError::Store(error) => store_code(error),
         EngineError::Stopping => Code::Unavailable,

@@ -9,6 +9,7 @@ use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::outcome::{Loss, LossSlope};
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
+use ropewalk_shared::training::TrainingJob;
 use serde::Serialize;
 
 /// Writes that are found again together or not at all.
@@ -29,6 +30,11 @@ impl Batch {
     /// A job's specification.
     pub fn spec(&mut self, job: &JobId, spec: &JobSpec) {
         self.record(&keys::spec(job), spec);
+    }
+
+    /// A training's specification.
+    pub fn training(&mut self, job: &JobId, training: &TrainingJob) {
+        self.record(&keys::training(job), training);
     }
 
     /// Where a job stands.

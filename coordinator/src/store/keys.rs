@@ -18,6 +18,7 @@ pub(super) enum Space {
     Strategy = b't',
     Event = b'e',
     Factors = b'f',
+    Training = b'n',
     /// Parts of values that were cut, of any kind.
     Part = b'p',
 }
@@ -49,6 +50,10 @@ pub(super) fn job_record(job: &JobId) -> Vec<u8> {
 
 pub(super) fn strategy(job: &JobId) -> Vec<u8> {
     of_job(Space::Strategy, job)
+}
+
+pub(super) fn training(job: &JobId) -> Vec<u8> {
+    of_job(Space::Training, job)
 }
 
 pub(super) fn factors(job: &JobId) -> Vec<u8> {

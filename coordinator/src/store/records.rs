@@ -24,6 +24,37 @@ pub struct JobRecord {
     pub last_sequence: u64,
     /// How it stood when it ended, so that ended jobs need not be brought to life to be listed.
     pub final_status: Option<JobStatus>,
+    /// Of a training, how far it is; absent for searches. A training has no stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingRecord>,
+}
+
+/// How far a training is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainingRecord {
+    /// Steps that are done, each of which is an event.
+    pub steps_done: u32,
+    /// Loss of the last one, in nats a token.
+    pub loss: Option<f64>,
+    /// The step after which the last checkpoint was taken; 0 before the first.
+    pub checkpoint: u32,
+    /// How often it was leased.
+    pub attempts: u32,
+    /// How often it failed since the last step.
+    pub fruitless: u32,
+    /// How many workers fell silent over it since the last step.
+    pub silent: u32,
+    /// Who trains, or trained last and may come back.
+    pub holder: Option<Holder>,
+}
+
+/// Who trains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The lease.
+    pub lease: u64,
+    /// The worker's name.
+    pub worker: String,
 }
 
 /// What is being evaluated.
@@ -69,6 +100,11 @@ pub struct ClosedGeneration {
 // === impl JobRecord ===
 
 impl JobRecord {
+    /// Whether the job is a training, and no search.
+    pub fn is_training(&self) -> bool {
+        self.training.is_some()
+    }
+
     /// The record of a job that begins.
     pub fn new(created_ms: u64) -> Self {
         Self {
@@ -80,6 +116,7 @@ impl JobRecord {
             active_ms: 0,
             last_sequence: 0,
             final_status: None,
+            training: None,
         }
     }
 }

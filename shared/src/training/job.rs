@@ -33,6 +33,9 @@ pub struct TrainingJob {
     pub sequences: SequencesId,
     /// Where everything lies.
     pub place: TrainingPlace,
+    /// Counts how often what came out was put out of the way, to be made again.
+    #[serde(default)]
+    pub repetition: u32,
 }
 
 /// Folders of a training, by names that cannot lead out of the folder which workers share.
@@ -134,6 +137,7 @@ mod tests {
             settings: TrainSpec::new(30, 64, Rescale::identity(8)),
             sequences: SequencesId([2; 32]),
             place: TrainingPlace { folder: "plan".into(), stage: "tune".into(), output: "base-tune".into() },
+            repetition: 0,
         }
     }
 
@@ -152,6 +156,8 @@ mod tests {
     fn every_part_is_part_of_the_identity() {
         let mut other = job();
         other.sequences = SequencesId([3; 32]);
+        assert_ne!(other.id(), job().id());
+        other = TrainingJob { repetition: 1, ..job() };
         assert_ne!(other.id(), job().id());
         assert_eq!(job().id(), job().id());
         assert!(job().id().as_str().starts_with("plan-tune-"));

@@ -33,6 +33,7 @@ impl TryFrom<pb::TrainingJob> for TrainingJob {
                 stage: line("stage", message.stage, MAX_LINE)?,
                 output: line("output", message.output, MAX_LINE)?,
             },
+            repetition: message.repetition,
         })
     }
 }
@@ -48,6 +49,7 @@ impl From<&TrainingJob> for pb::TrainingJob {
             folder: job.place.folder.clone(),
             stage: job.place.stage.clone(),
             output: job.place.output.clone(),
+            repetition: job.repetition,
         }
     }
 }

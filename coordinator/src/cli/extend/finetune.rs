@@ -1,6 +1,7 @@
 //! The fine-tuning stage: trained here, by another program, or before.
 
 mod embedded;
+mod leased;
 
 pub(super) use embedded::{bytes, check, shape};
 
@@ -23,7 +24,13 @@ impl Runner<'_> {
         let model = self.model_of(stage)?;
         let place = self.out.model(&self.inputs.folder.name, &stage.name);
         let said = match &tune.training {
-            Training::Embedded { settings } => self.train(&model, (tune, settings), folder, &place)?,
+            Training::Embedded { settings } => {
+                let curve = match self.args.coordinator.as_deref().filter(|_| !self.args.train_here) {
+                    Some(url) => self.train_elsewhere(url, stage, &model, (tune, settings), &place).await?,
+                    None => self.train(&model, (tune, settings), folder, &place)?,
+                };
+                self.show_curve(&curve, folder)?
+            }
             Training::Command { command, steps, length } => {
                 let told = Told {
                     command,

@@ -153,6 +153,12 @@ impl PlanFolder {
         Ok(result)
     }
 
+    /// How often a stage's results were put out of the way.
+    pub fn times_set_aside(&self, name: &str) -> u32 {
+        let aside = self.root.join("set-aside");
+        (1..=MAX_SET_ASIDE).take_while(|number| aside.join(format!("{name}-{number}")).exists()).count() as u32
+    }
+
     /// Puts what a stage made out of the way, and returns where it lies now; `None` where there is nothing.
     pub fn set_aside(&self, name: &str, base: &str) -> Result<Option<PathBuf>, Failure> {
         let (folder, model) = (self.stage(name), self.model(base, name));
@@ -204,10 +210,15 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failur
 
 /// Writes a file whole and for good: when this has returned, it survives a loss of power.
 pub fn write(path: &Path, content: &str) -> Outcome {
+    write_bytes(path, content.as_bytes())
+}
+
+/// The same for any content.
+pub fn write_bytes(path: &Path, content: &[u8]) -> Outcome {
     let written = || -> std::io::Result<()> {
         let part = path.with_extension("part");
         let mut file = File::create(&part)?;
-        file.write_all(content.as_bytes())?;
+        file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&part, path)?;
         path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())

@@ -2,6 +2,7 @@
 
 use super::folder::{Made, write};
 use super::inputs::identity;
+use super::remote::patiently;
 use super::runner::{Runner, StageModel};
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::local::{LocalSearch, Machine};
@@ -9,7 +10,6 @@ use crate::cli::needle::NeedleArgs;
 use crate::cli::output::note;
 use crate::cli::prepare::{PreparedJob, samples_of, short_samples};
 use crate::cli::results::Results;
-use crate::cli::serve::stop_signal;
 use crate::cli::watch::{ended_well, follow};
 use crate::client::{Client, ClientError, JobResult};
 use crate::plan::stretch::stretch;
@@ -20,10 +20,6 @@ use ropewalk_shared::job::SearchOptions;
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::Sample;
 use std::path::Path;
-use std::time::Duration;
-
-/// Wait before a coordinator that does not answer is asked again.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// A search of a stage: at which length, how, and from where.
 struct Wanted<'a> {
@@ -112,7 +108,7 @@ impl Runner<'_> {
         match &self.args.coordinator {
             Some(url) => {
                 self.show_to_workers(&model.folder.path)?;
-                self.remote(url, &job).await
+                patiently(async || self.attempt(url, &job).await).await
             }
             None => {
                 let samples = job.spec.samples.len();
@@ -123,7 +119,7 @@ impl Runner<'_> {
     }
 
     /// Workers find models below one folder: the model that the plan began with is linked there beside those it made.
-    fn show_to_workers(&self, model: &Path) -> Result<(), Failure> {
+    pub(super) fn show_to_workers(&self, model: &Path) -> Result<(), Failure> {
         let link = self.out.root().join("models").join(model.file_name().unwrap_or_default());
         if link.exists() {
             return Ok(());
@@ -133,29 +129,6 @@ impl Runner<'_> {
             .with_context(|| format!("cannot link {}", link.display()))
             .or_work()?;
         Ok(())
-    }
-
-    /// Runs a job on a coordinator that lives elsewhere. It and its workers may come and go; launching the same job again
-    /// only names it.
-    async fn remote(&self, url: &str, job: &PreparedJob) -> Result<JobResult, Failure> {
-        let work = async {
-            loop {
-                match self.attempt(url, job).await {
-                    Ok(outcome) => return outcome,
-                    Err(error) if error.is_retryable() => {
-                        note(format!("{error}; trying again in {} s", RETRY.as_secs()));
-                        tokio::time::sleep(RETRY).await;
-                    }
-                    Err(error) => return Err(Failure::work(error)),
-                }
-            }
-        };
-        tokio::select! {
-            outcome = work => outcome,
-            () = stop_signal() => Err(Failure::work_message(
-                "interrupted; the job goes on at the coordinator, and the same command follows it again",
-            )),
-        }
     }
 
     async fn attempt(&self, url: &str, job: &PreparedJob) -> Result<Result<JobResult, Failure>, ClientError> {

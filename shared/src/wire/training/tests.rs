@@ -10,6 +10,7 @@ fn job() -> TrainingJob {
         settings: TrainSpec::new(10, 64, Rescale { factors: vec![1.0, 1.5], start_tokens: 3, attention_factor: 1.1 }),
         sequences: SequencesId([2; 32]),
         place: TrainingPlace { folder: "plan".into(), stage: "tune".into(), output: "base-tune".into() },
+        repetition: 1,
     }
 }
 

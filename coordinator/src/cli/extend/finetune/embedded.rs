@@ -12,7 +12,7 @@ use crate::report::loss_plot;
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::training::TrainSpec;
 use ropewalk_worker::model::config::DecoderSpec;
-use ropewalk_worker::train::{self, TrainEvent};
+use ropewalk_worker::train::{self, StepRecord, TrainEvent};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub struct Shape {
 }
 
 /// The training that a plan's settings describe, with these factors.
-fn spec(settings: &Map<String, Value>, rescale: Rescale) -> Result<TrainSpec, serde_json::Error> {
+pub(super) fn spec(settings: &Map<String, Value>, rescale: Rescale) -> Result<TrainSpec, serde_json::Error> {
     let mut settings = settings.clone();
     settings.insert("rescale".to_owned(), serde_json::to_value(rescale)?);
     serde_json::from_value(Value::Object(settings))
@@ -64,14 +64,14 @@ pub fn bytes(decoder: &DecoderSpec, length: u32) -> u64 {
 }
 
 impl Runner<'_> {
-    /// Trains on this machine, going on from the checkpoints of an earlier run, and says how in a few words.
+    /// Trains on this machine, going on from the checkpoints of an earlier run, and returns the steps.
     pub(super) fn train(
         &self,
         model: &StageModel,
         (tune, settings): (&FinetuneStage, &Map<String, Value>),
         folder: &Path,
         place: &Path,
-    ) -> Result<String, Failure> {
+    ) -> Result<Vec<StepRecord>, Failure> {
         let spec = spec(settings, self.factors(&tune.factors)?.rescale()).or_input()?;
         spec.check(&model.folder.description).or_input()?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -99,12 +99,16 @@ impl Runner<'_> {
             trained.map_err(failure)
         });
         stopping.abort();
-        let trained = trained?;
-        write(&folder.join("loss.csv"), &csv(&trained.curve))?;
-        let title = format!("Fine-tuning of {} at {} tokens", model.folder.name, spec.length);
-        write(&folder.join("loss.svg"), &loss_plot(&title, &points(&trained.curve)).or_work()?)?;
-        let (first, last) = (trained.curve.first(), trained.curve.last());
-        let losses = first.zip(last).map(|(first, last)| format!(", loss {:.3} to {:.3}", first.loss, last.loss));
-        Ok(format!("in {} steps{}", trained.curve.len(), losses.unwrap_or_default()))
+        Ok(trained?.curve)
+    }
+
+    /// Writes the losses of a training as a table and a plot, and says how it went in a few words.
+    pub(super) fn show_curve(&self, curve: &[StepRecord], folder: &Path) -> Result<String, Failure> {
+        write(&folder.join("loss.csv"), &csv(curve))?;
+        let title = format!("Fine-tuning of {}", self.inputs.folder.name);
+        write(&folder.join("loss.svg"), &loss_plot(&title, &points(curve)).or_work()?)?;
+        let losses = curve.first().zip(curve.last());
+        let losses = losses.map(|(first, last)| format!(", loss {:.3} to {:.3}", first.loss, last.loss));
+        Ok(format!("in {} steps{}", curve.len(), losses.unwrap_or_default()))
     }
 }

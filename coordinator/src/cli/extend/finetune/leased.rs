@@ -1,0 +1,91 @@
+//! Training by a worker of a coordinator, which sees the plan's folder as this process does.
+
+use super::super::folder::write_bytes;
+use super::super::inputs::{identity, same_architecture};
+use super::super::remote::patiently;
+use super::super::runner::{Runner, StageModel};
+use super::embedded::spec;
+use crate::cli::failure::{Failure, OrFail as _};
+use crate::cli::finetune::data;
+use crate::cli::output::note;
+use crate::cli::watch::{ended_well, follow_with};
+use crate::client::{Client, ClientError};
+use crate::plan::{FinetuneStage, Stage};
+use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::training::{StepRecord, TrainingJob, TrainingPlace, write_sequences};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// What a job's events say of a training.
+#[derive(Default)]
+struct Told {
+    curve: Vec<StepRecord>,
+    fingerprint: Option<Fingerprint>,
+}
+
+impl Runner<'_> {
+    /// Has a worker train, and returns the steps.
+    pub(super) async fn train_elsewhere(
+        &self,
+        url: &str,
+        stage: &Stage,
+        model: &StageModel,
+        (tune, settings): (&FinetuneStage, &Map<String, Value>),
+        place: &Path,
+    ) -> Result<Vec<StepRecord>, Failure> {
+        let settings = spec(settings, self.factors(&tune.factors)?.rescale()).or_input()?;
+        settings.check(&model.folder.description).or_input()?;
+        self.show_to_workers(&model.folder.path)?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folders = TrainingPlace { folder: name(self.out.root()), stage: stage.name.clone(), output: name(place) };
+        let packed = tokio::task::block_in_place(|| data::sequences(&model.folder, &self.inputs.data, &settings))?;
+        let (bytes, sequences) = write_sequences(&packed);
+        drop(packed);
+        write_bytes(&folders.sequences(self.out.root()), &bytes)?;
+        let job = TrainingJob {
+            name: format!("{}-{}", self.inputs.plan.name, stage.name),
+            model: identity(&model.folder, model.fingerprint),
+            settings,
+            sequences,
+            place: folders,
+            repetition: self.out.times_set_aside(&stage.name),
+        };
+        let told = patiently(async || self.attempt_training(url, &job).await).await?;
+        // The coordinator only knows what a worker said; what lies here decides.
+        let checked = same_architecture(place, &self.inputs.folder);
+        let (_, fingerprint) = checked.map_err(|failure| {
+            Failure::work_message(format!(
+                "a worker has trained the model, but it is not here: {failure}; --out must be the folder that workers see \
+                 below their --train-root"
+            ))
+        })?;
+        if told.fingerprint != Some(fingerprint) {
+            return Err(Failure::work_message(format!(
+                "{} is not the model that the worker made; --from {} makes it again",
+                place.display(),
+                stage.name
+            )));
+        }
+        Ok(told.curve)
+    }
+
+    async fn attempt_training(&self, url: &str, job: &TrainingJob) -> Result<Result<Told, Failure>, ClientError> {
+        let client = Client::connect(url).await?;
+        let (id, created) = client.launch_training(job).await?;
+        if created {
+            note(format!("launched as {id}; `ropewalk watch {id} --coordinator {url}` follows it too"));
+        }
+        let mut told = Told::default();
+        let mut hear = |event: &Event| match &event.what {
+            JobEvent::TrainingStep(step) => told.curve.push(*step),
+            JobEvent::Trained { fingerprint } => told.fingerprint = Some(*fingerprint),
+            _ => {}
+        };
+        let status = match follow_with(&client, id.as_str(), 1, self.args.output, &mut hear).await {
+            Ok(status) => status,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        Ok(ended_well(&status).map(|()| told))
+    }
+}

@@ -1,0 +1,101 @@
+//! Launching searches.
+
+use super::core::{Core, Launched};
+use super::error::EngineError;
+use super::job::{ActiveJob, planned_evaluations};
+use super::jobs::Job;
+use super::objective;
+use super::time::Now;
+use super::training::ActiveTraining;
+use ropewalk_shared::event::JobEvent;
+use ropewalk_shared::job::{JobId, JobSpec};
+use ropewalk_shared::sample::{SampleId, SampleShape};
+use ropewalk_shared::status::JobState;
+use std::collections::HashMap;
+
+/// Most units of one stage. A unit waiting takes about a hundred bytes of memory.
+const MAX_UNITS: u64 = 1_000_000;
+
+// === impl Core ===
+
+impl Core {
+    /// Starts a job, or finds the one that was started with the same specification. One that was cancelled or has
+    /// failed goes on from where it stood; one that is done stays done.
+    ///
+    /// # Errors
+    /// [`EngineError`] with everything that is wrong with the specification, or samples that are missing or short.
+    pub fn launch(&mut self, spec: JobSpec, now: Now) -> Result<Launched, EngineError> {
+        let description = spec.check()?;
+        let id = spec.id();
+        if self.jobs.contains_key(&id) {
+            self.relaunch(&id, now)?;
+            return Ok(Launched { job: id, created: false });
+        }
+        check_size(&spec)?;
+        let sample_shapes = self.sample_shapes(&spec)?;
+        objective::check(&spec, &sample_shapes)?;
+        let mut job = ActiveJob::begin(spec, description, sample_shapes, now)?;
+        let launched = self.desk.launch(&mut job, now);
+        self.or_broken(launched)?;
+        tracing::info!(job = %id, "launched");
+        self.jobs.insert(id.clone(), Job::of(job));
+        Ok(Launched { job: id, created: true })
+    }
+
+    pub(super) fn relaunch(&mut self, id: &JobId, now: Now) -> Result<(), EngineError> {
+        let Some(Job::Ended(ended)) = self.jobs.get(id) else { return Ok(()) };
+        if ended.status.state == JobState::Done {
+            return Ok(());
+        }
+        let mut record = ended.record.clone();
+        (record.ended, record.finished_ms, record.final_status, record.paused) = (None, None, None, false);
+        if record.is_training() {
+            let lease = self.desk.scheduler.options().lease;
+            let training = ActiveTraining::restore(&self.desk.store, id.clone(), record, (lease, now))?;
+            self.restart_training(training, now);
+            return Ok(());
+        }
+        let mut job = ActiveJob::restore(&self.desk.store, id.clone(), record, now)?;
+        job.event(&mut self.desk.batch, now, JobEvent::Restarted);
+        let opened = self.desk.open_stage(&mut job).and_then(|()| self.desk.advance(&mut job, now));
+        self.or_broken(opened)?;
+        tracing::info!(job = %id, "restarted");
+        self.jobs.insert(id.clone(), Job::of(job));
+        Ok(())
+    }
+
+    fn sample_shapes(&self, spec: &JobSpec) -> Result<HashMap<SampleId, SampleShape>, EngineError> {
+        let mut shapes = HashMap::new();
+        let mut missing = Vec::new();
+        let long = spec.samples.iter().chain(&spec.held_out).map(|sample| (*sample, spec.target_length));
+        let windows = spec.search.keep_short.iter();
+        let short = windows.flat_map(|window| window.samples.iter().map(|sample| (*sample, window.length)));
+        for (sample, target_length) in long.chain(short) {
+            match self.desk.store.sample_shape(sample)? {
+                None => missing.push(sample),
+                Some(SampleShape { tokens, .. }) if tokens < target_length => {
+                    let tokens = tokens as usize;
+                    return Err(EngineError::ShortSample { sample, tokens, target_length });
+                }
+                Some(shape) => {
+                    shapes.insert(sample, shape);
+                }
+            }
+        }
+        match missing.first() {
+            Some(&first) => Err(EngineError::MissingSamples { missing: missing.len(), first }),
+            None => Ok(shapes),
+        }
+    }
+}
+
+fn check_size(spec: &JobSpec) -> Result<(), EngineError> {
+    let evolution = &spec.search.evolution;
+    let generation = u64::from(evolution.mutations) + u64::from(evolution.crossovers);
+    let candidates = generation.max(evolution.population.into()).min(planned_evaluations(spec));
+    let samples = spec.samples.len() as u64;
+    if candidates.saturating_mul(samples) <= MAX_UNITS {
+        return Ok(());
+    }
+    Err(EngineError::TooManyUnits { candidates, samples, most: MAX_UNITS })
+}
