@@ -5,21 +5,22 @@
 
 mod course;
 mod losses;
+mod methods;
+mod methods_table;
 mod options;
 mod plot;
 mod results;
+mod valley;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use losses::Losses;
+use methods_table::Published;
 use options::{Contender, Options};
-use results::{Baseline, Results, Run};
+use results::{Results, Run};
 use ropewalk_coordinator::documents::{DocumentTokenizer, Documents, NamedSample, SamplePlan};
-use ropewalk_shared::attention_factor::AttentionFactorPolicy;
-use ropewalk_shared::baselines;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
-use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::Sample;
 use ropewalk_shared::space::PAPER_START_TOKENS;
 use ropewalk_worker::device::Dtype;
@@ -43,7 +44,13 @@ fn main() -> Result<()> {
     let mut losses = Losses::open(evaluator, options.cache.as_deref())?;
 
     let yardstick = contenders.first().context("name at least one strategy")?.name.clone();
-    let mut results = Results { samples: options.samples, held_out: options.held_out, yardstick, runs: Vec::new() };
+    let mut results = Results {
+        samples: options.samples,
+        held_out: options.held_out,
+        yardstick,
+        published: Vec::new(),
+        runs: Vec::new(),
+    };
     for &ratio in &options.ratios {
         for &seed in &options.seeds {
             let length = description.original_length * ratio;
@@ -52,10 +59,15 @@ fn main() -> Result<()> {
             let drawn = documents.draw(&plan)?;
             let samples = |named: Vec<NamedSample>| named.into_iter().map(|named| named.sample).collect::<Vec<_>>();
             let (search, held_out) = (samples(drawn.search), samples(drawn.held_out));
-            let best_baseline = best_baseline(&description, length, &held_out, &mut losses)?;
+            let both = (&search[..], &held_out[..]);
+            let own = methods::with_own_attention(&description, length, both, &mut losses)?;
+            let by_policy = methods::with_policies(&description, length, both, &mut losses)?;
+            let published = Published { ratio, seed, own, by_policy };
+            let best_baseline = published.best().context("no published method could be evaluated")?.clone();
+            results.published.push(published);
             let mut yardstick_passes = None;
             for contender in &contenders {
-                let mut job = job(&identity, contender, length, seed, (&search, &held_out));
+                let mut job = job(&identity, contender, length, seed, both);
                 job.search.max_evaluations = options.max_evaluations;
                 if options.equal_passes
                     && let Some(passes) = yardstick_passes
@@ -64,7 +76,7 @@ fn main() -> Result<()> {
                     job.search.max_passes = Some(passes);
                 }
                 let name = &contender.name;
-                let course = course::run(&job, &description, (&search, &held_out), &mut losses, &mut |point| {
+                let course = course::run(&job, &description, both, &mut losses, &mut |point| {
                     let held_out = point.held_out.map_or(String::new(), |value| format!(", held-out {value:.4}"));
                     let _ = writeln!(
                         std::io::stderr(),
@@ -81,6 +93,7 @@ fn main() -> Result<()> {
         }
     }
     std::io::stdout().write_all(results.table().as_bytes())?;
+    std::io::stdout().write_all(methods_table::table(&results).as_bytes())?;
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&results)?).with_context(|| path.display().to_string())?;
     }
@@ -118,29 +131,4 @@ fn job(
         samples: ids(search),
         held_out: ids(held_out),
     }
-}
-
-/// The published method that does best on the held-out documents, each with every attention factor it is used with.
-fn best_baseline(
-    description: &ModelDescription,
-    length: u32,
-    held_out: &[Sample],
-    losses: &mut Losses,
-) -> Result<Baseline> {
-    let (original, ratio) = (description.original_length, f64::from(length) / f64::from(description.original_length));
-    let mut best = Baseline { name: "none".into(), held_out: f64::INFINITY };
-    for method in baselines::Baseline::ALL {
-        for policy in [AttentionFactorPolicy::None, AttentionFactorPolicy::LongRope, AttentionFactorPolicy::Yarn] {
-            let rescale = Rescale {
-                factors: method.factors(&description.geometry, original, ratio),
-                start_tokens: 0,
-                attention_factor: policy.value(ratio, original),
-            };
-            let value = course::perplexity_on(losses, &rescale, held_out)?;
-            if value < best.held_out {
-                best = Baseline { name: format!("{method}, {policy}"), held_out: value };
-            }
-        }
-    }
-    Ok(best)
 }

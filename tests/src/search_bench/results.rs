@@ -1,6 +1,8 @@
 //! What the comparison found, as a table, CSV and JSON.
 
 use super::course::Course;
+use super::methods::Method;
+use super::methods_table::Published;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -13,19 +15,10 @@ pub struct Run {
     pub seed: u64,
     /// Strategy, as it was named.
     pub strategy: String,
-    /// Held-out perplexity of the best published method, with its own attention factor or the search's.
-    pub best_baseline: Baseline,
+    /// The published method that does best on the held-out documents.
+    pub best_baseline: Method,
     /// What it did.
     pub course: Course,
-}
-
-/// A published method and its held-out perplexity.
-#[derive(Clone, Debug, Serialize)]
-pub struct Baseline {
-    /// Its name, with the attention factor.
-    pub name: String,
-    /// Perplexity on the held-out documents.
-    pub held_out: f64,
 }
 
 /// Everything.
@@ -37,6 +30,8 @@ pub struct Results {
     pub held_out: usize,
     /// The yardstick's name.
     pub yardstick: String,
+    /// The published methods at each ratio with each seed.
+    pub published: Vec<Published>,
     /// All runs.
     pub runs: Vec<Run>,
 }
@@ -51,10 +46,10 @@ impl Results {
     /// One line for each run, and the medians of each strategy at each ratio.
     pub fn table(&self) -> String {
         let mut text = String::from(
-            "ratio  strategy              seed  passes   search  held-out  best method         passes to the yardstick's end\n",
+            "ratio  strategy              seed  passes   search  held-out  best method                  passes to the yardstick's end\n",
         );
         text.push_str(
-            "                                                    held-out                      search           held-out\n",
+            "                                                    held-out                               search           held-out\n",
         );
         let mut groups: Vec<(u32, &str)> = Vec::new();
         for run in &self.runs {
@@ -71,7 +66,7 @@ impl Results {
                 let passes = run.course.points.last().map_or(0, |point| point.passes);
                 let _ = write!(
                     text,
-                    "{:>4}x  {:<20} {:>5} {:>7} {:>8.3} {:>9.3}  {:>8.3} {:<9}",
+                    "{:>4}x  {:<20} {:>5} {:>7} {:>8.3} {:>9.3}  {:>8.3} {:<18}",
                     ratio,
                     strategy,
                     run.seed,
@@ -79,7 +74,7 @@ impl Results {
                     search,
                     held_out,
                     run.best_baseline.held_out,
-                    run.best_baseline.name
+                    run.best_baseline.title()
                 );
                 if let Some(yardstick) = self.yardstick_of(run) {
                     let (end_search, end_held_out) = yardstick.course.end();
@@ -151,7 +146,7 @@ mod tests {
         let point = |&(passes, search, held_out): &(u64, f64, f64)| Point { passes, search, held_out: Some(held_out) };
         let points = points.iter().map(point).collect();
         let course = Course { points, factors: vec![1.0], start_tokens: 0, attention_factor: 1.0 };
-        let best_baseline = Baseline { name: "yarn".into(), held_out: 20.0 };
+        let best_baseline = Method { name: "yarn".into(), attention_factor: 1.2, search: 19.0, held_out: 20.0 };
         Run { ratio: 8, seed: 0, strategy: strategy.into(), best_baseline, course }
     }
 
@@ -161,7 +156,7 @@ mod tests {
             run("longrope", &[(100, 15.0, 18.0), (1000, 14.0, 17.0)]),
             run("ropewalk", &[(20, 14.5, 17.5), (50, 13.9, 17.2), (80, 13.8, 16.9)]),
         ];
-        let results = Results { samples: 5, held_out: 10, yardstick: "longrope".into(), runs };
+        let results = Results { samples: 5, held_out: 10, yardstick: "longrope".into(), published: Vec::new(), runs };
         let table = results.table();
         assert!(table.contains("    50 (  5.0 %)     80 (  8.0 %)"), "{table}");
         assert_eq!(results.csv().lines().count(), 6);
