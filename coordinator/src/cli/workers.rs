@@ -30,10 +30,15 @@ pub(super) async fn run(args: WorkersArgs) -> Outcome {
 }
 
 fn table(workers: &[WorkerStatus]) -> String {
-    let header =
-        ["worker", "name", "device", "dtype", "longest", "connected", "leased", "results", "failures", "tokens/s"];
+    let mut header =
+        vec!["worker", "name", "device", "dtype", "longest", "connected", "leased", "results", "failures", "tokens/s"];
+    // Nothing is stopped without races, cancelled jobs or work done ahead: a column of zeros then.
+    let stopped = workers.iter().any(|worker| worker.stopped_passes > 0.0);
+    if stopped {
+        header.push("stopped passes");
+    }
     let row = |worker: &WorkerStatus| {
-        vec![
+        let mut cells = vec![
             worker.worker_id.clone(),
             worker.name.clone(),
             worker.device.clone(),
@@ -44,7 +49,43 @@ fn table(workers: &[WorkerStatus]) -> String {
             worker.results.to_string(),
             worker.failures.to_string(),
             format!("{:.0}", worker.tokens_per_second),
-        ]
+        ];
+        if stopped {
+            cells.push(format!("{:.1}", worker.stopped_passes));
+        }
+        cells
     };
     output::columns(&header, &workers.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(worker_id: &str, stopped_passes: f64) -> WorkerStatus {
+        WorkerStatus {
+            worker_id: worker_id.into(),
+            name: "node".into(),
+            device: "cpu".into(),
+            dtype: "f32".into(),
+            max_tokens: 2048,
+            version: "0.1.0".into(),
+            connected: true,
+            last_seen_ms: 0,
+            leased: 1,
+            results: 7,
+            failures: 0,
+            tokens_per_second: 900.0,
+            stopped_passes,
+        }
+    }
+
+    #[test]
+    fn stopped_passes_are_listed_once_there_are_some() {
+        assert!(!table(&[worker("a", 0.0)]).contains("stopped"));
+        let text = table(&[worker("a", 0.0), worker("b", 2.25)]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("tokens/s  stopped passes"), "{text}");
+        assert!(lines[1].ends_with("0.0") && lines[2].ends_with("2.2"), "{text}");
+    }
 }
