@@ -122,6 +122,18 @@ pub struct KeptShort {
     /// Perplexity of the model as shipped.
     #[serde(with = "non_finite")]
     pub shipped: f64,
+    /// Both on held-out documents; absent where there are none, or one could not be evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<KeptHeldOut>,
+}
+
+/// A short window on held-out documents.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptHeldOut {
+    /// Perplexity of the factors there.
+    pub value: f64,
+    /// Perplexity of the model as shipped.
+    pub shipped: f64,
 }
 
 /// A baseline under the same measure.

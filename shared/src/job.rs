@@ -280,9 +280,11 @@ impl JobSpec {
         self.samples.iter().chain(self.search.keep_short.iter().flat_map(|window| &window.samples))
     }
 
-    /// All its samples in the order in which they are numbered: those judged on, then those held out.
+    /// All its samples in the order in which they are numbered: those judged on, then those held out, in the end those held
+    /// out of the short windows.
     pub fn all_samples(&self) -> impl Iterator<Item = &SampleId> {
-        self.judged_samples().chain(&self.held_out)
+        let short = self.search.keep_short.iter().flat_map(|window| &window.held_out);
+        self.judged_samples().chain(&self.held_out).chain(short)
     }
 
     /// The job's identity, derived from everything that determines its result.

@@ -212,7 +212,7 @@ pub fn prepare(
     };
     let sets = folder.source(source)?.draw(&plan)?;
     note(format!("{}", sets.tally));
-    let short = short_samples(&mut options.keep_short, &sets.search)?;
+    let (short, others) = short_samples(&mut options.keep_short, (&sets.search, &sets.held_out))?;
     let (search, held_out) = samples_of(folder, (&sets.search, &sets.held_out), options.objective, needles)?;
     let ids = |samples: &[Sample]| samples.iter().map(Sample::id).collect();
     let spec = JobSpec {
@@ -224,7 +224,7 @@ pub fn prepare(
         held_out: ids(&held_out),
     };
     spec.check().or_input()?;
-    Ok(PreparedJob { spec, samples: search.into_iter().chain(short).chain(held_out).collect() })
+    Ok(PreparedJob { spec, samples: search.into_iter().chain(short).chain(held_out).chain(others).collect() })
 }
 
 /// The samples of a search and those held out: documents, or needles in them, or both. Held-out documents are measured
@@ -247,19 +247,30 @@ pub fn samples_of(
     Ok((search, held_out))
 }
 
-/// The beginnings of documents by which short windows are judged, each once; they are noted in the windows.
-pub fn short_samples(windows: &mut [ShortWindow], documents: &[NamedSample]) -> Result<Vec<Sample>, Failure> {
-    let mut all = Vec::new();
+/// The beginnings of documents by which short windows are judged, and those of held-out ones, each once; they are noted in
+/// the windows. A held-out document that begins like one of the search is held out no longer, and left out.
+pub fn short_samples(
+    windows: &mut [ShortWindow],
+    (documents, others): (&[NamedSample], &[NamedSample]),
+) -> Result<(Vec<Sample>, Vec<Sample>), Failure> {
+    let (mut judged, mut held_out) = (Vec::new(), Vec::new());
     for window in windows {
-        for NamedSample { sample, .. } in documents {
-            let beginning = sample.beginning(window.length).or_input()?;
-            if !window.samples.contains(&beginning.id()) {
-                window.samples.push(beginning.id());
-                all.push(beginning);
+        for (named, is_judged) in documents.iter().map(|named| (named, true)).chain(others.iter().map(|o| (o, false))) {
+            let beginning = named.sample.beginning(window.length).or_input()?;
+            let id = beginning.id();
+            if window.samples.contains(&id) || window.held_out.contains(&id) {
+                continue;
+            }
+            if is_judged {
+                window.samples.push(id);
+                judged.push(beginning);
+            } else {
+                window.held_out.push(id);
+                held_out.push(beginning);
             }
         }
     }
-    Ok(all)
+    Ok((judged, held_out))
 }
 
 /// `<model>-<length>`, with lengths that are whole multiples of 1,024 in k.

@@ -69,7 +69,8 @@ impl Core {
         let mut missing = Vec::new();
         let long = spec.samples.iter().chain(&spec.held_out).map(|sample| (*sample, spec.target_length));
         let windows = spec.search.keep_short.iter();
-        let short = windows.flat_map(|window| window.samples.iter().map(|sample| (*sample, window.length)));
+        let short = windows
+            .flat_map(|window| window.samples.iter().chain(&window.held_out).map(|sample| (*sample, window.length)));
         for (sample, target_length) in long.chain(short) {
             match self.desk.store.sample_shape(sample)? {
                 None => missing.push(sample),

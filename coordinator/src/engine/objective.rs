@@ -29,6 +29,8 @@ pub(super) fn measured(job: &ActiveJob, slot: Option<&Slot>, attention_factor: f
     let (objective, spec) = (job.spec.search.objective, &job.spec);
     let losses = slot.map_or(&[][..], Slot::losses);
     let (judged, held_out) = losses.split_at(spec.judged_samples().count().min(losses.len()));
+    // After these come those of the short windows.
+    let held_out = &held_out[..spec.held_out.len().min(held_out.len())];
     let search = &judged[..spec.samples.len().min(judged.len())];
     let held_out_shapes = job.shapes(&spec.held_out);
     // There is no finite number when a sample failed or when there are no held-out samples.

@@ -8,7 +8,7 @@ use super::job::ActiveJob;
 use super::stage::{Slot, Stage};
 use super::time::Now;
 use crate::store::{Ended, StoreError};
-use ropewalk_shared::factor_file::KeptShort;
+use ropewalk_shared::factor_file::{KeptHeldOut, KeptShort};
 use ropewalk_shared::outcome::{Loss, perplexity};
 use ropewalk_shared::rope::Rescale;
 use std::ops::Range;
@@ -120,13 +120,20 @@ pub(super) fn report(job: &ActiveJob, slot: Option<&Slot>) -> Vec<KeptShort> {
         losses.map_or(f64::NAN, |losses| perplexity(&losses))
     };
     let windows = job.spec.search.keep_short.iter().zip(Kept::of(job));
+    let mut end = job.spec.judged_samples().count() + job.spec.held_out.len();
     let report = windows.map(|(window, kept)| {
         let shipped = job.stage.slots().iter().find(|slot| slot.id == kept.shipped.id());
+        let others = end..end + window.held_out.len();
+        end = others.end;
+        let held_out =
+            KeptHeldOut { value: perplexity_of(slot, others.clone()), shipped: perplexity_of(shipped, others.clone()) };
+        let is_measured = !others.is_empty() && held_out.value.is_finite() && held_out.shipped.is_finite();
         KeptShort {
             length: window.length,
             percent: window.percent,
             value: perplexity_of(slot, kept.samples.clone()),
             shipped: perplexity_of(shipped, kept.samples),
+            held_out: is_measured.then_some(held_out),
         }
     });
     report.collect()

@@ -1,7 +1,7 @@
 //! The comparison table: searched factors against none, PI, NTK and YaRN under the same measure.
 
 use ropewalk_shared::baselines::Baseline;
-use ropewalk_shared::factor_file::{FactorFile, KeptShort, Measured, WITHOUT_START_TOKENS};
+use ropewalk_shared::factor_file::{FactorFile, KeptHeldOut, KeptShort, Measured, WITHOUT_START_TOKENS};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
@@ -158,9 +158,16 @@ impl fmt::Display for Comparison {
             let percent = 100.0 * share.abs();
             writeln!(f, "* best {judge}; searched is {percent:.1} % {direction} the best other ({})", other.factors)?;
         }
-        for KeptShort { length, percent, value, shipped } in &self.kept_short {
+        for KeptShort { length, percent, value, shipped, held_out } in &self.kept_short {
             let length = thousands(*length);
-            writeln!(f, "At {length} tokens: {value:.3}, as shipped {shipped:.3}, allowed {percent} % above")?;
+            write!(f, "At {length} tokens: {value:.3}, as shipped {shipped:.3}, allowed {percent} % above")?;
+            match held_out {
+                Some(KeptHeldOut { value, shipped }) => {
+                    let above = 100.0 * (value / shipped - 1.0);
+                    writeln!(f, "; held-out {value:.3}, as shipped {shipped:.3} ({above:+.1} %)")?;
+                }
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }
@@ -270,10 +277,15 @@ Perplexity at 2,048 tokens, lower is better
     #[test]
     fn short_windows_that_had_to_be_kept_are_told() {
         let mut file = file();
-        let kept = KeptShort { length: 1024, percent: 2.5, value: 20.25, shipped: 20.0 };
-        file.objective.as_mut().unwrap().kept_short.push(kept);
+        let kept = KeptShort { length: 1024, percent: 2.5, value: 20.25, shipped: 20.0, held_out: None };
+        let held_out = Some(KeptHeldOut { value: 24.6, shipped: 24.0 });
+        file.objective.as_mut().unwrap().kept_short = vec![kept, KeptShort { length: 2000, held_out, ..kept }];
         let text = Comparison::of_factor_file(&file).unwrap().to_string();
-        assert!(text.ends_with("At 1,024 tokens: 20.250, as shipped 20.000, allowed 2.5 % above\n"), "{text}");
+        let expected = "\
+At 1,024 tokens: 20.250, as shipped 20.000, allowed 2.5 % above
+At 2,000 tokens: 20.250, as shipped 20.000, allowed 2.5 % above; held-out 24.600, as shipped 24.000 (+2.5 %)
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct ShortWindow {
     pub percent: f64,
     /// Samples of that length; none until documents were drawn.
     pub samples: Vec<SampleId>,
+    /// Samples of that length from documents held out: the final report measures there whether the window was kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<SampleId>,
 }
 
 /// A text that states no limit.
@@ -48,7 +51,7 @@ impl FromStr for ShortWindow {
         let read = || {
             let (length, percent) = text.split_once(':')?;
             let percent = percent.parse().ok().filter(|percent: &f64| percent.is_finite() && *percent >= 0.0)?;
-            Some(Self { length: length.parse().ok()?, percent, samples: Vec::new() })
+            Some(Self { length: length.parse().ok()?, percent, samples: Vec::new(), held_out: Vec::new() })
         };
         read().ok_or_else(|| InvalidShortWindow(text.chars().take(40).collect()))
     }

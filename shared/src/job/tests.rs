@@ -122,7 +122,7 @@ fn short_windows_are_checked() {
     let text = serde_json::to_string(&job).unwrap();
     assert!(!text.contains("keep_short"), "{text}");
     let sample = crate::sample::SampleId::from([77; 32]);
-    let window = |length, percent| ShortWindow { length, percent, samples: vec![sample] };
+    let window = |length, percent| ShortWindow { length, percent, samples: vec![sample], held_out: Vec::new() };
     job.search.keep_short = vec![window(job.target_length, -1.0), window(job.target_length, 2.0)];
     job.search.keep_short[1].samples.clear();
     let Err(InvalidJob { problems }) = job.check() else { panic!("no problem") };
@@ -137,7 +137,17 @@ fn short_windows_are_checked() {
     job.search.keep_short = vec![window(2, 0.0)];
     assert!(job.check().is_ok(), "{:?}", job.check());
     assert_eq!(job.all_samples().count(), job.samples.len() + 1 + job.held_out.len());
+    let last = crate::sample::SampleId::from([78; 32]);
+    job.search.keep_short[0].held_out.push(last);
+    assert!(job.check().is_ok(), "{:?}", job.check());
+    assert_eq!(job.all_samples().last(), Some(&last));
+    assert_eq!(job.judged_samples().count(), job.samples.len() + 1, "nobody is judged by what is held out");
     let shared = job.samples[0];
-    job.search.keep_short[0].samples.push(shared);
-    assert!(job.check().is_err(), "a sample is one or the other");
+    for held_out in [false, true] {
+        let mut job = job.clone();
+        let window = &mut job.search.keep_short[0];
+        let samples = if held_out { &mut window.held_out } else { &mut window.samples };
+        samples.push(shared);
+        assert!(job.check().is_err(), "a sample is one or the other");
+    }
 }

@@ -7,6 +7,7 @@ use crate::grid::Grid;
 use crate::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchObjective, SearchOptions, ShortWindow, StrategyKind};
 use crate::racing::Racing;
 use crate::rope::Rescale;
+use crate::sample::SampleId;
 
 /// Most factors of a rescale: half the largest head dimension of any configuration.
 pub(super) const MAX_FACTORS: u64 = 1 << 13;
@@ -161,15 +162,17 @@ pub(super) fn objective(field: &'static str, text: &str) -> Result<SearchObjecti
 impl TryFrom<pb::ShortWindow> for ShortWindow {
     type Error = InvalidField;
     fn try_from(message: pb::ShortWindow) -> Result<Self, InvalidField> {
-        let pb::ShortWindow { length, percent, samples } = message;
-        Ok(Self { length, percent, samples: digests("search.keep_short.samples", &samples, MAX_LIST)? })
+        let pb::ShortWindow { length, percent, samples, held_out } = message;
+        let samples = digests("search.keep_short.samples", &samples, MAX_LIST)?;
+        Ok(Self { length, percent, samples, held_out: digests("search.keep_short.held_out", &held_out, MAX_LIST)? })
     }
 }
 
 impl From<&ShortWindow> for pb::ShortWindow {
     fn from(window: &ShortWindow) -> Self {
-        let samples = window.samples.iter().map(|id| id.as_bytes().to_vec()).collect();
-        Self { length: window.length, percent: window.percent, samples }
+        let bytes = |ids: &[SampleId]| ids.iter().map(|id| id.as_bytes().to_vec()).collect();
+        let (samples, held_out) = (bytes(&window.samples), bytes(&window.held_out));
+        Self { length: window.length, percent: window.percent, samples, held_out }
     }
 }
 

@@ -62,7 +62,7 @@ prop_compose! {
         objective in objective(),
         racing in proptest::sample::select(vec![Racing::Off, Racing::Safe, Racing::Fast]),
         slope_steps in any::<u32>(),
-        keep_short in vec((any::<u32>(), 0.0f64..1e4, vec(any::<[u8; 32]>(), 0..3)), 0..3),
+        keep_short in vec((any::<u32>(), 0.0f64..1e4, vec(any::<[u8; 32]>(), 0..3), vec(any::<[u8; 32]>(), 0..3)), 0..3),
     ) -> SearchOptions {
         SearchOptions {
             strategy: StrategyKind::LongRope,
@@ -85,8 +85,9 @@ prop_compose! {
     }
 }
 
-fn short_window((length, percent, samples): (u32, f64, Vec<[u8; 32]>)) -> ShortWindow {
-    ShortWindow { length, percent, samples: samples.into_iter().map(SampleId::from).collect() }
+fn short_window((length, percent, samples, held_out): (u32, f64, Vec<[u8; 32]>, Vec<[u8; 32]>)) -> ShortWindow {
+    let ids = |samples: Vec<[u8; 32]>| samples.into_iter().map(SampleId::from).collect();
+    ShortWindow { length, percent, samples: ids(samples), held_out: ids(held_out) }
 }
 
 prop_compose! {

@@ -97,14 +97,15 @@ impl Runner<'_> {
         let mut options = wanted.options.clone();
         let documents = self.inputs.drawn.searched(wanted.length, wanted.samples);
         let others = self.inputs.drawn.held_out_named(wanted.length, plan.held_out)?;
-        let short = short_samples(&mut options.keep_short, &documents)?;
+        let (short, short_held_out) = short_samples(&mut options.keep_short, (&documents, &others))?;
         let needles = NeedleArgs::default().plan(options.objective, options.seed)?;
         let (searched, held_out) = samples_of(&model.folder, (&documents, &others), options.objective, needles)?;
         let ids = |samples: &[Sample]| samples.iter().map(Sample::id).collect();
         let identity = identity(&model.folder, model.fingerprint);
         let samples = (ids(&searched), ids(&held_out));
         let spec = job((plan, stage), identity, (wanted.length, &options), wanted.start, samples);
-        let job = PreparedJob { spec, samples: searched.into_iter().chain(short).chain(held_out).collect() };
+        let samples = searched.into_iter().chain(short).chain(held_out).chain(short_held_out).collect();
+        let job = PreparedJob { spec, samples };
         match &self.args.coordinator {
             Some(url) => {
                 self.show_to_workers(&model.folder.path)?;
