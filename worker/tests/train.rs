@@ -44,7 +44,7 @@ impl Room {
         model: &Path,
         spec: &TrainSpec,
         sequences: &[TrainSequence],
-        stop: impl Fn(&TrainEvent) -> bool,
+        mut stop: impl FnMut(&TrainEvent) -> bool,
     ) -> Result<Trained, TrainError> {
         run(model, spec, sequences, &self.work(), &self.out(), &mut |event| {
             if stop(&event) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -53,6 +53,14 @@ impl Room {
 
     fn weights(&self) -> Vec<u8> {
         std::fs::read(self.out().join("model.safetensors")).unwrap()
+    }
+
+    /// What lies in the folder of checkpoints, in order.
+    fn checkpoints(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.work()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 }
 
@@ -163,7 +171,7 @@ fn threads_and_interruptions_change_no_bit() {
     let begun = |event: &TrainEvent| matches!(event, TrainEvent::Begun { before, .. } if before.len() != 3);
     assert_eq!(room.train(model.dir(), &spec, &sequences, begun).unwrap(), trained);
     assert!(room.weights() == weights);
-    assert_eq!(std::fs::read_dir(room.work()).unwrap().count(), 0, "checkpoints are removed in the end");
+    assert_eq!(room.checkpoints(), ["lock"], "checkpoints are removed in the end");
     // The result stands, and nothing is done again.
     assert_eq!(room.train(model.dir(), &spec, &sequences, |_| panic!("nothing to do")).unwrap(), trained);
 }
@@ -192,6 +200,28 @@ fn another_training_is_not_gone_on_with() {
 }
 
 #[test]
+fn two_never_train_in_one_folder() {
+    let (model, spec, sequences) = small();
+    let room = Room::new();
+    let beside =
+        |out: &Path| run(model.dir(), &spec, &sequences, &room.work(), out, &mut |_| ControlFlow::Continue(()));
+    let mut refused = None;
+    let first = room.train(model.dir(), &spec, &sequences, |event| {
+        if matches!(event, TrainEvent::Step(record) if record.step == 1) {
+            let folder = Room::new();
+            // Into another place: it is the folder of checkpoints that one has alone.
+            refused = Some(beside(&folder.out()));
+        }
+        false
+    });
+    let refused = refused.unwrap().unwrap_err();
+    assert!(matches!(&refused, TrainError::Busy { dir } if *dir == room.work()) && !refused.is_input(), "{refused}");
+    // The first was not disturbed, and has left the folder free.
+    assert_eq!(first.unwrap().curve.len(), 6);
+    assert!(beside(&Room::new().out()).is_ok());
+}
+
+#[test]
 fn a_training_that_diverges_keeps_its_last_checkpoint() {
     let (model, spec, sequences) = small();
     let room = Room::new();
@@ -207,13 +237,7 @@ fn a_training_that_diverges_keeps_its_last_checkpoint() {
     let broken = room.train(model.dir(), &every, &sequences, never).unwrap_err();
     assert!(matches!(broken, TrainError::Diverged { step: 5, checkpoint: Some(3), .. }), "{broken}");
     assert!(broken.to_string().contains("the checkpoint after step 3 is kept"), "{broken}");
-    let kept = |room: &Room| {
-        let entries = std::fs::read_dir(room.work()).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    };
-    assert_eq!(kept(&room), ["checkpoint-00000003"]);
+    assert_eq!(room.checkpoints(), ["checkpoint-00000003", "lock"]);
 
     let room = Room::new();
     // Weights that are poisoned give no number at once, and there is no checkpoint yet.

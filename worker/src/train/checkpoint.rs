@@ -33,10 +33,9 @@ struct State {
 // === impl Checkpoints ===
 
 impl Checkpoints {
-    /// Makes the folder if it is not there.
-    pub fn open(dir: &Path, identity: &str) -> Result<Self, TrainError> {
-        fs::create_dir_all(dir).map_err(TrainError::io("make the folder", dir))?;
-        Ok(Self { dir: dir.to_owned(), identity: identity.to_owned() })
+    /// Those in a folder, which is there.
+    pub fn of(dir: &Path, identity: &str) -> Self {
+        Self { dir: dir.to_owned(), identity: identity.to_owned() }
     }
 
     /// Puts weights and moments back to the last checkpoint, and returns the steps until then; none without one.

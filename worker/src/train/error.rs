@@ -74,6 +74,12 @@ pub enum TrainError {
         /// The folder.
         dir: PathBuf,
     },
+    /// Somebody else trains there.
+    #[error("another process trains in {}; wait for it, or name another folder", dir.display())]
+    Busy {
+        /// The folder of checkpoints.
+        dir: PathBuf,
+    },
     /// A checkpoint cannot be read.
     #[error("checkpoint {} cannot be used: {reason}; remove it to begin anew", path.display())]
     Checkpoint {
@@ -122,7 +128,12 @@ impl TrainError {
     pub fn is_input(&self) -> bool {
         !matches!(
             self,
-            Self::Diverged { .. } | Self::Interrupted { .. } | Self::Io { .. } | Self::Device(_) | Self::Gradient(_)
+            Self::Diverged { .. }
+                | Self::Interrupted { .. }
+                | Self::Busy { .. }
+                | Self::Io { .. }
+                | Self::Device(_)
+                | Self::Gradient(_)
         )
     }
 

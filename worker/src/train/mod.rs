@@ -21,6 +21,7 @@ mod checkpoint;
 mod error;
 mod folder;
 mod identity;
+mod lock;
 mod optimizer;
 mod output;
 mod places;
@@ -37,6 +38,7 @@ use crate::model::config::DecoderSpec;
 use crate::model::{Model, fingerprint_dir};
 use candle_core::Device;
 use checkpoint::Checkpoints;
+use lock::FolderLock;
 use optimizer::Optimizer;
 use ropewalk_shared::training::{TrainSequence, TrainSpec};
 use serde::{Deserialize, Serialize};
@@ -94,7 +96,8 @@ pub fn bytes(spec: &DecoderSpec, tokens: usize) -> u64 {
 /// Trains the model in the folder `model_dir` and writes the result to `out_dir`, on the current thread pool.
 ///
 /// `sequences` are used in their order, and again in other orders when they are used up. Checkpoints go to `work_dir`,
-/// which is made, and from which the same training goes on after whatever happened; it is emptied when the result stands.
+/// which is made, and from which the same training goes on after whatever happened; they are removed when the result stands.
+/// One process at a time trains there.
 /// `out_dir` becomes a Hugging Face folder: the model's config.json and tokenizer, the weights in the format and the
 /// files they came in, and `training.json` ([`Trained`]). Where it stands already, nothing is done.
 ///
@@ -114,6 +117,11 @@ pub fn run(
         return Ok(trained);
     }
     check_memory(model_dir, spec, sequences)?;
+    let _lock = FolderLock::take(work_dir)?;
+    // Whoever had the folder until now may have been training the same.
+    if let Some(trained) = output::finished(out_dir, &identity)? {
+        return Ok(trained);
+    }
     let model = Model::load(model_dir, &Device::Cpu, Dtype::F32)?;
     spec.check(model.description())?;
     check_sequences(&model, sequences)?;
@@ -122,7 +130,7 @@ pub fn run(
     if optimizer.trained.is_empty() {
         return Err(TrainError::NothingTrained);
     }
-    let checkpoints = Checkpoints::open(work_dir, &identity)?;
+    let checkpoints = Checkpoints::of(work_dir, &identity);
     let mut curve = checkpoints.resume(&mut optimizer)?;
     let mut saved = curve.len();
     let begun = TrainEvent::Begun { parameters: optimizer.parameters(), before: curve.clone() };
