@@ -14,8 +14,9 @@ use tracing_subscriber::EnvFilter;
 ///
 /// The worker leases units (a candidate on a sample), measures the perplexity and reports it. It needs the models of
 /// the jobs below its model root; samples come from the coordinator. It may be started before the coordinator, and
-/// outlives its restarts. Interrupted once (Ctrl-C or SIGTERM) it finishes the running evaluation within the grace
-/// time and hands back the rest; interrupted twice it ends at once. Either way nothing is lost: other workers take over.
+/// outlives its restarts. With --train-root it takes trainings too, one at a time. Interrupted once (Ctrl-C or SIGTERM)
+/// it finishes the running evaluation within the grace time, keeps the checkpoint of a training, and hands back the
+/// rest; interrupted twice it ends at once. Either way nothing is lost: other workers take over.
 #[derive(Debug, Parser)]
 #[command(name = "ropewalk-worker", version, max_term_width = 100)]
 #[command(after_help = "Exit status: 0 stopped as asked, 1 the work failed, 2 wrong usage or input.")]
@@ -49,6 +50,11 @@ struct Cli {
     /// A model folder (config.json and *.safetensors), or a folder with model folders in it
     #[arg(long, env = "ROPEWALK_MODEL_ROOT", value_name = "DIR", default_value = ".")]
     model_root: PathBuf,
+
+    /// Take trainings too: the folder of a plan, or one with such folders in it, on a disk shared with whoever launches them.
+    /// On the CPU only, and nothing is evaluated meanwhile [default: no trainings]
+    #[arg(long, env = "ROPEWALK_TRAIN_ROOT", value_name = "DIR")]
+    train_root: Option<PathBuf>,
 
     /// Threads of the evaluation; 0 for one per processor core
     #[arg(long, env = "ROPEWALK_THREADS", value_name = "N", default_value_t = 0)]
@@ -88,8 +94,8 @@ fn main() -> ExitCode {
     cli.start_logging();
     match work(cli.config()) {
         Ok(summary) => {
-            let WorkerSummary { results, failures, handed_back, busy } = summary;
-            tracing::info!(results, failures, handed_back, ?busy, "stopped");
+            let WorkerSummary { results, failures, handed_back, trainings, busy } = summary;
+            tracing::info!(results, failures, handed_back, trainings, ?busy, "stopped");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -117,6 +123,7 @@ fn work(config: WorkerConfig) -> Result<WorkerSummary, WorkerError> {
         max_tokens = config.max_tokens.map_or("what fits".to_owned(), |tokens| tokens.to_string()),
         free_memory_mib = memory::available_bytes().map(|bytes| bytes >> 20),
         model_root = %config.model_root.display(),
+        train_root = config.train_root.as_ref().map(|root| root.display().to_string()),
         "starting"
     );
     runtime.block_on(async {
@@ -167,6 +174,7 @@ impl Cli {
             dtype: self.dtype.unwrap_or_else(|| devices.usual_dtype()),
             devices,
             device_memory: self.device_memory,
+            train_root: self.train_root.clone(),
             threads: self.threads,
             max_tokens: self.max_tokens,
             connect_timeout: self.connect_timeout,

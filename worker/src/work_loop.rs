@@ -7,6 +7,8 @@
 //!              heartbeats, reports                 losses, failures
 //! ```
 //!
+//! A worker with a train root takes [trainings](training) too.
+//!
 //! The desk owns all state and is never blocked; the evaluation thread owns the model. A worker outlives its
 //! coordinator: it tries again for as long as it takes, registers anew when it has been forgotten, and reports what
 //! it computed in between.
@@ -21,6 +23,7 @@ mod link;
 mod pace;
 mod registry;
 mod sample_cache;
+mod training;
 
 use crate::device::{DeviceError, Devices, Dtype};
 use desk::Desk;
@@ -29,6 +32,8 @@ use link::Link;
 use ropewalk_shared::sample::MAX_SAMPLE_TOKENS;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
+use training::{Trainings, gate};
 
 /// What a worker is told when it starts.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +50,9 @@ pub struct WorkerConfig {
     pub dtype: Dtype,
     /// A model folder, or a folder with model folders in it.
     pub model_root: PathBuf,
+    /// The folder that plans share with the workers which train, or one with such folders in it; absent for a worker that
+    /// takes no trainings.
+    pub train_root: Option<PathBuf>,
     /// Threads of the evaluation; 0 for one per processor core.
     pub threads: usize,
     /// Longest sequence it takes, in tokens; absent for whatever fits when it comes.
@@ -68,6 +76,8 @@ pub struct WorkerSummary {
     pub failures: u64,
     /// Units handed back unevaluated.
     pub handed_back: u64,
+    /// Models trained.
+    pub trainings: u64,
     /// Time spent evaluating.
     pub busy: Duration,
 }
@@ -87,11 +97,22 @@ pub enum WorkerError {
     /// The model root is none.
     #[error("model root {} is not a folder; --model-root names a model folder or a folder with model folders in it", .0.display())]
     ModelRoot(PathBuf),
+    /// The train root is none.
+    #[error("train root {} is not a folder; --train-root names the folder of a plan, or a folder with such folders in it", .0.display())]
+    TrainRoot(PathBuf),
+    /// Trainings were asked for where there are none.
+    #[error(
+        "trainings run on the CPU, not on {devices}; leave out --train-root, or start another worker with it on the CPU"
+    )]
+    TrainsOnCpu {
+        /// The devices that were chosen.
+        devices: String,
+    },
     /// The device or number format cannot be had.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The evaluation thread did not start.
-    #[error("cannot start the evaluation thread: {0}")]
+    /// A thread did not start.
+    #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
     /// The evaluation thread is gone.
     #[error("the evaluation thread ended unexpectedly; the log says why")]
@@ -138,8 +159,22 @@ pub async fn run(
     }
     let devices = config.devices.open()?;
     devices.iter().try_for_each(|device| config.dtype.check(device))?;
+    let (desk_side, train_side) = gate();
+    let trainings = match &config.train_root {
+        Some(root) => Some(Trainings::start(&config, root, train_side)?),
+        None => None,
+    };
     let evaluation = Evaluation::start(&config, devices)?;
-    Desk::new(config, link, evaluation).run(shutdown).await
+    let (stop, stopped) = watch::channel(false);
+    let shutdown = async {
+        shutdown.await;
+        stop.send_replace(true);
+    };
+    let desk = Desk::new(config, link, evaluation, desk_side).run(shutdown);
+    let Some(trainings) = trainings else { return desk.await };
+    // An error of the desk ends both.
+    let (summary, trained) = tokio::try_join!(desk, async { Ok(trainings.run(stopped).await) })?;
+    Ok(WorkerSummary { trainings: trained, ..summary })
 }
 
 // === impl WorkerConfig ===
@@ -154,6 +189,7 @@ impl WorkerConfig {
             device_memory: None,
             dtype: Dtype::default(),
             model_root: model_root.into(),
+            train_root: None,
             threads: 0,
             max_tokens: None,
             wait_for_models: true,
@@ -183,7 +219,11 @@ impl WorkerError {
     /// Whether the configuration is at fault, and not what was met while working.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::ModelRoot(_) | Self::Device(_) => true,
+            Self::Address { .. }
+            | Self::ModelRoot(_)
+            | Self::TrainRoot(_)
+            | Self::TrainsOnCpu { .. }
+            | Self::Device(_) => true,
             Self::Thread(_) | Self::EvaluationEnded | Self::Model(_) | Self::NotThere { .. } | Self::Refused { .. } => {
                 false
             }

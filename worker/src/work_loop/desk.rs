@@ -11,6 +11,7 @@ use super::held::Held;
 use super::link::Link;
 use super::pace::Pace;
 use super::sample_cache::SampleCache;
+use super::training::DeskSide;
 use super::{WorkerConfig, WorkerError, WorkerSummary};
 use calls::Calls;
 use ropewalk_shared::fingerprint::Fingerprint;
@@ -28,10 +29,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between attempts of a worker on which every evaluation fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Once no evaluation runs: the time for its report, and for handing back what is on its way here.
-const LAST_REPORT: Duration = Duration::from_secs(5);
+pub(super) const LAST_REPORT: Duration = Duration::from_secs(5);
 
 /// Longest time that a configuration may ask to wait; a clock cannot count to every `Duration`.
-const EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Everything a worker knows.
 pub(super) struct Desk {
@@ -42,7 +43,11 @@ pub(super) struct Desk {
     held: Held,
     samples: SampleCache,
     pace: Pace,
+    /// Shut while this worker trains.
+    gate: DeskSide,
     loaded: Option<Fingerprint>,
+    /// Whether the evaluation thread was asked to give up the loaded model.
+    unloading: bool,
     missing: Vec<Fingerprint>,
     looked: Instant,
     started: Instant,
@@ -56,7 +61,7 @@ pub(super) struct Desk {
 // === impl Desk ===
 
 impl Desk {
-    pub(super) fn new(mut config: WorkerConfig, link: Link, evaluation: Evaluation) -> Self {
+    pub(super) fn new(mut config: WorkerConfig, link: Link, evaluation: Evaluation, gate: DeskSide) -> Self {
         config.grace = config.grace.min(EVER);
         config.connect_timeout = config.connect_timeout.map(|timeout| timeout.min(EVER));
         Self {
@@ -66,7 +71,9 @@ impl Desk {
             evaluation,
             held: Held::default(),
             pace: Pace::default(),
+            gate,
             loaded: None,
+            unloading: false,
             missing: Vec::new(),
             looked: Instant::now(),
             started: Instant::now(),
@@ -91,6 +98,7 @@ impl Desk {
                 biased;
                 () = &mut shutdown, if self.stopping.is_none() => self.stop(),
                 returned = self.calls.next() => self.answered(returned)?,
+                () = self.gate.changed() => self.gate_changed(),
                 notice = self.evaluation.next() => self.noticed(notice.ok_or(WorkerError::EvaluationEnded)?)?,
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -104,6 +112,7 @@ impl Desk {
     fn advance(&mut self) {
         let now = Instant::now();
         self.feed();
+        self.clear_the_way();
         self.stop_overdue(now);
         if self.stopping.is_none() && !self.missing.is_empty() && now >= self.looked + LOOK_AGAIN {
             self.looked = now;
@@ -141,6 +150,7 @@ impl Desk {
             }
             Notice::Models { loaded, missing } => {
                 (self.loaded, self.missing) = (loaded, missing);
+                self.unloading &= self.loaded.is_some();
                 self.looked = Instant::now();
             }
             Notice::Finished { number, outcome, took } => {
@@ -180,6 +190,35 @@ impl Desk {
         if self.failures > 1 {
             self.held.hand_back(usize::MAX, "evaluations fail on this worker");
         }
+    }
+
+    /// A training waits, or is over.
+    fn gate_changed(&mut self) {
+        if self.gate.is_shut() {
+            self.recall_lease();
+            self.hand_back_for_training();
+        }
+    }
+
+    /// Hands back what was not begun.
+    pub(super) fn hand_back_for_training(&mut self) {
+        self.summary.handed_back += self.held.queued().count() as u64;
+        self.held.hand_back(usize::MAX, "the worker is about to train");
+    }
+
+    /// Makes room for a training that waits, and says when there is.
+    fn clear_the_way(&mut self) {
+        let idle = self.gate.is_shut() && self.held.open() == 0;
+        if idle && self.loaded.is_some() && !self.unloading {
+            self.unloading = true;
+            self.evaluation.send(Task::Unload);
+        }
+        self.gate.set_clear(idle && self.loaded.is_none());
+    }
+
+    /// Whether no more units are wanted.
+    pub(super) fn is_leasing_nothing(&self) -> bool {
+        self.stopping.is_some() || self.gate.is_shut()
     }
 
     /// From now on nothing is leased.

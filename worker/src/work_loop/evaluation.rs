@@ -34,6 +34,8 @@ pub(super) enum Task {
     Evaluate(Assignment),
     /// Look again for the models that were not there.
     LookAgain,
+    /// Give up the memory of the loaded model.
+    Unload,
 }
 
 /// A unit with everything its evaluation needs.
@@ -145,6 +147,7 @@ impl Bench {
             match task {
                 Some(Task::Evaluate(assignment)) => waiting.push_back(assignment),
                 Some(Task::LookAgain) => self.look_again(),
+                Some(Task::Unload) => self.unload(),
                 None if waiting.is_empty() => return,
                 None => {
                     let most = waiting.front().map_or(1, |first| self.most_together(first));
@@ -334,7 +337,7 @@ fn caught<T>(evaluate: impl FnOnce() -> T) -> Result<T, UnitFailure> {
 }
 
 /// What a panic said.
-fn message(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

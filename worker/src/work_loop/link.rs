@@ -2,6 +2,7 @@
 
 use super::WorkerError;
 use super::backoff::Backoff;
+use ropewalk_shared::wire::pb::training_client::TrainingClient;
 use ropewalk_shared::wire::pb::work_client::WorkClient;
 use ropewalk_shared::work::Registration;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -16,7 +17,7 @@ const MAX_MESSAGE_BYTES: usize = 80 << 20;
 #[derive(Debug)]
 pub(super) struct Link {
     url: String,
-    client: WorkClient<Channel>,
+    channel: Channel,
     /// As whom; absent before the first registration and after having been forgotten.
     registration: Option<Registration>,
     /// Counts registrations, so that answers meant for an earlier one can be told apart.
@@ -68,12 +69,9 @@ impl Link {
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
             .connect_lazy();
-        let client = WorkClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         Ok(Self {
             url: full,
-            client,
+            channel,
             registration: None,
             session: 0,
             retry_at: None,
@@ -86,8 +84,18 @@ impl Link {
         &self.url
     }
 
+    /// Calls about units.
     pub(super) fn client(&self) -> WorkClient<Channel> {
-        self.client.clone()
+        WorkClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Calls about trainings.
+    pub(super) fn trainings(&self) -> TrainingClient<Channel> {
+        TrainingClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(super) fn registration(&self) -> Option<&Registration> {

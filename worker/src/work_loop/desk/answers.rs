@@ -100,6 +100,8 @@ impl Desk {
         if self.stopping.is_some() {
             self.summary.handed_back += self.held.queued().count() as u64;
             self.held.hand_back_waiting();
+        } else if self.gate.is_shut() {
+            self.hand_back_for_training();
         }
     }
 

@@ -208,7 +208,7 @@ impl Desk {
         let mut request = match self.calls.lease.take() {
             Some(unanswered) => unanswered.request,
             None => {
-                if self.stopping.is_some() || self.calls.lease_at.is_some_and(|at| now < at) {
+                if self.is_leasing_nothing() || self.calls.lease_at.is_some_and(|at| now < at) {
                     return;
                 }
                 let max_units = self.pace.wanted(self.held.open(), self.held.running_for(now)) as u32;
@@ -226,7 +226,7 @@ impl Desk {
                 }
             }
         };
-        if self.stopping.is_some() {
+        if self.is_leasing_nothing() {
             request.wait = Duration::ZERO;
         }
         let (mut client, message) = (self.link.client(), pb::LeaseRequest::from(&request));
