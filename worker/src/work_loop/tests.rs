@@ -1,6 +1,7 @@
 //! A worker and a coordinator that misbehaves.
 
 mod fake;
+mod training;
 
 use super::*;
 use crate::cancel::CancelFlag;

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Code, Request, Response, Status};
 
 /// What the fake knows and what it was told to do.
@@ -53,9 +55,14 @@ impl Fake {
 
     /// Serves at the address; port 0 takes a free one.
     pub(super) async fn serve(&self, address: &str) -> Served {
+        self.serve_with(address, |server| server).await
+    }
+
+    /// Serves at the address, and more services with it.
+    pub(super) async fn serve_with(&self, address: &str, more: impl FnOnce(Router) -> Router) -> Served {
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = tonic::transport::Server::builder().add_service(WorkServer::new(self.clone()));
+        let router = more(Server::builder().add_service(WorkServer::new(self.clone())));
         let server =
             tokio::spawn(async move { router.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap() });
         Served { address, server }

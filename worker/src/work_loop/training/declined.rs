@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 
 /// For a training that is not for this worker: model, folder or memory may still come.
 const NOT_FOR_US: Duration = Duration::from_secs(600);
-/// For one that failed here: others come first.
-const FAILED: Duration = Duration::from_secs(60);
-/// For one that another process is at.
-const BUSY: Duration = Duration::from_secs(10);
+/// For one that failed here, or that another process is at: others come first.
+const FAILED: Duration = Duration::from_secs(10);
 
 /// Jobs, each until when it is declined.
 #[derive(Debug, Default)]
@@ -23,8 +21,7 @@ impl Declined {
     pub(super) fn failed(&mut self, job: JobId, kind: TrainingFailureKind, now: Instant) {
         let pause = match kind {
             TrainingFailureKind::NotHere | TrainingFailureKind::TooLarge => NOT_FOR_US,
-            TrainingFailureKind::Busy => BUSY,
-            TrainingFailureKind::Training => FAILED,
+            TrainingFailureKind::Busy | TrainingFailureKind::Training => FAILED,
             // Nobody leases it again, or it is this worker that stops.
             TrainingFailureKind::Diverged | TrainingFailureKind::Invalid | TrainingFailureKind::HandedBack => return,
         };
@@ -60,8 +57,8 @@ mod tests {
         declined.failed(job("busy"), TrainingFailureKind::Busy, now);
         declined.failed(job("back"), TrainingFailureKind::HandedBack, now);
         assert_eq!(declined.jobs(now), [job("busy"), job("missing")]);
-        assert_eq!(declined.next_end(), Some(now + BUSY));
-        assert_eq!(declined.jobs(now + BUSY), [job("missing")]);
+        assert_eq!(declined.next_end(), Some(now + FAILED));
+        assert_eq!(declined.jobs(now + FAILED), [job("missing")]);
         assert!(declined.jobs(now + NOT_FOR_US).is_empty());
     }
 }
