@@ -240,7 +240,12 @@ async fn what_cannot_be_trained_here_is_said_and_not_asked_for_again() {
     let jobs = [
         (Kind::NotHere, "another file", change(&|job| job.sequences = SequencesId([1; 32]))),
         (Kind::NotHere, "--train-root", change(&|job| job.place.stage = "other".into())),
-        (Kind::NotHere, "\"big\"", change(&|job| job.model.name = "big".into())),
+        (
+            Kind::NotHere,
+            "\"big\"",
+            // Under another name alone it would be found by its fingerprint.
+            change(&|job| (job.model.name, job.model.fingerprint) = ("big".into(), [8; 32].into())),
+        ),
         (Kind::NotHere, "fingerprint", change(&|job| job.model.fingerprint = [7; 32].into())),
         (Kind::Invalid, "folder", change(&|job| job.place.folder = "..".into())),
         (Kind::Invalid, "factors", change(&|job| job.settings.rescale = Rescale::identity(3))),
