@@ -11,3 +11,5 @@ mod jobs;
 mod leasing;
 #[path = "service_loopback/support.rs"]
 mod support;
+#[path = "service_loopback/trainings.rs"]
+mod trainings;

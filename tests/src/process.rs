@@ -205,9 +205,21 @@ impl Worker {
     /// # Errors
     /// When it does not start.
     pub fn start(folder: &Path, url: &str, name: &str, model_root: &Path) -> Result<Self> {
+        Self::start_with(folder, url, name, model_root, &[])
+    }
+
+    /// Starts one that also takes trainings, of plans below `train_root`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_training(folder: &Path, url: &str, name: &str, model_root: &Path, train_root: &Path) -> Result<Self> {
+        Self::start_with(folder, url, name, model_root, &["--train-root", &train_root.to_string_lossy()])
+    }
+
+    fn start_with(folder: &Path, url: &str, name: &str, model_root: &Path, more: &[&str]) -> Result<Self> {
         let root = model_root.to_string_lossy();
         let arguments = ["--coordinator", url, "--name", name, "--model-root", &root, "--threads", "1"];
-        let arguments = arguments.map(str::to_owned).to_vec();
+        let arguments: Vec<String> = arguments.iter().chain(more).map(|&argument| argument.to_owned()).collect();
         let process = Process::start(&binaries::worker()?, &arguments, folder)?.0;
         Ok(Self { process, arguments, folder: folder.to_owned() })
     }

@@ -167,6 +167,50 @@ fn an_interrupted_plan_says_how_it_goes_on() -> Result<()> {
 }
 
 #[test]
+fn a_whole_plan_runs_on_workers_that_are_killed() -> Result<()> {
+    let folder = TempDir::new()?;
+    let plan = SmallPlan::new(folder.path(), TRAIN)?;
+    let calm = folder.path().join("calm");
+    plan.run(&calm, &[])?.done()?;
+
+    let out = folder.path().join("out");
+    std::fs::create_dir_all(out.join("models"))?;
+    let mut coordinator = Coordinator::start(folder.path())?;
+    let url = coordinator.url.clone();
+    // One shares the folder of plans, the other this plan's folder.
+    let mut workers = [
+        Worker::start_training(folder.path(), &url, "one", &out.join("models"), folder.path())?,
+        Worker::start_training(folder.path(), &url, "two", &out.join("models"), &out)?,
+    ];
+    for (round, stage) in ["first", "tune", "tune", "tune", "second"].into_iter().enumerate() {
+        let mut running = plan.start(&out, &["--coordinator", &url])?;
+        running.wait_for(&out, stage)?;
+        std::thread::sleep(Duration::from_millis(100 + 250 * round as u64));
+        // In the training either the workers or the coordinator with them.
+        if round != 2 {
+            coordinator.kill()?;
+        }
+        workers.iter_mut().try_for_each(Worker::kill)?;
+        let _ = running.kill();
+        workers.iter_mut().try_for_each(Worker::restart)?;
+        if round != 2 {
+            coordinator.restart()?;
+        }
+    }
+    plan.run(&out, &["--coordinator", &url])?.done()?;
+    let jobs = ropewalk(["jobs", "--coordinator", &url, "--json"])?.done()?;
+    let jobs: Vec<Value> = jobs.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let training = jobs.iter().find(|job| !job["training"].is_null()).context("no training was a job")?;
+    assert_eq!((&training["state"], &training["training"]["steps_done"]), (&"done".into(), &12.into()), "{training:#}");
+    let curve = |out: &Path| std::fs::read_to_string(out.join("stages/tune/loss.csv"));
+    assert_eq!(curve(&calm)?, curve(&out)?, "every step is told once, and is the same");
+    let (calm, remote) = (made(&calm)?, made(&out)?);
+    assert_eq!(calm.keys().collect::<Vec<_>>(), remote.keys().collect::<Vec<_>>());
+    assert!(calm == remote);
+    Ok(())
+}
+
+#[test]
 fn searches_run_on_a_coordinator_that_is_killed() -> Result<()> {
     let folder = TempDir::new()?;
     let plan = SmallPlan::new(folder.path(), COPY)?;

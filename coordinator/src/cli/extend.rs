@@ -3,7 +3,7 @@
 //! The folder `--out` is the plan's whole state. Every stage has a folder in it, and a `result.json` that is written last and
 //! whole, with the identity of everything that determined it. So the command is its own resumption: killed at any moment and
 //! typed again, it passes over what is done and goes on inside the stage it died in, whose search has its store, whose
-//! training its checkpoints and whose evaluation its measurements. No service has to know of plans; the searches are jobs
+//! training its checkpoints and whose evaluation its measurements. No service has to know of plans; searches and trainings are jobs
 //! like any other, of a coordinator in this process or of one that outlives it.
 
 mod command;
