@@ -7,7 +7,7 @@ use ropewalk_tests::process::{Coordinator, Worker};
 use ropewalk_tests::{documents, models};
 use serde_json::Value;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Trains by a program: it hands on the model, one weight file changed where nothing but a loss can notice.
@@ -166,10 +166,25 @@ fn an_interrupted_plan_says_how_it_goes_on() -> Result<()> {
     Ok(())
 }
 
+/// Waits until the coordinator knows so many steps of a training.
+fn wait_for_steps(url: &str, steps: u64) -> Result<()> {
+    let start = Instant::now();
+    while steps > 0 {
+        let jobs = ropewalk(["jobs", "--coordinator", url, "--json"])?.done()?;
+        let jobs: Vec<Value> = jobs.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        if jobs.iter().any(|job| job["training"]["steps_done"].as_u64() >= Some(steps)) {
+            break;
+        }
+        anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "the training does not get there: {jobs:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_whole_plan_runs_on_workers_that_are_killed() -> Result<()> {
     let folder = TempDir::new()?;
-    let plan = SmallPlan::new(folder.path(), TRAIN)?;
+    let plan = SmallPlan::new(folder.path(), &TRAIN.replace("steps = 12", "steps = 200"))?;
     let calm = folder.path().join("calm");
     plan.run(&calm, &[])?.done()?;
 
@@ -182,18 +197,20 @@ fn a_whole_plan_runs_on_workers_that_are_killed() -> Result<()> {
         Worker::start_training(folder.path(), &url, "one", &out.join("models"), folder.path())?,
         Worker::start_training(folder.path(), &url, "two", &out.join("models"), &out)?,
     ];
-    for (round, stage) in ["first", "tune", "tune", "tune", "second"].into_iter().enumerate() {
+    for (stage, steps) in [("first", 0), ("tune", 30), ("tune", 70), ("tune", 110), ("second", 0), ("recover", 0)] {
         let mut running = plan.start(&out, &["--coordinator", &url])?;
         running.wait_for(&out, stage)?;
-        std::thread::sleep(Duration::from_millis(100 + 250 * round as u64));
-        // In the training either the workers or the coordinator with them.
-        if round != 2 {
+        wait_for_steps(&url, steps)?;
+        // In the training once the workers alone, and once the coordinator alone.
+        if steps != 30 {
             coordinator.kill()?;
         }
-        workers.iter_mut().try_for_each(Worker::kill)?;
+        if steps != 110 {
+            workers.iter_mut().try_for_each(Worker::kill)?;
+            workers.iter_mut().try_for_each(Worker::restart)?;
+        }
         let _ = running.kill();
-        workers.iter_mut().try_for_each(Worker::restart)?;
-        if round != 2 {
+        if steps != 30 {
             coordinator.restart()?;
         }
     }
@@ -201,7 +218,14 @@ fn a_whole_plan_runs_on_workers_that_are_killed() -> Result<()> {
     let jobs = ropewalk(["jobs", "--coordinator", &url, "--json"])?.done()?;
     let jobs: Vec<Value> = jobs.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let training = jobs.iter().find(|job| !job["training"].is_null()).context("no training was a job")?;
-    assert_eq!((&training["state"], &training["training"]["steps_done"]), (&"done".into(), &12.into()), "{training:#}");
+    assert_eq!(
+        (&training["state"], &training["training"]["steps_done"]),
+        (&"done".into(), &200.into()),
+        "{training:#}"
+    );
+    let id = training["job_id"].as_str().context("no id")?;
+    let events = ropewalk(["watch", id, "--coordinator", &url, "--json"])?.done()?;
+    assert!(events.stdout.matches("training-leased").count() > 2, "nobody was killed in the training: {events}");
     let curve = |out: &Path| std::fs::read_to_string(out.join("stages/tune/loss.csv"));
     assert_eq!(curve(&calm)?, curve(&out)?, "every step is told once, and is the same");
     let (calm, remote) = (made(&calm)?, made(&out)?);
