@@ -52,6 +52,8 @@ impl Runner<'_> {
             repetition: self.out.times_set_aside(&stage.name),
         };
         let told = patiently(async || self.attempt_training(url, &job).await).await?;
+        // Large, and of no further use. One that stays does no harm.
+        let _ = std::fs::remove_file(job.place.sequences(self.out.root()));
         // The coordinator only knows what a worker said; what lies here decides.
         let checked = same_architecture(place, &self.inputs.folder);
         let (_, fingerprint) = checked.map_err(|failure| {
