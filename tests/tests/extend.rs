@@ -169,12 +169,11 @@ fn an_interrupted_plan_says_how_it_goes_on() -> Result<()> {
 /// Waits until the coordinator knows so many steps of a training.
 fn wait_for_steps(url: &str, steps: u64) -> Result<()> {
     let start = Instant::now();
-    while steps > 0 {
+    let mut waits = steps > 0;
+    while waits {
         let jobs = ropewalk(["jobs", "--coordinator", url, "--json"])?.done()?;
         let jobs: Vec<Value> = jobs.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-        if jobs.iter().any(|job| job["training"]["steps_done"].as_u64() >= Some(steps)) {
-            break;
-        }
+        waits = !jobs.iter().any(|job| job["training"]["steps_done"].as_u64() >= Some(steps));
         anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "the training does not get there: {jobs:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
