@@ -29,7 +29,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between attempts of a worker on which every evaluation fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Once no evaluation runs: the time for its report, and for handing back what is on its way here.
-pub(super) const LAST_REPORT: Duration = Duration::from_secs(5);
+pub(super) const LAST_REPORT: Duration = Duration::from_secs(15);
 
 /// Longest time that a configuration may ask to wait; a clock cannot count to every `Duration`.
 pub(super) const EVER: Duration = Duration::from_secs(365 * 24 * 3600);
