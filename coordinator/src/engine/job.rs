@@ -8,7 +8,7 @@ use super::stage::Stage;
 use super::time::{Now, utc};
 use crate::search::{Ask, Race, Strategy, ropewalk, strategy::begin};
 use crate::store::{Batch, Ended, GenerationRecord, JobRecord, Stage as StoredStage, Store, StoreError};
-use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::grid::Grid;
 use ropewalk_shared::job::{JobId, JobSpec, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
@@ -220,9 +220,7 @@ impl ActiveJob {
 
     /// Notes an event; it becomes visible when the batch is flushed.
     pub fn event(&mut self, batch: &mut Batch, now: Now, what: JobEvent) {
-        self.record.last_sequence += 1;
-        let event = Event { sequence: self.record.last_sequence, time_ms: now.unix_ms, what };
-        batch.event(&self.id, &event);
+        batch.event(&self.id, &self.record.next_event(now.unix_ms, what));
         self.is_dirty = true;
     }
 
@@ -250,14 +248,12 @@ impl ActiveJob {
     }
 
     pub fn state(&self) -> JobState {
-        match (&self.record.ended, self.record.paused, self.record.stage) {
-            (Some(Ended::Done), ..) => JobState::Done,
-            (Some(Ended::Cancelled), ..) => JobState::Cancelled,
-            (Some(Ended::Failed(_)), ..) => JobState::Failed,
-            (None, true, _) => JobState::Paused,
-            (None, false, StoredStage::Search) => JobState::Running,
-            (None, false, StoredStage::Report) => JobState::Reporting,
-        }
+        let going_on = match (self.record.paused, self.record.stage) {
+            (true, _) => JobState::Paused,
+            (false, StoredStage::Search) => JobState::Running,
+            (false, StoredStage::Report) => JobState::Reporting,
+        };
+        self.record.ended_state().unwrap_or(going_on)
     }
 
     /// How it stands.

@@ -6,7 +6,7 @@
 use super::error::EngineError;
 use super::time::{Now, utc};
 use crate::store::{Batch, Ended, Holder, JobRecord, Store, StoreError, TrainingRecord};
-use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::status::{JobState, JobStatus};
 use ropewalk_shared::training::{StepRecord, TrainingJob, TrainingProgress, TrainingUnit};
@@ -86,9 +86,7 @@ impl ActiveTraining {
 
     /// Notes an event; it becomes visible when the batch is flushed.
     pub fn event(&mut self, batch: &mut Batch, now: Now, what: JobEvent) {
-        self.record.last_sequence += 1;
-        let event = Event { sequence: self.record.last_sequence, time_ms: now.unix_ms, what };
-        batch.event(&self.id, &event);
+        batch.event(&self.id, &self.record.next_event(now.unix_ms, what));
         self.is_dirty = true;
     }
 
@@ -172,13 +170,8 @@ impl ActiveTraining {
     }
 
     pub fn state(&self) -> JobState {
-        match (&self.record.ended, self.record.paused) {
-            (Some(Ended::Done), _) => JobState::Done,
-            (Some(Ended::Cancelled), _) => JobState::Cancelled,
-            (Some(Ended::Failed(_)), _) => JobState::Failed,
-            (None, true) => JobState::Paused,
-            (None, false) => JobState::Running,
-        }
+        let going_on = if self.record.paused { JobState::Paused } else { JobState::Running };
+        self.record.ended_state().unwrap_or(going_on)
     }
 
     pub fn status(&self, now: Now) -> JobStatus {

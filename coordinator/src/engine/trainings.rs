@@ -121,11 +121,12 @@ impl Core {
         let returned = JobEvent::TrainingReturned { worker, failure: Some(kind), reason: failure.reason.clone() };
         training.event(&mut self.desk.batch, now, returned);
         let pause = match kind {
-            TrainingFailureKind::HandedBack | TrainingFailureKind::NotHere | TrainingFailureKind::TooLarge => {
-                Duration::ZERO
-            }
             TrainingFailureKind::Busy | TrainingFailureKind::Training => PAUSE,
-            TrainingFailureKind::Diverged | TrainingFailureKind::Invalid => Duration::ZERO,
+            TrainingFailureKind::HandedBack
+            | TrainingFailureKind::NotHere
+            | TrainingFailureKind::TooLarge
+            | TrainingFailureKind::Diverged
+            | TrainingFailureKind::Invalid => Duration::ZERO,
         };
         training.release(now.since_start + pause, now);
         if kind != TrainingFailureKind::HandedBack {

@@ -2,7 +2,8 @@
 
 use crate::search::{GenerationSummary, Score};
 use ropewalk_shared::candidate::Candidate;
-use ropewalk_shared::status::JobStatus;
+use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::status::{JobState, JobStatus};
 use serde::{Deserialize, Serialize};
 
 /// Where a job stands, beside its specification and its search.
@@ -100,6 +101,21 @@ pub struct ClosedGeneration {
 // === impl JobRecord ===
 
 impl JobRecord {
+    /// The next event of the job.
+    pub fn next_event(&mut self, time_ms: u64, what: JobEvent) -> Event {
+        self.last_sequence += 1;
+        Event { sequence: self.last_sequence, time_ms, what }
+    }
+
+    /// How the job stands, where it is over.
+    pub fn ended_state(&self) -> Option<JobState> {
+        self.ended.as_ref().map(|ended| match ended {
+            Ended::Done => JobState::Done,
+            Ended::Cancelled => JobState::Cancelled,
+            Ended::Failed(_) => JobState::Failed,
+        })
+    }
+
     /// Whether the job is a training, and no search.
     pub fn is_training(&self) -> bool {
         self.training.is_some()

@@ -147,9 +147,4 @@ impl TrainingFailureKind {
     pub fn is_final(self) -> bool {
         matches!(self, Self::Diverged | Self::Invalid)
     }
-
-    /// Whether this worker need not be asked again.
-    pub fn is_of_the_worker(self) -> bool {
-        matches!(self, Self::NotHere | Self::TooLarge)
-    }
 }

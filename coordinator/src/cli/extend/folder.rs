@@ -166,8 +166,11 @@ impl PlanFolder {
             return Ok(None);
         }
         let aside = self.root.join("set-aside");
-        let free = (1..=MAX_SET_ASIDE).map(|number| aside.join(format!("{name}-{number}"))).find(|path| !path.exists());
-        let to = free.ok_or_else(|| Failure::work_message(format!("{} is full; empty it", aside.display())))?;
+        let before = self.times_set_aside(name);
+        if before == MAX_SET_ASIDE {
+            return Err(Failure::work_message(format!("{} is full; empty it", aside.display())));
+        }
+        let to = aside.join(format!("{name}-{}", before + 1));
         let moved = || -> std::io::Result<()> {
             fs::create_dir_all(&to)?;
             // The result first: without it the stage is not done, whatever else is still there.
