@@ -166,13 +166,18 @@ fn an_interrupted_plan_says_how_it_goes_on() -> Result<()> {
     Ok(())
 }
 
+/// What a coordinator lists.
+fn jobs(url: &str) -> Result<Vec<Value>> {
+    let listed = ropewalk(["jobs", "--coordinator", url, "--json"])?.done()?;
+    Ok(listed.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
 /// Waits until the coordinator knows so many steps of a training.
 fn wait_for_steps(url: &str, steps: u64) -> Result<()> {
     let start = Instant::now();
     let mut waits = steps > 0;
     while waits {
-        let jobs = ropewalk(["jobs", "--coordinator", url, "--json"])?.done()?;
-        let jobs: Vec<Value> = jobs.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let jobs = jobs(url)?;
         waits = !jobs.iter().any(|job| job["training"]["steps_done"].as_u64() >= Some(steps));
         anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "the training does not get there: {jobs:?}");
         std::thread::sleep(Duration::from_millis(20));
@@ -214,8 +219,7 @@ fn a_whole_plan_runs_on_workers_that_are_killed() -> Result<()> {
         }
     }
     plan.run(&out, &["--coordinator", &url])?.done()?;
-    let jobs = ropewalk(["jobs", "--coordinator", &url, "--json"])?.done()?;
-    let jobs: Vec<Value> = jobs.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let jobs = jobs(&url)?;
     let training = jobs.iter().find(|job| !job["training"].is_null()).context("no training was a job")?;
     assert_eq!(
         (&training["state"], &training["training"]["steps_done"]),
