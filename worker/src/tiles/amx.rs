@@ -26,8 +26,7 @@ impl Amx {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod native {
-    use super::super::packed::{Packed, Rows};
-    use super::super::{BLOCK, DEPTH, MAX_TERMS, Unit};
+    use super::super::{MAX_TERMS, Unit, is_right};
     use super::{Amx, Session, Target, Term};
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
@@ -68,7 +67,7 @@ mod native {
                     return None;
                 }
                 let amx = Self(());
-                let right = amx.computes_what_it_should();
+                let right = is_right(Unit::Amx(amx));
                 if !right {
                     tracing::warn!("AMX does not compute what it should on this machine, and is not used");
                 }
@@ -162,26 +161,6 @@ mod native {
                     options(nostack),
                 );
             }
-        }
-
-        /// Computes a block with terms, steps and strides like those of real work, and compares.
-        fn computes_what_it_should(self) -> bool {
-            let (inputs, number) = (3 * DEPTH, |i: usize| ((i * 7919 % 1013) as f32 - 506.0) / 506.0);
-            let numbers = |seed: usize| (0..BLOCK * inputs).map(|i| number(i + seed)).collect::<Vec<_>>();
-            let (a, b) = (numbers(1), numbers(5));
-            let (mut rows, packed) = (Rows::default(), Packed::of_rows(&b, inputs, 2));
-            rows.clear(2, BLOCK, packed.steps());
-            a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
-            let stride = BLOCK + 5;
-            let [got, want] = [Unit::Amx(self), Unit::Emulated].map(|unit| {
-                let mut data = vec![f32::NAN; BLOCK * stride];
-                let mut target = Target { data: &mut data, stride };
-                let right = (&packed, [0, 1], 0);
-                unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
-                data
-            });
-            let near = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());
-            got.iter().zip(&want).all(near)
         }
     }
 

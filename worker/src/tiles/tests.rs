@@ -2,9 +2,9 @@ use super::packed::{Packed, Rows};
 use super::*;
 use proptest::prelude::*;
 
-/// The emulation, and the machine's own unit where it has one.
+/// The emulation, and what the machine itself has.
 pub(crate) fn units() -> Vec<Unit> {
-    [Some(Unit::Emulated), Unit::native()].into_iter().flatten().collect()
+    std::iter::once(Unit::Emulated).chain(Unit::all_native().into_iter().flatten()).collect()
 }
 
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
