@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::{
     CUtensorMapL2promotion, CUtensorMapSwizzle, cuTensorMapEncodeTiled,
 };
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaView, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _,
+    CudaView, DevicePtr as _, DeviceRepr, DeviceSlice as _, LaunchConfig, PushKernelArg as _,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};

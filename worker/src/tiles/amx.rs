@@ -101,20 +101,32 @@ mod native {
             assert!((1..=MAX_TERMS).contains(&terms.len()) && steps > 0, "terms of a block");
             all.iter_mut().zip(terms).for_each(|(to, term)| *to = pointers(term));
             // SAFETY: reads, for each of the terms, 32 rows of `steps * 64` bytes of A and twice `steps` KiB of B, and
-            // writes 32 rows of 128 bytes of C: `Session::block` has checked that the slices hold as much. The tile
+            // writes 32 rows of 128 bytes of C, or adds to them: `Session::block` has checked that the slices hold as much. The tile
             // registers are configured for whole tiles (`Unit::session`), and everything the code overwrites is declared.
             unsafe {
                 asm!(
+                    // The lower 16 rows of C.
+                    "mov {lower}, {out}",
+                    "shl {lower}, 4",
+                    "add {lower}, {c}",
+                    "test {step}, {step}",
+                    "jnz 4f",
                     "tilezero tmm0",
                     "tilezero tmm1",
                     "tilezero tmm2",
                     "tilezero tmm3",
+                    "jmp 2f",
+                    "4:",
+                    "tileloadd tmm0, [{c} + {out}*1]",
+                    "tileloadd tmm1, [{c} + {out}*1 + 64]",
+                    "tileloadd tmm2, [{lower} + {out}*1]",
+                    "tileloadd tmm3, [{lower} + {out}*1 + 64]",
                     "2:",
                     "mov {upper}, [{terms}]",
                     "mov {left}, [{terms} + 8]",
                     "mov {right}, [{terms} + 16]",
                     "mov {stride}, [{terms} + 24]",
-                    // The lower 16 rows.
+                    // The lower 16 rows of A.
                     "mov {lower}, {stride}",
                     "shl {lower}, 4",
                     "add {lower}, {upper}",
@@ -155,7 +167,7 @@ mod native {
                     left = out(reg) _,
                     right = out(reg) _,
                     stride = out(reg) _,
-                    step = out(reg) _,
+                    step = inout(reg) usize::from(target.add) => _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),

@@ -22,7 +22,8 @@ mod native {
     use super::super::{BLOCK, DEPTH, STRIP, Unit, is_right};
     use super::{Dot, Target, Term};
     use std::arch::x86_64::{
-        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+        _mm512_storeu_ps,
     };
     use std::sync::OnceLock;
 
@@ -65,6 +66,15 @@ mod native {
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn rows(first: usize, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        if target.add {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let from = &target.data[(first + row) * target.stride..][..BLOCK];
+                for (sum, from) in sums.iter_mut().zip(from.chunks_exact(STRIP)) {
+                    // SAFETY: a strip has 16 numbers.
+                    *sum = unsafe { _mm512_loadu_ps(from.as_ptr()) };
+                }
+            }
+        }
         for term in terms {
             let a = term.a[first * term.stride..].as_ptr();
             let strips = term.b.map(|strip| strip.as_ptr());

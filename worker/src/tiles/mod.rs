@@ -11,6 +11,7 @@
 //! [`Unit`] is what computes them: AMX, or AVX-512's dot products, where the machine has them, or an emulation in plain code that
 //! tests use everywhere.
 
+pub(crate) mod aligned;
 mod amx;
 mod dot;
 mod emulated;
@@ -54,6 +55,8 @@ pub(crate) struct Term<'a> {
 pub(crate) struct Target<'a> {
     pub data: &'a mut [f32],
     pub stride: usize,
+    /// Whether products are added to what is there.
+    pub add: bool,
 }
 
 // === impl Unit ===
@@ -97,7 +100,7 @@ impl Unit {
 pub(crate) struct Session(Unit);
 
 impl Session {
-    /// Writes the product of [`BLOCK`] rows from `row` on and the strips with these numbers, of so many steps from `step` on,
+    /// Writes, or adds, the product of [`BLOCK`] rows from `row` on and the strips with these numbers, of so many steps from `step` on,
     /// to `target`: of all pairs of parts that matter.
     ///
     /// # Panics
@@ -120,7 +123,7 @@ impl Session {
         self.block(&terms[..pairs.len()], steps, target);
     }
 
-    /// Writes the sum of the `terms`, each of `steps` steps, to `target`.
+    /// Writes the sum of the `terms`, each of `steps` steps, to `target`, or adds it.
     ///
     /// # Panics
     /// When a slice is too short for that.
@@ -160,7 +163,7 @@ fn is_right(unit: Unit) -> bool {
     let stride = BLOCK + 5;
     let [got, want] = [unit, Unit::Emulated].map(|unit| {
         let mut data = vec![f32::NAN; BLOCK * stride];
-        let mut target = Target { data: &mut data, stride };
+        let mut target = Target { data: &mut data, stride, add: false };
         let right = (&packed, [0, 1], 0);
         unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
         data
