@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles the GPU kernels with NVIDIA's own compiler, which needs no GPU.
 
-  nvrtc.py LIBRARY SOURCE ARCHITECTURE…      for example nvrtc.py …/libnvrtc.so.13 worker/src/cuda/kernels/all.cu sm_80
+  nvrtc.py LIBRARY SOURCE [-DNAME=TEXT…] ARCHITECTURE…      for example nvrtc.py …/libnvrtc.so.13 worker/src/cuda/kernels/all.cu sm_80
 
 LIBRARY is NVRTC's. To PTX for the architecture that a worker compiles for (the compiler's default), and to machine code for
 those named. Warnings count as errors.
@@ -41,11 +41,12 @@ def main():
     nvrtc = ctypes.CDLL(library)
     version = ctypes.c_int(), ctypes.c_int()
     nvrtc.nvrtcVersion(ctypes.byref(version[0]), ctypes.byref(version[1]))
-    ptx = compiled(nvrtc, source, []).decode()
+    definitions = [a for a in sys.argv[3:] if a.startswith("-D")]
+    ptx = compiled(nvrtc, source, definitions).decode()
     names = sorted(line.split()[2].rstrip("(") for line in ptx.splitlines() if line.startswith(".visible .entry"))
     print(f"NVRTC {version[0].value}.{version[1].value}: {len(names)} kernels: {' '.join(names)}")
-    for architecture in sys.argv[3:]:
-        code = compiled(nvrtc, source, [f"--gpu-architecture={architecture}"])
+    for architecture in (a for a in sys.argv[3:] if a not in definitions):
+        code = compiled(nvrtc, source, [*definitions, f"--gpu-architecture={architecture}"])
         missing = [name for name in names if name.encode() not in code]
         if missing or not names:
             sys.exit(f"{architecture}: no code for {missing or 'any kernel'}")

@@ -20,12 +20,15 @@ LAB = HERE.parent.parent / "coordinator/assets/lab-model"
 # Nats per token, the mean of a document. Half precision keeps activations, keys and values in the format too.
 TOLERANCE = dict(f32=1e-4, bf16=5e-3, f16=2e-3)
 WINDOW = 96
+# Sets of factors to evaluate: with two the first pass loads kernels, and the second is timed.
+ONE_PASS, TWO_PASSES = "none", "none,pi"
 # Dense TFLOP/s in half precision as their maker states them, by a part of the name that nvidia-smi shows.
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165, "A10": 125}
 
 
 def lengths(text):
-    return [int(n[:-1]) * 1024 if n.lower().endswith("k") else int(n) for n in text.split(",")]
+    units = {"k": 1 << 10, "m": 1 << 20}
+    return [int(n[:-1]) * units[n[-1].lower()] if n[-1].lower() in units else int(n) for n in text.split(",")]
 
 
 def smi(field, device):
@@ -95,20 +98,29 @@ def check_losses(a, folder, tokens):
     return rows, right
 
 
-def time_it(a, folder, tokens, config, peak):
+def planned(a, model, length, dtype):
+    """MiB of the device that `ropewalk plan` says an evaluation takes."""
+    command = [a.binary, "plan", "--json", "--model", model, "--target-length", str(length), "--samples", "1", "--dtype", dtype,
+               "--device", "cpu" if a.device == "cpu" else "cuda"]
+    memory = json.loads(subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout)["memory_gib"]
+    return 1024 * sum(memory[part] for part in ("weights", "hidden_states", "keys_values", "buffers"))
+
+
+def time_it(a, model, tokens, config, peak, lengths, factors):
     rows, dtype = [], a.timing_dtype or ("f32" if a.device == "cpu" else "bf16")
-    print(f"\n{dtype}: {'tokens':>9} {'seconds':>9} {'tokens/s':>10} {'TFLOP/s':>8} {'of peak':>8} {'MiB':>7} {'PyTorch s':>10} {'MiB':>7} {'ratio':>6}")
-    for length in a.timing_lengths:
+    print(f"\n{dtype}: {'tokens':>9} {'seconds':>9} {'tokens/s':>10} {'TFLOP/s':>8} {'of peak':>8} {'MiB':>7} {'planned':>7} {'PyTorch s':>10} "
+          f"{'MiB':>7} {'ratio':>6}")
+    for length in lengths:
         with Memory(a.device) as memory:
-            # Two sets of factors: the first pass loads kernels, the second is timed.
-            report = evaluate(a, folder / "timing", tokens[config["vocab_size"]], length, a.device, dtype, "none,pi")
+            report = evaluate(a, model, tokens[config["vocab_size"]], length, a.device, dtype, factors)
         result = report["results"][-1]
         rate = models.operations(config, length) / result["seconds"] / 1e12
         used = memory.peak if memory.peak is not None else result.get("peak_rss_mib")
         row = dict(tokens=length, dtype=dtype, seconds=result["seconds"], tokens_per_second=length / result["seconds"], tflops=rate,
-                   share_of_peak=rate / peak if peak else None, memory_mib=used, kernels=report.get("kernels"))
-        if a.peer_python:
-            command = [a.peer_python, HERE / "peer.py", folder / "timing", tokens[config["vocab_size"]], str(length), dtype, a.device]
+                   share_of_peak=rate / peak if peak else None, memory_mib=used, planned_mib=planned(a, model, length, dtype),
+                   kernels=report.get("kernels"))
+        if a.peer_python and factors != ONE_PASS:
+            command = [a.peer_python, HERE / "peer.py", model, tokens[config["vocab_size"]], str(length), dtype, a.device]
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
             if done.returncode == 0:
                 row["peer"] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -117,7 +129,7 @@ def time_it(a, folder, tokens, config, peak):
         peer = row.get("peer", {})
         cell = lambda x, form: format(x, form) if x is not None else "-"
         print(f"{'':>{len(dtype) + 1}} {length:>9} {row['seconds']:>9.3f} {row['tokens_per_second']:>10.0f} {rate:>8.2f} {cell(row['share_of_peak'], '.1%'):>8} "
-              f"{cell(used, '.0f'):>7} {cell(peer.get('seconds'), '.3f'):>10} {cell(peer.get('memory_mib'), '.0f'):>7} "
+              f"{cell(used, '.0f'):>7} {row['planned_mib']:>7.0f} {cell(peer.get('seconds'), '.3f'):>10} {cell(peer.get('memory_mib'), '.0f'):>7} "
               f"{cell(peer and peer['seconds'] / row['seconds'] or None, '.2f'):>6}", flush=True)
         if "peer_error" in row:
             print(f"     PyTorch: {row['peer_error']}")
@@ -133,6 +145,8 @@ def main():
     p.add_argument("--timing-lengths", type=lengths, help="default 4k,16k,64k on a GPU, 1k on the CPU")
     p.add_argument("--timing-dtype", choices=["f32", "bf16", "f16"], help="default bf16 on a GPU, f32 on the CPU")
     p.add_argument("--timing-model", choices=["small", "large"], help="default large on a GPU: 4 layers of the width of a 7B model")
+    p.add_argument("--reach", type=lengths, default=[], metavar="TOKENS",
+                   help="and one pass of two layers of LLaMA2-7B of this length, for its memory: 2m takes two minutes and 65 GB")
     p.add_argument("--quick", action="store_true", help="one length for losses, one for times")
     p.add_argument("--no-timing", action="store_true", help="losses alone")
     p.add_argument("--peer-python", help="a Python with torch and transformers, to be timed on the same model and tokens")
@@ -151,7 +165,7 @@ def main():
         models.write(folder / "llama", models.SMALL)
         models.write(folder / "window", models.SMALL, WINDOW)
         config = models.write(folder / "timing", models.SMALL if (a.timing_model or ("small" if on_cpu else "large")) == "small" else models.LARGE)
-        tokens, longest = {}, max(a.lengths + a.timing_lengths)
+        tokens, longest = {}, max(a.lengths + a.timing_lengths + a.reach)
         for vocabulary in {2048, 8192, config["vocab_size"]}:
             draw = random.Random(vocabulary)
             tokens[vocabulary] = folder / f"{vocabulary}.jsonl"
@@ -160,7 +174,10 @@ def main():
         try:
             report["losses"], right = check_losses(a, folder, tokens)
             if not a.no_timing:
-                report["times"] = time_it(a, folder, tokens, config, peak)
+                report["times"] = time_it(a, folder / "timing", tokens, config, peak, a.timing_lengths, TWO_PASSES)
+            if a.reach:
+                config = models.write(folder / "reach", models.REACH)
+                report["reach"] = time_it(a, folder / "reach", tokens, config, peak, a.reach, ONE_PASS)
         except (RuntimeError, OSError, json.JSONDecodeError) as error:
             sys.exit(f"error: {error}")
     report["agrees"] = right

@@ -6,6 +6,9 @@ import struct
 SMALL = dict(hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, head_dim=64, vocab_size=8192)
 LARGE = dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=4, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=32000)
 
+# LLaMA2-7B but for the number of layers, which changes nothing but the weights and the time.
+REACH = dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=2, num_attention_heads=32, num_key_value_heads=32, head_dim=128, vocab_size=32000)
+
 
 def numbers(draw, count):
     """bf16 between 1/64 and 1/16 in magnitude: random sign and mantissa, one of two exponents."""

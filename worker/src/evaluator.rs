@@ -65,9 +65,19 @@ pub struct StartError {
     source: rayon::ThreadPoolBuildError,
 }
 
+// === impl EvaluatorOptions ===
+
+impl EvaluatorOptions {
+    /// The usual ones on the CPU, or on a GPU.
+    pub fn on(cpu: bool) -> Self {
+        Self { chunk_tokens: cost::chunk_tokens(cpu), ..Self::default() }
+    }
+}
+
 impl Default for EvaluatorOptions {
     fn default() -> Self {
-        Self { threads: 0, chunk_tokens: 512, max_tokens: None, device_memory: None, shared_bytes: cost::SHARED_BYTES }
+        let chunk_tokens = cost::chunk_tokens(true);
+        Self { threads: 0, chunk_tokens, max_tokens: None, device_memory: None, shared_bytes: cost::SHARED_BYTES }
     }
 }
 

@@ -22,7 +22,7 @@ pub fn describe(on_cpu: bool, dtype: Dtype) -> String {
 pub(crate) fn native_tiles(dtype: Dtype) -> Option<(Unit, usize)> {
     // Asked in this order: a unit is tried out before it is there.
     let parts = dtype.parts()?;
-    Some((Unit::native()?, parts))
+    Some((Unit::native(parts)?, parts))
 }
 
 /// The name of kernels together with that of a matrix unit.
@@ -80,13 +80,15 @@ pub fn calls(rows: usize) -> Result<Vec<Call>> {
         call("silu-mul", None, gate(rows)?),
         call("cross-entropy", None, cross_entropy(rows)?),
     ];
-    if let Some(unit) = Unit::native() {
-        for (parts, names) in
-            [(1, ["attention bf16 amx", "product bf16 amx"]), (2, ["attention bf16x3 amx", "product bf16x3 amx"])]
-        {
-            calls.push(call(names[0], attention_flops, tiled_attention(unit, rows, keys, parts)?));
-            calls.push(call(names[1], product_flops, product(rows, |linear| linear.tiled(unit, parts))?));
-        }
+    let [amx, dot] = Unit::all_native();
+    for (unit, parts, names) in [
+        (amx, 1, ["attention bf16 amx", "product bf16 amx"]),
+        (amx, 2, ["attention bf16x3 amx", "product bf16x3 amx"]),
+        (dot, 1, ["attention bf16 avx512-bf16", "product bf16 avx512-bf16"]),
+    ] {
+        let Some(unit) = unit else { continue };
+        calls.push(call(names[0], attention_flops, tiled_attention(unit, rows, keys, parts)?));
+        calls.push(call(names[1], product_flops, product(rows, |linear| linear.tiled(unit, parts))?));
     }
     Ok(calls)
 }
@@ -162,6 +164,6 @@ mod tests {
         assert_eq!(describe(false, Dtype::Bf16), "cuda");
         assert_eq!(describe(true, Dtype::F32), simd::name(simd::best()));
         let fast = describe(true, Dtype::F32Fast);
-        assert_eq!(fast.contains("bf16x3"), Unit::native().is_some(), "{fast}");
+        assert_eq!(fast.contains("bf16x3"), Unit::native(2).is_some(), "{fast}");
     }
 }

@@ -178,7 +178,7 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let devices = args.device.devices();
     let dtype = args.dtype.map_or_else(|| devices.usual_dtype(), DtypeArg::dtype);
     let (threads, device_memory) = (args.threads.unwrap_or(0), args.device.device_memory);
-    let options = EvaluatorOptions { threads, device_memory, ..Default::default() };
+    let options = EvaluatorOptions { threads, device_memory, ..EvaluatorOptions::on(devices.is_cpu()) };
     let longest = lengths.iter().copied().max().unwrap_or(2) as usize;
     let evaluator = Evaluator::open(&args.model, &devices.open().or_input()?, dtype, longest, options).or_input()?;
 

@@ -12,7 +12,7 @@ use crate::client::{Client, JobResult};
 use crate::service::{ServeOptions, serve};
 use anyhow::Context as _;
 use ropewalk_shared::status::JobStatus;
-use ropewalk_worker::cost::Memory;
+use ropewalk_worker::cost::{self, Memory};
 use ropewalk_worker::device::{Devices, Dtype};
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::memory;
@@ -63,7 +63,7 @@ impl Machine {
         let (on_cpu, device_memory) = (devices.is_cpu(), args.device.device_memory);
         let dtype = devices.usual_dtype();
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
-        let (chunk, tokens) = (EvaluatorOptions::default().chunk_tokens, target_length as usize);
+        let (chunk, tokens) = (cost::chunk_tokens(on_cpu), target_length as usize);
         if let Some(limit) = device_memory {
             let load = Load { spec: &spec, dtype, chunk_tokens: chunk, tokens };
             Placement::choose(load, limit, 1, None).or_input()?;
@@ -101,7 +101,7 @@ impl Machine {
     pub fn evaluator(&self, model: &Path, tokens: usize) -> Result<Evaluator, Failure> {
         let devices = self.devices.open().or_input()?;
         let (threads, device_memory) = (self.threads, self.device_memory);
-        let options = EvaluatorOptions { threads, device_memory, ..EvaluatorOptions::default() };
+        let options = EvaluatorOptions { threads, device_memory, ..EvaluatorOptions::on(self.devices.is_cpu()) };
         Evaluator::open(model, &devices, self.dtype, tokens, options).or_input()
     }
 

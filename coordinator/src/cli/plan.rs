@@ -10,8 +10,7 @@ use crate::plan::reported_sets;
 use clap::Args;
 use placements::Placements;
 use ropewalk_worker::cost::{self, Memory, Work};
-use ropewalk_worker::device::{Dtype, gib as bytes_of_gib};
-use ropewalk_worker::evaluator::EvaluatorOptions;
+use ropewalk_worker::device::{DeviceChoice, Dtype, gib as bytes_of_gib};
 use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::placement::Load;
 use serde::Serialize;
@@ -44,6 +43,10 @@ pub struct PlanArgs {
     /// Number format on the device: f32, bf16 or f16
     #[arg(long, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
+
+    /// What evaluates, cpu or cuda: a GPU takes more tokens at a time [default: cpu in f32, cuda otherwise]
+    #[arg(long)]
+    device: Option<DeviceChoice>,
 
     /// TFLOP/s that one worker sustains [default: a few are shown]
     #[arg(long, value_name = "TFLOPS")]
@@ -114,7 +117,8 @@ impl PlanArgs {
     fn plan(&self) -> Result<Plan, super::Failure> {
         let folder = ModelFolder::open(&self.model)?;
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
-        let (chunk, length) = (EvaluatorOptions::default().chunk_tokens, self.target_length as usize);
+        let on_cpu = self.device.map_or(self.dtype.bytes() == 4, |device| device == DeviceChoice::Cpu);
+        let (chunk, length) = (cost::chunk_tokens(on_cpu), self.target_length as usize);
         let samples = self.sampling.samples;
         let memory = |tokens| Memory::of(&spec, self.dtype, chunk, tokens).sharing(&spec, self.dtype, tokens, samples);
         let (memory, work) = (memory(length), Work::of(&spec, length));

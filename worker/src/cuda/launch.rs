@@ -74,12 +74,20 @@ impl Kernel {
     /// Loads a kernel where that has not happened yet.
     pub fn load(device: &CudaDevice, name: &str) -> Result<Self> {
         match program() {
-            Ok(program) => {
-                let function = device.get_or_load_custom_func(name, "ropewalk", program)?.into_cuda_function();
-                Ok(Self { function, stream: device.cuda_stream() })
-            }
+            Ok(program) => Self::of(device, "ropewalk", name, program),
             Err(error) => bail!("the kernels do not compile: {error}"),
         }
+    }
+
+    /// Loads a kernel of a program in the driver's assembly, which is known by the name of its module from then on.
+    pub fn of(device: &CudaDevice, module: &str, name: &str, program: &str) -> Result<Self> {
+        let function = device.get_or_load_custom_func(name, module, program)?.into_cuda_function();
+        Ok(Self { function, stream: device.cuda_stream() })
+    }
+
+    /// The kernel as the driver knows it.
+    pub fn function(&self) -> &CudaFunction {
+        &self.function
     }
 
     /// A launch on the device's stream, without arguments yet.

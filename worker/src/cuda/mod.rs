@@ -6,6 +6,8 @@
 #[cfg(feature = "cuda")]
 mod flash;
 #[cfg(feature = "cuda")]
+mod hopper;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 pub(crate) mod losses;
@@ -25,7 +27,7 @@ use crate::attention::{
     choice::{Choice, Flash, choose},
 };
 #[cfg(feature = "cuda")]
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// Whether the kernels can be had in this process; says why in the log where not.
 #[cfg(feature = "cuda")]
@@ -40,18 +42,25 @@ pub(crate) fn is_available() -> bool {
 /// Attention of `q` over `k` and `v`, laid out as [`AttentionShape`] says.
 #[cfg(feature = "cuda")]
 pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    match choose(&shape, q.dtype(), flash::present(q.device().as_cuda_device()?)) {
+    let device = q.device().as_cuda_device()?;
+    let hopper = hopper::present(device, q.dtype(), shape.head_dim);
+    match choose(&shape, q.dtype(), hopper, || flash::present(device)) {
+        Choice::Hopper => hopper::attention(shape, q, k, v),
         Choice::Flash { left } => flash::attention(shape, left, q, k, v),
         Choice::Streaming => streaming::attention(shape, q, k, v),
     }
 }
 
-/// The kernels by name, for people.
+/// The kernels by name, for people, of models in this format with heads of this size.
 #[cfg(feature = "cuda")]
-pub(crate) fn name(device: &Device) -> &'static str {
-    match device.as_cuda_device().map(flash::present) {
-        Ok(Flash::Whole) => "cuda, flash attention",
-        Ok(Flash::WithoutWindows) => "cuda, flash attention without windows",
-        _ => "cuda, streaming attention",
+pub(crate) fn name(device: &Device, dtype: DType, head_dim: usize) -> &'static str {
+    let Ok(device) = device.as_cuda_device() else { return "cuda" };
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, window: None };
+    let (hopper, flash) = (hopper::present(device, dtype, head_dim), || flash::present(device));
+    match choose(&shape, dtype, hopper, flash) {
+        Choice::Hopper => "cuda, own attention for Hopper",
+        Choice::Flash { .. } if flash() == Flash::WithoutWindows => "cuda, flash attention without windows",
+        Choice::Flash { .. } => "cuda, flash attention",
+        Choice::Streaming => "cuda, streaming attention",
     }
 }

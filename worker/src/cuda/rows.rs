@@ -22,9 +22,16 @@ pub(crate) fn append(cache: &Tensor, x: &Tensor, position: usize) -> Result<()> 
     cache.inplace_op2(x, &Append { position })
 }
 
+/// `sums += x`, both `(rows, width)`.
+pub(crate) fn add(sums: &Tensor, x: &Tensor) -> Result<()> {
+    sums.inplace_op2(x, &Add)
+}
+
 struct RmsNorm {
     eps: f32,
 }
+
+struct Add;
 
 struct SiluMul;
 
@@ -111,6 +118,39 @@ impl SiluMul {
         // row on, which `extent` found to lie inside `x`, and writes one of the rows of `out`.
         unsafe { launch.launch(a_block_per_row(rows, width)?) }.w()?;
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), Shape::from((rows, width))))
+    }
+}
+
+impl InplaceOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
+        bail!("this addition is for CUDA devices")
+    }
+
+    fn cuda_fwd(&self, sums: &mut CudaStorage, sl: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
+        by_format!(x.dtype(), self.run(sums, sl, x, xl))
+    }
+}
+
+impl Add {
+    fn run<T: Format>(&self, sums: &mut CudaStorage, sl: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
+        let ((rows, width), place) = (sl.shape().dims2()?, contiguous_range(sl)?);
+        if sl.dims() != xl.dims() {
+            bail!("{:?} cannot be added to {:?}", xl.dims(), sl.dims());
+        }
+        let function = Kernel::load(x.device(), &format!("add_{}", T::NAME))?;
+        let x = x.as_cuda_slice::<T>()?.slice(contiguous_range(xl)?);
+        let mut sums = sums.as_cuda_slice_mut::<T>()?.slice_mut(place);
+        let columns = int(width)?;
+        let mut launch = function.builder();
+        launch.arg(&mut sums).arg(&x).arg(&columns);
+        // SAFETY: the arguments are those of the kernel; a block reads and writes one of `rows` rows of `width` numbers, which
+        // lie next to each other in both.
+        unsafe { launch.launch(a_block_per_row(rows, width)?) }.w()?;
+        Ok(())
     }
 }
 

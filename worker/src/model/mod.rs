@@ -217,7 +217,8 @@ impl Model {
 
     /// Name of the kernels that run it, for people.
     pub fn kernels_name(&self) -> String {
-        kernels::with_unit(self.kernels.name(self.device()), self.tiles)
+        let name = self.kernels.name(self.device(), self.dtype.to_candle(), self.spec.head_dim);
+        kernels::with_unit(name, self.tiles)
     }
 
     /// Bytes that the weights take on the devices.

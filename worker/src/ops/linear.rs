@@ -90,7 +90,13 @@ impl Linear {
                 self.multiply(x, &sum, true)?;
                 Ok(sum)
             }
-            _ => sum + self.module.forward(&x.contiguous()?)?,
+            #[cfg(feature = "cuda")]
+            Kernels::Cuda => {
+                let product = self.module.forward(&x.contiguous()?)?;
+                crate::cuda::rows::add(&product, &sum.contiguous()?)?;
+                Ok(product)
+            }
+            Kernels::Tensor => sum + self.module.forward(&x.contiguous()?)?,
         }
     }
 

@@ -5,7 +5,7 @@
 //! widths), in candle's operations for every other device, and as a kernel for NVIDIA GPUs. What takes them backwards, in
 //! files of that name beside them, exists for f32 on the CPU alone.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 pub(crate) mod add;
 pub(crate) mod append;
@@ -42,14 +42,14 @@ impl Kernels {
         if device.is_cpu() { Self::Cpu } else { Self::Tensor }
     }
 
-    /// Their name, for people.
+    /// Their name, for people, in models of this format with heads of this size.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "GPUs differ in what they have"))]
-    pub fn name(self, device: &Device) -> &'static str {
+    pub fn name(self, device: &Device, dtype: DType, head_dim: usize) -> &'static str {
         match self {
             Self::Cpu => crate::simd::name(crate::simd::best()),
             Self::Tensor => "candle",
             #[cfg(feature = "cuda")]
-            Self::Cuda => crate::cuda::name(device),
+            Self::Cuda => crate::cuda::name(device, dtype, head_dim),
         }
     }
 }

@@ -26,8 +26,7 @@ impl Amx {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod native {
-    use super::super::packed::{Packed, Rows};
-    use super::super::{BLOCK, DEPTH, MAX_TERMS, Unit};
+    use super::super::{MAX_TERMS, Unit, is_right};
     use super::{Amx, Session, Target, Term};
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
@@ -68,7 +67,7 @@ mod native {
                     return None;
                 }
                 let amx = Self(());
-                let right = amx.computes_what_it_should();
+                let right = is_right(Unit::Amx(amx));
                 if !right {
                     tracing::warn!("AMX does not compute what it should on this machine, and is not used");
                 }
@@ -102,20 +101,32 @@ mod native {
             assert!((1..=MAX_TERMS).contains(&terms.len()) && steps > 0, "terms of a block");
             all.iter_mut().zip(terms).for_each(|(to, term)| *to = pointers(term));
             // SAFETY: reads, for each of the terms, 32 rows of `steps * 64` bytes of A and twice `steps` KiB of B, and
-            // writes 32 rows of 128 bytes of C: `Session::block` has checked that the slices hold as much. The tile
+            // writes 32 rows of 128 bytes of C, or adds to them: `Session::block` has checked that the slices hold as much. The tile
             // registers are configured for whole tiles (`Unit::session`), and everything the code overwrites is declared.
             unsafe {
                 asm!(
+                    // The lower 16 rows of C.
+                    "mov {lower}, {out}",
+                    "shl {lower}, 4",
+                    "add {lower}, {c}",
+                    "test {step}, {step}",
+                    "jnz 4f",
                     "tilezero tmm0",
                     "tilezero tmm1",
                     "tilezero tmm2",
                     "tilezero tmm3",
+                    "jmp 2f",
+                    "4:",
+                    "tileloadd tmm0, [{c} + {out}*1]",
+                    "tileloadd tmm1, [{c} + {out}*1 + 64]",
+                    "tileloadd tmm2, [{lower} + {out}*1]",
+                    "tileloadd tmm3, [{lower} + {out}*1 + 64]",
                     "2:",
                     "mov {upper}, [{terms}]",
                     "mov {left}, [{terms} + 8]",
                     "mov {right}, [{terms} + 16]",
                     "mov {stride}, [{terms} + 24]",
-                    // The lower 16 rows.
+                    // The lower 16 rows of A.
                     "mov {lower}, {stride}",
                     "shl {lower}, 4",
                     "add {lower}, {upper}",
@@ -156,32 +167,12 @@ mod native {
                     left = out(reg) _,
                     right = out(reg) _,
                     stride = out(reg) _,
-                    step = out(reg) _,
+                    step = inout(reg) usize::from(target.add) => _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
                 );
             }
-        }
-
-        /// Computes a block with terms, steps and strides like those of real work, and compares.
-        fn computes_what_it_should(self) -> bool {
-            let (inputs, number) = (3 * DEPTH, |i: usize| ((i * 7919 % 1013) as f32 - 506.0) / 506.0);
-            let numbers = |seed: usize| (0..BLOCK * inputs).map(|i| number(i + seed)).collect::<Vec<_>>();
-            let (a, b) = (numbers(1), numbers(5));
-            let (mut rows, packed) = (Rows::default(), Packed::of_rows(&b, inputs, 2));
-            rows.clear(2, BLOCK, packed.steps());
-            a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
-            let stride = BLOCK + 5;
-            let [got, want] = [Unit::Amx(self), Unit::Emulated].map(|unit| {
-                let mut data = vec![f32::NAN; BLOCK * stride];
-                let mut target = Target { data: &mut data, stride };
-                let right = (&packed, [0, 1], 0);
-                unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
-                data
-            });
-            let near = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());
-            got.iter().zip(&want).all(near)
         }
     }
 

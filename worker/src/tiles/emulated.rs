@@ -5,7 +5,11 @@ use super::{BLOCK, DEPTH, STRIP, TILE, Target, Term};
 /// See [`super::Session::block`], which has checked the lengths.
 pub(super) fn block(terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
     for i in 0..BLOCK {
+        let out = &mut target.data[i * target.stride..][..BLOCK];
         let mut sums = [0.0f32; BLOCK];
+        if target.add {
+            sums.copy_from_slice(out);
+        }
         for term in terms {
             let row = &term.a[i * term.stride..][..steps * DEPTH];
             for (half, strip) in term.b.iter().enumerate() {
@@ -20,6 +24,6 @@ pub(super) fn block(terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
                 }
             }
         }
-        target.data[i * target.stride..][..BLOCK].copy_from_slice(&sums);
+        out.copy_from_slice(&sums);
     }
 }

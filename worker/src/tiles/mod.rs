@@ -8,9 +8,12 @@
 //! in bf16. With both factors split in two, `x = hi + lo`, the three terms `hi hi + hi lo + lo hi` give about 16 bits of
 //! mantissa ("bf16x3").
 //!
-//! [`Unit`] is what computes them: AMX where the machine has it, or an emulation in plain code that tests use everywhere.
+//! [`Unit`] is what computes them: AMX, or AVX-512's dot products, where the machine has them, or an emulation in plain code that
+//! tests use everywhere.
 
+pub(crate) mod aligned;
 mod amx;
+mod dot;
 mod emulated;
 pub(crate) mod packed;
 
@@ -30,8 +33,10 @@ const MAX_TERMS: usize = 3;
 /// What computes blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
-    /// The matrix unit of this machine.
+    /// Intel's tiles.
     Amx(amx::Amx),
+    /// Dot products of pairs in vectors of AVX-512.
+    Dot(dot::Dot),
     /// Plain code: slow, and the same on every machine.
     Emulated,
 }
@@ -50,20 +55,31 @@ pub(crate) struct Term<'a> {
 pub(crate) struct Target<'a> {
     pub data: &'a mut [f32],
     pub stride: usize,
+    /// Whether products are added to what is there.
+    pub add: bool,
 }
 
 // === impl Unit ===
 
 impl Unit {
-    /// The matrix unit of this machine, if it has one that computes what it should.
-    pub fn native() -> Option<Self> {
-        amx::Amx::get().map(Self::Amx)
+    /// The best that this machine has for numbers in so many parts, if it has one that computes what it should.
+    ///
+    /// Three products of two parts take dot products longer than f32's own fused multiply-add takes one in f32.
+    pub fn native(parts: usize) -> Option<Self> {
+        let [amx, dot] = Self::all_native();
+        amx.or(dot.filter(|_| parts == 1))
+    }
+
+    /// All that this machine has, the best first.
+    pub fn all_native() -> [Option<Self>; 2] {
+        [amx::Amx::get().map(Self::Amx), dot::Dot::get().map(Self::Dot)]
     }
 
     /// For logs and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Amx(_) => "amx",
+            Self::Dot(_) => "avx512-bf16",
             Self::Emulated => "emulated",
         }
     }
@@ -84,7 +100,7 @@ impl Unit {
 pub(crate) struct Session(Unit);
 
 impl Session {
-    /// Writes the product of [`BLOCK`] rows from `row` on and the strips with these numbers, of so many steps from `step` on,
+    /// Writes, or adds, the product of [`BLOCK`] rows from `row` on and the strips with these numbers, of so many steps from `step` on,
     /// to `target`: of all pairs of parts that matter.
     ///
     /// # Panics
@@ -107,7 +123,7 @@ impl Session {
         self.block(&terms[..pairs.len()], steps, target);
     }
 
-    /// Writes the sum of the `terms`, each of `steps` steps, to `target`.
+    /// Writes the sum of the `terms`, each of `steps` steps, to `target`, or adds it.
     ///
     /// # Panics
     /// When a slice is too short for that.
@@ -121,6 +137,7 @@ impl Session {
         match self.0 {
             // The lengths are checked above, and the unit was made ready by `Unit::session`.
             Unit::Amx(amx) => amx.block(self, terms, steps, target),
+            Unit::Dot(dot) => dot.block(terms, steps, target),
             Unit::Emulated => emulated::block(terms, steps, target),
         }
     }
@@ -134,5 +151,26 @@ impl Drop for Session {
     }
 }
 
+/// Whether a unit computes a block with terms, steps and strides like those of real work as the emulation does.
+#[cfg(target_arch = "x86_64")]
+fn is_right(unit: Unit) -> bool {
+    let (inputs, number) = (3 * DEPTH, |i: usize| ((i * 7919 % 1013) as f32 - 506.0) / 506.0);
+    let numbers = |seed: usize| (0..BLOCK * inputs).map(|i| number(i + seed)).collect::<Vec<_>>();
+    let (a, b) = (numbers(1), numbers(5));
+    let (mut rows, packed) = (packed::Rows::default(), packed::Packed::of_rows(&b, inputs, 2));
+    rows.clear(2, BLOCK, packed.steps());
+    a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
+    let stride = BLOCK + 5;
+    let [got, want] = [unit, Unit::Emulated].map(|unit| {
+        let mut data = vec![f32::NAN; BLOCK * stride];
+        let mut target = Target { data: &mut data, stride, add: false };
+        let right = (&packed, [0, 1], 0);
+        unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
+        data
+    });
+    let near = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());
+    got.iter().zip(&want).all(near)
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 //! Columns come in strips of 16, inputs in steps of 32. A step of a strip is a tile of 1 KiB: 16 rows, one for each pair of
 //! inputs, with that pair of numbers for each of the columns. What a matrix does not fill is 0.
 
+use super::aligned::Aligned;
 use super::{DEPTH, MAX_TERMS, STRIP, TILE};
 use crate::ops::bf16::rounded;
 use half::bf16;
@@ -12,7 +13,7 @@ use half::bf16;
 pub(crate) struct Packed {
     steps: usize,
     /// One or two parts, each strip by strip and in a strip step by step.
-    parts: Vec<Vec<bf16>>,
+    parts: Vec<Aligned<bf16>>,
 }
 
 impl Packed {
@@ -20,7 +21,7 @@ impl Packed {
     pub fn zeros(columns: usize, inputs: usize, parts: usize) -> Self {
         // Blocks take two strips at a time.
         let (strips, steps) = (columns.div_ceil(2 * STRIP) * 2, inputs.div_ceil(DEPTH));
-        let parts = (0..parts).map(|_| vec![bf16::ZERO; strips * steps * TILE]).collect();
+        let parts = (0..parts).map(|_| Aligned::zeros(strips * steps * TILE)).collect();
         Self { steps, parts }
     }
 
@@ -40,7 +41,7 @@ impl Packed {
 
     /// Bytes of all parts.
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| size_of_val(part.as_slice())).sum()
+        self.parts.iter().map(|part| size_of_val(&**part)).sum()
     }
 
     /// Steps of a strip.
@@ -87,7 +88,7 @@ impl Packed {
 /// Rows of a first factor, split as [`Packed`] is: `parts` times `rows` times `stride` numbers.
 #[derive(Default)]
 pub(crate) struct Rows {
-    data: Vec<bf16>,
+    data: Aligned<bf16>,
     stride: usize,
     size: usize,
 }
@@ -97,8 +98,7 @@ impl Rows {
     pub fn clear(&mut self, parts: usize, rows: usize, steps: usize) {
         self.stride = steps * DEPTH;
         self.size = rows * self.stride;
-        self.data.clear();
-        self.data.resize(parts * self.size, bf16::ZERO);
+        self.data.clear(parts * self.size);
     }
 
     /// Numbers from one row to the next.

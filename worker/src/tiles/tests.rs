@@ -2,9 +2,9 @@ use super::packed::{Packed, Rows};
 use super::*;
 use proptest::prelude::*;
 
-/// The emulation, and the machine's own unit where it has one.
+/// The emulation, and what the machine itself has.
 pub(crate) fn units() -> Vec<Unit> {
-    [Some(Unit::Emulated), Unit::native()].into_iter().flatten().collect()
+    std::iter::once(Unit::Emulated).chain(Unit::all_native().into_iter().flatten()).collect()
 }
 
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -22,8 +22,18 @@ fn block_of(unit: Unit, a: &[f32], b: &Packed, parts: usize, inputs: usize, stri
     rows.clear(parts, BLOCK, b.steps());
     a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
     let mut out = vec![7.0; BLOCK * stride];
-    let mut target = Target { data: &mut out, stride };
-    unit.session(|session| session.multiply((&rows, 0), (b, [0, 1], 0), b.steps(), &mut target));
+    let multiply = |out: &mut [f32], add| {
+        let mut target = Target { data: out, stride, add };
+        unit.session(|session| session.multiply((&rows, 0), (b, [0, 1], 0), b.steps(), &mut target));
+    };
+    multiply(&mut out, false);
+    // Added to itself it is twice as much.
+    let mut twice = out.clone();
+    multiply(&mut twice, true);
+    for (twice, once) in twice.chunks(stride).zip(out.chunks(stride)) {
+        let near = |(twice, once): (&f32, &f32)| (twice - 2.0 * once).abs() <= 1e-4 * (1.0 + once.abs());
+        assert!(twice[..BLOCK].iter().zip(once).all(near), "{}: {twice:?} is not twice {once:?}", unit.name());
+    }
     out
 }
 
@@ -76,5 +86,6 @@ fn short_operands_are_refused() {
     let (a, b) = (vec![bf16::ONE; BLOCK * DEPTH], vec![bf16::ONE; TILE - 1]);
     let term = Term { a: &a, stride: DEPTH, b: [&b, &b] };
     let mut out = vec![0.0; BLOCK * BLOCK];
-    Unit::Emulated.session(|session| session.block(&[term], 1, &mut Target { data: &mut out, stride: BLOCK }));
+    Unit::Emulated
+        .session(|session| session.block(&[term], 1, &mut Target { data: &mut out, stride: BLOCK, add: false }));
 }

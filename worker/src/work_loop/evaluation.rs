@@ -106,7 +106,7 @@ impl Evaluation {
                 threads: config.threads,
                 max_tokens: config.max_tokens.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
                 device_memory: config.device_memory,
-                ..EvaluatorOptions::default()
+                ..EvaluatorOptions::on(config.devices.is_cpu())
             },
             registry: Registry::new(config.model_root.clone()),
             loaded: None,

@@ -138,7 +138,7 @@ impl Runner<'_> {
     fn evaluator(&self, model: &StageModel, length: usize) -> Result<Evaluator, Failure> {
         let given = &self.args.machine.device;
         let devices = given.devices();
-        let options = EvaluatorOptions { device_memory: given.device_memory, ..EvaluatorOptions::default() };
+        let options = EvaluatorOptions { device_memory: given.device_memory, ..EvaluatorOptions::on(devices.is_cpu()) };
         Evaluator::open(&model.folder.path, &devices.open().or_input()?, devices.usual_dtype(), length, options)
             .or_work()
     }

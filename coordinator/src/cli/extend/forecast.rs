@@ -14,7 +14,6 @@ use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::SearchObjective;
 use ropewalk_worker::cost::{self, Memory};
 use ropewalk_worker::device::Dtype;
-use ropewalk_worker::evaluator::EvaluatorOptions;
 use ropewalk_worker::model::config::DecoderSpec;
 use serde::Serialize;
 
@@ -62,6 +61,8 @@ struct Predictor<'a> {
     folder: &'a ModelFolder,
     spec: DecoderSpec,
     dtype: Dtype,
+    /// Tokens that go through a layer at a time.
+    chunk: usize,
     speeds: Vec<f64>,
 }
 
@@ -70,9 +71,10 @@ pub fn run(args: &ExtendArgs, plan: Plan) -> Outcome {
     let (_, problems) = Inputs::checked(args, plan.clone())?;
     let folder = ModelFolder::open(args.model()?)?;
     let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
-    let dtype = args.machine.device.devices().usual_dtype();
+    let devices = args.machine.device.devices();
+    let (dtype, chunk) = (devices.usual_dtype(), cost::chunk_tokens(devices.is_cpu()));
     let speeds = args.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
-    let predictor = Predictor { plan: &plan, folder: &folder, spec, dtype, speeds };
+    let predictor = Predictor { plan: &plan, folder: &folder, spec, dtype, chunk, speeds };
     let forecast = Forecast {
         plan: &plan.name,
         model: &folder.name,
@@ -163,7 +165,7 @@ impl Predictor<'_> {
 
     /// Adds passes of documents of one length.
     fn add(&self, forecast: &mut StageForecast<'_>, length: u32, passes: u64) {
-        let memory = Memory::of(&self.spec, self.dtype, EvaluatorOptions::default().chunk_tokens, length as usize);
+        let memory = Memory::of(&self.spec, self.dtype, self.chunk, length as usize);
         let work = cost::Work::of(&self.spec, length as usize);
         forecast.length = forecast.length.max(Some(length));
         forecast.passes += passes;

@@ -6,23 +6,30 @@
 // the first token that has the maximum.
 
 // Takes in the logits of `width` tokens of the vocabulary, `first` and those after it; a block takes a row. The part that begins
-// at 0 comes first, whatever is in the buffers before.
-template <typename T>
+// at 0 comes first, whatever is in the buffers before. N numbers are read at a time.
+template <int N, typename T>
 __device__ void cross_entropy_add(const T *logits, const unsigned int *targets, float *maxima, double *sums, float *found,
                                   unsigned int *likeliest, unsigned int first, unsigned int width) {
     long long row = blockIdx.x;
+    typedef Vector<T, N> Numbers;
     const T *from = logits + row * width;
     float largest = minus_infinity();
-    for (unsigned int i = threadIdx.x; i < width; i += blockDim.x) largest = fmaxf(largest, widen(from[i]));
+    for (unsigned int i = threadIdx.x; i < width / N; i += blockDim.x) {
+        Numbers numbers = ((const Numbers *)from)[i];
+        for (int j = 0; j < N; ++j) largest = fmaxf(largest, widen(numbers.x[j]));
+    }
     float max = over_block<Max>(largest);
     // Where all is minus infinity the sum is 0, not undefined.
     float base = fmaxf(max, LEAST);
     float partial = 0.0f;
     unsigned int nearest = 0xffffffff;
-    for (unsigned int i = threadIdx.x; i < width; i += blockDim.x) {
-        float logit = widen(from[i]);
-        partial += expf(logit - base);
-        if (logit == max && i < nearest) nearest = i;
+    for (unsigned int i = threadIdx.x; i < width / N; i += blockDim.x) {
+        Numbers numbers = ((const Numbers *)from)[i];
+        for (int j = 0; j < N; ++j) {
+            float logit = widen(numbers.x[j]);
+            partial += expf(logit - base);
+            if (logit == max && i * N + j < nearest) nearest = i * N + j;
+        }
     }
     double sum = over_block<Sum>((double)partial);
     nearest = over_block<Min>(nearest);
@@ -63,7 +70,10 @@ extern "C" __global__ void cross_entropy_finish(const float *maxima, const doubl
     extern "C" __global__ void cross_entropy_add_##NAME(const T *logits, const unsigned int *targets, float *maxima, \
                                                         double *sums, float *found, unsigned int *likeliest,         \
                                                         unsigned int first, unsigned int width) {                             \
-        cross_entropy_add(logits, targets, maxima, sums, found, likeliest, first, width);                            \
+        if (begins_whole(logits, width))                                                                             \
+            cross_entropy_add<WIDEST<T>>(logits, targets, maxima, sums, found, likeliest, first, width);             \
+        else                                                                                                         \
+            cross_entropy_add<1>(logits, targets, maxima, sums, found, likeliest, first, width);                     \
     }
 FOR_EACH_FORMAT(KERNEL)
 #undef KERNEL

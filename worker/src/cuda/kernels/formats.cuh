@@ -28,6 +28,19 @@ template <> __device__ inline bf16 narrow<bf16>(float x) {
 
 template <> __device__ inline f16 narrow<f16>(float x) { return {f16_of_f32(x)}; }
 
+// Numbers that are read or written by one instruction.
+template <typename T, int N> struct alignas(N * sizeof(T)) Vector {
+    T x[N];
+};
+
+// As many as 16 bytes hold, the most there are.
+template <typename T> constexpr int WIDEST = 16 / sizeof(T);
+
+// Whether rows that begin at p, `stride` apart, all begin with a widest vector.
+template <typename T> __device__ inline bool begins_whole(const T *p, long long stride) {
+    return (unsigned long long)p % 16 == 0 && stride % WIDEST<T> == 0;
+}
+
 constexpr int WARP = 32;
 constexpr int MAX_WARPS = 32;
 constexpr unsigned int ALL_LANES = 0xffffffff;

@@ -159,6 +159,7 @@ template <typename... T> static Kernel kernel(void (*kernel)(T...)) {
     {"rotate_" #NAME, kernel(rotate_##NAME)},                    \
     {"rms_norm_" #NAME, kernel(rms_norm_##NAME)},                \
     {"silu_mul_" #NAME, kernel(silu_mul_##NAME)},                \
+    {"add_" #NAME, kernel(add_##NAME)},                          \
     {"append_" #NAME, kernel(append_##NAME)},                    \
     {"cross_entropy_add_" #NAME, kernel(cross_entropy_add_##NAME)}, \
     {"softmax_block_" #NAME, kernel(softmax_block_##NAME)},      \

@@ -13,9 +13,16 @@ use host::Format;
 fn the_program_holds_every_kernel_and_needs_no_file() {
     let text = source();
     assert!(!text.contains("#include"));
-    for name in
-        ["rotate_", "rms_norm_", "silu_mul_", "append_", "cross_entropy_add_", "softmax_block_", "softmax_finish_"]
-    {
+    for name in [
+        "rotate_",
+        "rms_norm_",
+        "silu_mul_",
+        "add_",
+        "append_",
+        "cross_entropy_add_",
+        "softmax_block_",
+        "softmax_finish_",
+    ] {
         assert!(text.contains(&format!("__global__ void {name}##NAME")), "{name}");
     }
 }

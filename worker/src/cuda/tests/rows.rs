@@ -9,8 +9,8 @@ fn narrow<T: Format>(x: &[T], stride: usize, width: usize) -> Vec<Vec<f64>> {
 
 #[test]
 fn rows_are_normalised() {
-    fn check<T: Format>(rows: usize, width: usize, threads: usize) {
-        let (stride, eps) = (width + 3, 1e-5);
+    fn check<T: Format>(rows: usize, (width, stride): (usize, usize), threads: usize) {
+        let eps = 1e-5;
         let (x, weight) = (noise::<T>(rows * stride, 1), noise::<T>(width, 2));
         let out = vec![T::from_f64(9.0); rows * width];
         let arguments =
@@ -24,15 +24,17 @@ fn rows_are_normalised() {
         assert_close(&numbers::<T>(&out[2]), &want.collect::<Vec<_>>(), T::NAME);
     }
     if is_here() {
-        every_format!(check, 3, 77, 64);
-        every_format!(check, 2, 5, 256);
+        every_format!(check, 3, (77, 80), 64);
+        every_format!(check, 2, (5, 8), 256);
+        // Rows of whole vectors.
+        every_format!(check, 3, (640, 648), 64);
     }
 }
 
 #[test]
 fn gates_are_applied() {
-    fn check<T: Format>() {
-        let (rows, width, stride) = (3, 45, 95);
+    fn check<T: Format>(width: usize, stride: usize) {
+        let rows = 3;
         let x: Vec<T> = noise::<T>(rows * stride, 4).iter().map(|x| T::from_f64(x.to_f64() * 30.0)).collect();
         let arguments = [buffer(&x), buffer(&vec![T::from_f64(9.0); rows * width]), integer(stride), integer(width)];
         let out = launch(&format!("silu_mul_{}", T::NAME), rows, 32, &arguments);
@@ -41,14 +43,30 @@ fn gates_are_applied() {
         assert_close(&numbers::<T>(&out[1]), &want.collect::<Vec<_>>(), T::NAME);
     }
     if is_here() {
-        every_format!(check);
+        every_format!(check, 45, 95);
+        every_format!(check, 64, 160);
+    }
+}
+
+#[test]
+fn rows_are_added() {
+    fn check<T: Format>(width: usize) {
+        let rows = 3;
+        let (sums, x) = (noise::<T>(rows * width, 2), noise::<T>(rows * width, 3));
+        let out = launch(&format!("add_{}", T::NAME), rows, 32, &[buffer(&sums), buffer(&x), integer(width)]);
+        let want: Vec<f64> = sums.iter().zip(&x).map(|(a, b)| a.to_f64() + b.to_f64()).collect();
+        assert_close(&numbers::<T>(&out[0]), &want, T::NAME);
+    }
+    if is_here() {
+        every_format!(check, 37);
+        every_format!(check, 72);
     }
 }
 
 #[test]
 fn heads_are_put_apart_and_nothing_else_is_touched() {
-    fn check<T: Format>() {
-        let (rows, heads, dim, stride, capacity, position) = (4, 3, 5, 17, 9, 2);
+    fn check<T: Format>(dim: usize, stride: usize) {
+        let (rows, heads, capacity, position) = (4, 3, 9, 2);
         let (x, cache) = (noise::<T>(rows * stride, 5), noise::<T>(heads * capacity * dim, 6));
         let sizes = [stride, capacity, position, heads, dim].map(integer);
         let arguments: Vec<_> = [buffer(&x), buffer(&cache)].into_iter().chain(sizes).collect();
@@ -61,7 +79,8 @@ fn heads_are_put_apart_and_nothing_else_is_touched() {
         }
     }
     if is_here() {
-        every_format!(check);
+        every_format!(check, 5, 17);
+        every_format!(check, 16, 56);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::ops::view::{Rows, RowsMut, rows, rows_mut};
 use crate::simd;
+use crate::tiles::aligned::Aligned;
 use crate::tiles::packed::{self, Packed};
 use crate::tiles::{BLOCK, STRIP, Session, Target, Unit};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
@@ -10,8 +11,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 /// Rows of `x` that a thread multiplies by all weights: so often is a strip of weights used once it has come into the
-/// cache.
-const ROWS: usize = 4 * BLOCK;
+/// cache. As many as this, or fewer that are no more numbers than a core's own cache holds beside weights.
+const ROWS: usize = 16 * BLOCK;
+const ROOM_NUMBERS: usize = 1 << 19;
 
 thread_local! {
     /// Room for rows of `x`. Taken, not borrowed: while a thread waits for the others it may begin another product.
@@ -53,6 +55,11 @@ impl Tiled {
         out.inplace_op2(x, &Product { tiled: self, accumulate })
     }
 
+    fn rows_at_a_time(&self) -> usize {
+        let fitting = ROOM_NUMBERS / (self.inputs * self.weights.parts()).max(1) / BLOCK * BLOCK;
+        fitting.clamp(4 * BLOCK, ROWS)
+    }
+
     /// Multiplies rows of `x` into as many of `out`.
     fn rows(&self, out: &mut RowsMut<'_>, x: Rows<'_>, accumulate: bool) {
         let (weights, count) = (&*self.weights, x.count);
@@ -61,23 +68,31 @@ impl Tiled {
         for (row, x) in x.data.chunks(x.stride).enumerate() {
             simd::best().dispatch(|| room.write(row, &x[..self.inputs], 1.0));
         }
-        let mut block = [0.0; BLOCK * BLOCK];
+        let mut block = Aligned::zeros(BLOCK * BLOCK);
         self.unit.session(|session| {
             for column in (self.first / STRIP * STRIP..self.first + self.count).step_by(BLOCK) {
                 for row in (0..count).step_by(BLOCK) {
-                    self.block(session, &room, row, column, &mut block);
-                    self.write(&block, row, column, out, accumulate);
+                    let whole =
+                        row + BLOCK <= count && column >= self.first && column + BLOCK <= self.first + self.count;
+                    if whole {
+                        let data = &mut out.data[row * out.stride + column - self.first..];
+                        let mut target = Target { data, stride: out.stride, add: accumulate };
+                        self.block(session, &room, (row, column), &mut target);
+                    } else {
+                        let mut target = Target { data: &mut block, stride: BLOCK, add: false };
+                        self.block(session, &room, (row, column), &mut target);
+                        self.write(&block, row, column, out, accumulate);
+                    }
                 }
             }
         });
         ROOM.set(room);
     }
 
-    fn block(&self, session: &Session, x: &packed::Rows, row: usize, column: usize, block: &mut [f32]) {
+    fn block(&self, session: &Session, x: &packed::Rows, (row, column): (usize, usize), target: &mut Target<'_>) {
         let (weights, left) = (&*self.weights, column / STRIP);
         // The last strip may stand alone; what its neighbour would give is not used.
         let right = (left + 1).min(weights.strips() - 1);
-        let target = &mut Target { data: block, stride: BLOCK };
         session.multiply((x, row), (weights, [left, right], 0), weights.steps(), target);
     }
 
@@ -114,7 +129,7 @@ impl InplaceOp2 for Product<'_> {
             bail!("shapes do not fit a projection (out, x, weight): {shapes:?}");
         }
         // What is computed for a row does not depend on the rows beside it.
-        let share = x.count.div_ceil(rayon::current_num_threads()).next_multiple_of(BLOCK).min(ROWS);
+        let share = x.count.div_ceil(rayon::current_num_threads()).next_multiple_of(BLOCK).min(tiled.rows_at_a_time());
         let tasks = out.data.par_chunks_mut(out.stride * share).zip(x.data.par_chunks(x.stride * share));
         tasks.for_each(|(to, from)| {
             let count = from.len().div_ceil(x.stride);

@@ -3,6 +3,7 @@
 use super::super::tile::Part;
 use crate::attention::AttentionShape;
 use crate::simd::{Arch, exp2};
+use crate::tiles::aligned::Aligned;
 use crate::tiles::packed::{Packed, Rows};
 use crate::tiles::{BLOCK, DEPTH, STRIP, Session, Target, Unit};
 use pulp::{Simd, WithSimd};
@@ -28,7 +29,7 @@ struct Strip<'r, 'q> {
     /// Times scale and log2(e).
     queries: Rows,
     /// Weighted sums of values, `(BLOCK, columns)`.
-    sums: Vec<f32>,
+    sums: Aligned<f32>,
     /// Largest score so far, in units of ln 2.
     max: [f32; BLOCK],
     /// Sum of the weights, relative to `max`.
@@ -38,10 +39,8 @@ struct Strip<'r, 'q> {
 /// Scratch of one strip and one block of keys.
 struct Room {
     /// `(BLOCK, KEYS)`
-    scores: Vec<f32>,
+    scores: Aligned<f32>,
     weights: Rows,
-    /// `(BLOCK, BLOCK)`
-    block: Vec<f32>,
 }
 
 // === impl Tile ===
@@ -54,8 +53,7 @@ impl Tile<'_> {
             self.parts.iter_mut().flat_map(|part| (part.position..).step_by(BLOCK).zip(part.queries.chunks_mut(BLOCK)));
         let mut strips: Vec<_> =
             pieces.map(|(position, rows)| Strip::new(arch, shape, position, rows, keys, values)).collect();
-        let mut room =
-            Room { scores: vec![0.0; BLOCK * KEYS], weights: Rows::default(), block: vec![0.0; BLOCK * BLOCK] };
+        let mut room = Room { scores: Aligned::zeros(BLOCK * KEYS), weights: Rows::default() };
         room.weights.clear(keys.parts(), BLOCK, KEYS / DEPTH);
         let first = strips.iter().map(|strip| strip.first_key).min().unwrap_or(0);
         let end = strips.iter().map(Strip::end_key).max().unwrap_or(0);
@@ -91,7 +89,7 @@ impl<'r, 'q> Strip<'r, 'q> {
             position,
             first_key: shape.first_key(position) / KEYS * KEYS,
             queries,
-            sums: vec![0.0; BLOCK * values.strips() * STRIP],
+            sums: Aligned::zeros(BLOCK * values.strips() * STRIP),
             max: [f32::NEG_INFINITY; BLOCK],
             total: [0.0; BLOCK],
         }
@@ -116,7 +114,7 @@ impl<'r, 'q> Strip<'r, 'q> {
         let count = (self.end_key() - key).min(KEYS).next_multiple_of(BLOCK);
         for column in (0..count).step_by(BLOCK) {
             let strip = (key + column) / STRIP;
-            let mut target = Target { data: &mut room.scores[column..], stride: KEYS };
+            let mut target = Target { data: &mut room.scores[column..], stride: KEYS, add: false };
             session.multiply((&self.queries, 0), (keys, [strip, strip + 1], 0), keys.steps(), &mut target);
         }
         self.hide(shape.window, key, count, &mut room.scores);
@@ -128,19 +126,19 @@ impl<'r, 'q> Strip<'r, 'q> {
             total: &mut self.total,
         });
         let columns = values.strips() * STRIP;
-        for column in (0..columns).step_by(BLOCK) {
-            let strip = column / STRIP;
-            let mut target = Target { data: &mut room.block, stride: BLOCK };
-            let right = (values, [strip, strip + 1], key / DEPTH);
-            session.multiply((&room.weights, 0), right, count / DEPTH, &mut target);
+        // The largest score rarely changes after the first blocks.
+        if correction.iter().any(|correction| *correction != 1.0) {
             arch.dispatch(|| {
-                let rows = self.sums.chunks_exact_mut(columns).zip(room.block.chunks_exact(BLOCK));
-                for ((sums, block), correction) in rows.zip(correction) {
-                    for (sum, product) in sums[column..][..BLOCK].iter_mut().zip(block) {
-                        *sum = *sum * correction + product;
-                    }
+                for (sums, correction) in self.sums.chunks_exact_mut(columns).zip(correction) {
+                    sums.iter_mut().for_each(|sum| *sum *= correction);
                 }
             });
+        }
+        for column in (0..columns).step_by(BLOCK) {
+            let strip = column / STRIP;
+            let mut target = Target { data: &mut self.sums[column..], stride: columns, add: true };
+            let right = (values, [strip, strip + 1], key / DEPTH);
+            session.multiply((&room.weights, 0), right, count / DEPTH, &mut target);
         }
     }
 

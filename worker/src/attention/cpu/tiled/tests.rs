@@ -1,6 +1,7 @@
 use super::*;
 use crate::attention::cpu::tests::numbers;
 use crate::attention::reference;
+use crate::tiles::tests::units;
 use candle_core::Device;
 use proptest::prelude::*;
 
@@ -45,7 +46,7 @@ proptest! {
         let want = reference::attention(&shape, chunk, &q, &k, &v);
         // Scores reach 10 or so, of which rounding to bf16 takes 2^-9, and twice that in the weights.
         let tolerance = if parts == 1 { 3e-2 } else { 2e-4 };
-        for unit in [Some(Unit::Emulated), Unit::native()].into_iter().flatten() {
+        for unit in units() {
             let got = computed(unit, &shape, chunk, parts, [&q, &k, &v]);
             for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                 prop_assert!((got - want).abs() < tolerance, "{}: {got} for {want} at {i}, {parts} parts", unit.name());
