@@ -20,6 +20,7 @@ pub mod rng;
 pub mod ropewalk;
 pub mod score;
 pub mod seeds;
+mod star;
 pub mod strategy;
 mod walk;
 
