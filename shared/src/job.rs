@@ -115,9 +115,6 @@ pub enum StrategyKind {
     LongRope2,
 }
 
-/// Evaluations for attention factors of single pairs where their number is left to this program: three levels of detail.
-pub const PAIR_ATTENTION_EVALUATIONS: u32 = 54;
-
 /// Parameters of algorithm 1, as published for targets up to 256k.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvolutionOptions {
@@ -175,6 +172,12 @@ impl Default for SearchOptions {
 // === impl SearchOptions ===
 
 impl SearchOptions {
+    /// Evaluations for attention factors of single pairs where their number is left to this program: the smoothest level of
+    /// detail, which is most of what there is to gain.
+    pub fn usual_pair_attention(attention_factor: AttentionFactorPolicy) -> u32 {
+        if attention_factor == AttentionFactorPolicy::Search { 10 } else { 7 }
+    }
+
     /// Candidates of the first generation, at most.
     pub fn first_generation(&self) -> u64 {
         match self.strategy {

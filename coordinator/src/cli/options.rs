@@ -15,9 +15,6 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7311";
 /// [`DEFAULT_LISTEN`] as a URL.
 pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7311";
 
-/// [`PAIR_ATTENTION_EVALUATIONS`](ropewalk_shared::job::PAIR_ATTENTION_EVALUATIONS) as text.
-const PAIR_ATTENTION: &str = "54";
-
 /// The coordinator that a command talks to.
 #[derive(Args, Clone, Debug)]
 pub struct CoordinatorArgs {
@@ -138,11 +135,10 @@ pub struct SearchArgs {
     pub attention_factor: AttentionFactorPolicy,
 
     /// Search attention factors of single rotary pairs, too, after the factors, with N more evaluations at most [without N:
-    /// 54]; ropewalk and longrope2 only. Limits on evaluations and passes hold for both together. Of exports, json and --apply
-    /// can say them
-    #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = PAIR_ATTENTION,
-        hide_default_value = true)]
-    pub pair_attention: u32,
+    /// 7, or 10 where the attention factor is searched: a tilt and a bend over the pairs]; ropewalk and longrope2 only. Limits
+    /// on evaluations and passes hold for both together. Of exports, json and --apply can say them
+    #[arg(long, value_name = "N", num_args = 0..=1)]
+    pub pair_attention: Option<Option<u32>>,
 
     /// Where to start from, besides the strategy's own start: factor files (JSON or CSV), FILE#NAME for one set of a file of
     /// published sets, folders of finished searches, or job:ID (with launch); rescaled where they are for another ratio
@@ -215,7 +211,9 @@ impl SearchArgs {
                 None if strategy.searches_start_tokens() => PAPER_START_TOKENS.to_vec(),
                 None => vec![0],
             },
-            pair_attention: self.pair_attention,
+            pair_attention: self.pair_attention.map_or(0, |evaluations| {
+                evaluations.unwrap_or_else(|| SearchOptions::usual_pair_attention(self.attention_factor))
+            }),
             attention_factor: self.attention_factor,
             init: Vec::new(),
             patience: self.patience,
@@ -226,16 +224,5 @@ impl SearchArgs {
             max_passes: self.max_passes,
             keep_short: self.keep_short.clone(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ropewalk_shared::job::PAIR_ATTENTION_EVALUATIONS;
-
-    #[test]
-    fn the_usual_number_is_said_and_taken() {
-        assert_eq!(PAIR_ATTENTION.parse(), Ok(PAIR_ATTENTION_EVALUATIONS));
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
-use ropewalk_shared::job::{PAIR_ATTENTION_EVALUATIONS, StrategyKind};
+use ropewalk_shared::job::{SearchOptions, StrategyKind};
 use ropewalk_shared::racing::Racing;
 use std::path::PathBuf;
 
@@ -19,8 +19,8 @@ pub struct Options {
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/assets/lab-model"), value_name = "DIR")]
     pub model: PathBuf,
 
-    /// Strategies, the yardstick first; NAME+safe and NAME+fast drop candidates in races, NAME+pairs searches attention
-    /// factors of pairs too, and NAME:POLICY sets an attention factor other than --attention-factor, as in longrope+safe,
+    /// Strategies, the yardstick first; NAME+safe and NAME+fast drop candidates in races, NAME+pairs and
+    /// NAME+pairs=N search attention factors of pairs too, and NAME:POLICY sets an attention factor other than --attention-factor, as in longrope+safe,
     /// ropewalk:search or ropewalk+safe+pairs
     #[arg(long, value_delimiter = ',', default_values_t = ["longrope".to_owned(), "ropewalk".to_owned()], value_name = "LIST")]
     pub strategies: Vec<String>,
@@ -110,10 +110,14 @@ impl Options {
         let (strategy, policy) = name.split_once(':').map_or((name, None), |(name, policy)| (name, Some(policy)));
         let mut parts = strategy.split('+');
         let strategy = parts.next().unwrap_or_default();
-        let (mut racing, mut pair_attention) = (Racing::Off, 0);
+        let (mut racing, mut pairs) = (Racing::Off, None);
         for part in parts {
             match part {
-                "pairs" => pair_attention = PAIR_ATTENTION_EVALUATIONS,
+                "pairs" => pairs = Some(None),
+                part if part.starts_with("pairs=") => {
+                    let number = part.trim_start_matches("pairs=").parse();
+                    pairs = Some(Some(number.with_context(|| format!("the evaluations for pairs of {name}"))?));
+                }
                 part => racing = part.parse().with_context(|| format!("the racing of {name}"))?,
             }
         }
@@ -129,6 +133,9 @@ impl Options {
             Some(policy) => policy.parse().with_context(|| format!("the attention factor of {name}"))?,
             None => self.attention_factor,
         };
+        let pair_attention = pairs.map_or(0, |number: Option<u32>| {
+            number.unwrap_or_else(|| SearchOptions::usual_pair_attention(attention_factor))
+        });
         Ok(Contender { name: name.to_owned(), kind, attention_factor, racing, pair_attention })
     }
 }

@@ -99,3 +99,20 @@ pub(super) fn job_of_factors(job: &JobSpec) -> JobSpec {
         job.search.max_passes.map(|max| less(max, aside.saturating_mul(samples), first.saturating_mul(samples)));
     inner
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where nobody says how many, the smoothest level is searched to its end.
+    #[test]
+    fn the_usual_number_is_one_level() {
+        for policy in [AttentionFactorPolicy::LongRope, AttentionFactorPolicy::Search] {
+            let star = u64::from(policy == AttentionFactorPolicy::Search);
+            let usual = SearchOptions::usual_pair_attention(policy);
+            assert_eq!(u64::from(usual), round_candidates(profile::numbers(0) as u64 + star));
+            let search = SearchOptions { attention_factor: policy, pair_attention: usual, ..SearchOptions::default() };
+            assert_eq!(planned_generations(&search), 2);
+        }
+    }
+}
