@@ -25,7 +25,8 @@ fn config(model_type: &str, extra: Value) -> Value {
 
 fn factors(pairs: usize, attention_factor: f64) -> FactorFile {
     let factors = (0..pairs).map(|pair| 1.0 + (pair as f64 / 3.0).powi(2)).collect();
-    let mut file = FactorFile::from_rescale(Rescale { factors, start_tokens: 0, attention_factor });
+    let mut file =
+        FactorFile::from_rescale(Rescale { factors, start_tokens: 0, attention_factor, pair_attention: Vec::new() });
     file.target_length = Some(TARGET);
     file
 }

@@ -205,6 +205,19 @@ fn factors_and_models_must_come_from_stages_that_have_them() {
     assert!(Plan::read(&with("kind = \"finetune\"\nfactors = \"./f.json\"\ncheckpoint = \"tuned\"")).is_ok());
 }
 
+/// Whatever goes on from factors would leave the attention factors of their pairs out.
+#[test]
+fn attention_factors_of_pairs_belong_to_the_last_search() {
+    let first = WHOLE.replace("length = 256\ntime", "length = 256\nstrategy = \"ropewalk\"\npair_attention = 9\ntime");
+    assert!(problems(&first)[0].starts_with("stage first: pair_attention: tune (finetune) starts from"));
+    let recover = WHOLE.replace("max_factor = 2", "max_factor = 2\nstrategy = \"ropewalk\"\npair_attention = 9");
+    assert!(problems(&recover)[0].contains("stage recover: pair_attention: a table"));
+    let plan = Plan::read("[[stage]]\nname = \"s\"\nkind = \"search\"\nlength = 512\npair_attention = 9").unwrap();
+    let (identity, description) = model(256);
+    let found = plan.problems_with(&identity, &description);
+    assert!(found.iter().any(|p| p.field == "pair_attention" && p.reason.contains("longrope2")), "{found:?}");
+}
+
 #[test]
 fn what_is_no_plan_is_refused() {
     for text in ["", "stage = 3", "[[stage]]", "name = ", "[stage]\nname = \"x\"", &"x".repeat(2 << 20)] {
@@ -240,6 +253,7 @@ fn searches_take_every_option_that_changes_a_job() {
         assert_eq!(of_kind.strategy, kind);
         assert_eq!(of_kind.start_tokens.len() > 1, kind.searches_start_tokens());
     }
+    assert_eq!(options("strategy = \"longrope2\"\npair_attention = 40").pair_attention, 40);
     let all =
         "racing = \"fast\"\nmax_passes = 1000\nobjective = \"mixture:0.25\"\nkeep_short = [\"128:2\", \"200:0.5\"]";
     let given = options(all);

@@ -339,7 +339,10 @@ fn given_factors_are_where_it_goes_on_from() {
 fn poor_factors_that_are_given_cost_one_evaluation() {
     let bowl = Bowl::new();
     let mut common = common(false, 1);
-    common.seeds.insert(0, Candidate { factors: vec![1000; PAIRS], start_tokens: 0, attention: None });
+    common.seeds.insert(
+        0,
+        Candidate { factors: vec![1000; PAIRS], start_tokens: 0, attention: None, pair_attention: Vec::new() },
+    );
     let settings = RopewalkSettings { given: 1, ..RopewalkSettings::new(common, &GEOMETRY, (256, 2048), 8.0, 1.17) };
     let mut search = Ropewalk::new(settings).unwrap();
     let mut plain = Ropewalk::new(self::settings(false, 1)).unwrap();

@@ -46,7 +46,10 @@ class Rescaled(torch.nn.Module):
             fail(f"{len(self.factors)} factors for a model with {dim // 2} rotary pairs")
         self.plain = [theta ** (-2 * i / dim) for i in range(dim // 2)]
         self.start = factors.get("start_tokens", 0)
-        self.attention_factor = factors.get("attention_factor", 1.0)
+        pairs = factors.get("pair_attention") or [1.0] * (dim // 2)
+        if len(pairs) != dim // 2:
+            fail(f"{len(pairs)} attention factors of pairs for a model with {dim // 2}")
+        self.attention = [factors.get("attention_factor", 1.0) * m for m in pairs]
 
     @torch.no_grad()
     def forward(self, x, position_ids):
@@ -55,7 +58,8 @@ class Rescaled(torch.nn.Module):
         n = position_ids[..., None].double()
         angle = torch.where(n < self.start, n * plain, n * scaled)
         angle = torch.cat((angle, angle), dim=-1)
-        return tuple((f(angle) * self.attention_factor).to(x.dtype) for f in (torch.cos, torch.sin))
+        attention = torch.tensor(2 * self.attention, dtype=torch.float64, device=x.device)
+        return tuple((f(angle) * attention).to(x.dtype) for f in (torch.cos, torch.sin))
 
 
 def fail(reason):

@@ -16,6 +16,10 @@ pub struct Candidate {
     /// The attention factor in points of [`ATTENTION_STEP`]; absent where it is not searched and follows from the job's policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention: Option<u32>,
+    /// Attention factors of the pairs on top of that one, in points of [`ATTENTION_STEP`], lowest pair first; empty where
+    /// all are 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pair_attention: Vec<u32>,
 }
 
 /// Distance of neighbouring attention factors where they are searched.
@@ -28,6 +32,7 @@ impl Candidate {
             factors: self.factors.iter().map(|&point| grid.value(point)).collect(),
             start_tokens: self.start_tokens,
             attention_factor: self.attention.map_or(attention_factor, attention_value),
+            pair_attention: self.pair_attention.iter().map(|&point| attention_value(point)).collect(),
         }
     }
 

@@ -18,10 +18,14 @@ pub const MAX_BYTES: usize = 4 << 20;
 /// Under this name a file's `baselines` hold the searched factors themselves, with no starting tokens left alone: what
 /// they are worth in engines that cannot do so.
 pub const WITHOUT_START_TOKENS: &str = "without-start-tokens";
+/// Under this name a file's `baselines` hold the searched factors with the one attention factor for all pairs: what they are
+/// worth where pairs have none of their own.
+pub const WITHOUT_PAIR_ATTENTION: &str = "without-pair-attention";
 
 /// Searched factors with where they come from and what they are worth.
 ///
-/// A file with `rescale_factors`, `start_tokens` and `attention_factor` alone is accepted too; the rest is then absent.
+/// A file with `rescale_factors`, `start_tokens`, `attention_factor` and `pair_attention` alone is accepted too; the rest is
+/// then absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FactorFile {
     /// [`SCHEMA`].
@@ -47,6 +51,9 @@ pub struct FactorFile {
     /// Multiplies cosine and sine.
     #[serde(default = "one")]
     pub attention_factor: f64,
+    /// Multiplies cosine and sine of each pair on top of that; empty: 1 for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pair_attention: Vec<f64>,
     /// One set for each range of lengths, the shortest first; the factors above are those of the last. Empty: no table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<FactorWindow>,
@@ -238,6 +245,7 @@ impl FactorFile {
             rescale_factors: rescale.factors,
             start_tokens: rescale.start_tokens,
             attention_factor: rescale.attention_factor,
+            pair_attention: rescale.pair_attention,
             windows: Vec::new(),
             objective: None,
             baselines: BTreeMap::new(),
@@ -268,6 +276,7 @@ impl FactorFile {
             rescale_factors: window.rescale.factors.clone(),
             start_tokens: window.rescale.start_tokens,
             attention_factor: window.rescale.attention_factor,
+            pair_attention: window.rescale.pair_attention.clone(),
             ..self.clone()
         };
         if self.windows.last() != Some(window) {
@@ -287,7 +296,7 @@ impl FactorFile {
         windows::check(&windows, &own)?;
         self.windows = windows;
         (self.rescale_factors, self.start_tokens) = (own.factors, own.start_tokens);
-        self.attention_factor = own.attention_factor;
+        (self.attention_factor, self.pair_attention) = (own.attention_factor, own.pair_attention);
         Ok(())
     }
 
@@ -297,6 +306,7 @@ impl FactorFile {
             factors: self.rescale_factors.clone(),
             start_tokens: self.start_tokens,
             attention_factor: self.attention_factor,
+            pair_attention: self.pair_attention.clone(),
         }
     }
 }
@@ -322,13 +332,20 @@ mod tests {
     #[test]
     fn the_three_numbers_alone_are_enough() {
         let file = FactorFile::from_json(r#"{"rescale_factors": [1.0, 1.19], "start_tokens": 4}"#).unwrap();
-        assert_eq!(file.rescale(), Rescale { factors: vec![1.0, 1.19], start_tokens: 4, attention_factor: 1.0 });
+        assert_eq!(
+            file.rescale(),
+            Rescale { factors: vec![1.0, 1.19], start_tokens: 4, attention_factor: 1.0, pair_attention: Vec::new() }
+        );
     }
 
     #[test]
     fn a_file_survives_its_text() {
-        let mut file =
-            FactorFile::from_rescale(Rescale { factors: vec![1.0, 2.37], start_tokens: 0, attention_factor: 1.1 });
+        let mut file = FactorFile::from_rescale(Rescale {
+            factors: vec![1.0, 2.37],
+            start_tokens: 0,
+            attention_factor: 1.1,
+            pair_attention: Vec::new(),
+        });
         file.objective = Some(Objective {
             kind: "perplexity".into(),
             value: 9.37,
@@ -353,7 +370,8 @@ mod tests {
             "objective": {"kind": "perplexity", "value": 9.0, "samples": 5, "held_out": null}}"#;
         let file = FactorFile::from_json(text).unwrap();
         assert_eq!(FactorFile::from_json(&file.to_json().unwrap()).unwrap(), file);
-        let short = Rescale { factors: vec![1.0, 1.0], start_tokens: 0, attention_factor: 1.0 };
+        let short =
+            Rescale { factors: vec![1.0, 1.0], start_tokens: 0, attention_factor: 1.0, pair_attention: Vec::new() };
         assert_eq!((file.rescale_for(511), file.rescale_for(512)), (short.clone(), file.rescale()));
 
         let one = file.at_window(300).unwrap();

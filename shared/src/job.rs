@@ -61,6 +61,10 @@ pub struct SearchOptions {
     /// Gradient steps of a strategy that can take them; they need workers that compute on the CPU.
     #[serde(default, skip_serializing_if = "is_default")]
     pub slope_steps: u32,
+    /// Evaluations set aside for attention factors of single pairs, which are searched after the factors; 0: one attention
+    /// factor for all pairs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pair_attention: u32,
     /// Grid of the factors.
     #[serde(rename = "step")]
     pub grid: Grid,
@@ -148,6 +152,7 @@ impl Default for SearchOptions {
             seed: 0,
             evolution: EvolutionOptions::default(),
             slope_steps: 0,
+            pair_attention: 0,
             grid: Grid::PAPER,
             max_factor: None,
             start_tokens: PAPER_START_TOKENS.to_vec(),
@@ -167,6 +172,12 @@ impl Default for SearchOptions {
 // === impl SearchOptions ===
 
 impl SearchOptions {
+    /// Evaluations for attention factors of single pairs where their number is left to this program: the smoothest level of
+    /// detail, which is most of what there is to gain.
+    pub fn usual_pair_attention(attention_factor: AttentionFactorPolicy) -> u32 {
+        if attention_factor == AttentionFactorPolicy::Search { 10 } else { 7 }
+    }
+
     /// Candidates of the first generation, at most.
     pub fn first_generation(&self) -> u64 {
         match self.strategy {
@@ -197,6 +208,11 @@ impl StrategyKind {
     /// Whether it asks for gradients, which not every worker can compute.
     pub fn follows_gradients(self) -> bool {
         self == Self::Ropewalk
+    }
+
+    /// Whether attention factors of single pairs can be searched after the factors that it finds.
+    pub fn searches_pair_attention(self) -> bool {
+        matches!(self, Self::Ropewalk | Self::LongRope2)
     }
 
     /// Whether starting tokens are a part of what it searches.

@@ -23,6 +23,9 @@ pub struct LossSlope {
     pub log_factors: Vec<f64>,
     /// `d nll_sum / d ln f` with the attention factor `f`, in nats.
     pub log_attention_factor: f64,
+    /// `d nll_sum / d ln m_i` with the attention factor `m_i` of each rotary pair, in nats; empty from a worker that does not
+    /// tell them apart.
+    pub log_pair_attention: Vec<f64>,
 }
 
 /// Why a worker could not evaluate a unit.

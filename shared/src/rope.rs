@@ -33,7 +33,14 @@ pub struct Rescale {
     pub start_tokens: u32,
     /// Multiplies cosine and sine at every position, so rotated logits grow by its square.
     pub attention_factor: f64,
+    /// Multiplies cosine and sine of each pair on top of that (`m_i`), the fastest pair first, at every position; as many as
+    /// factors, or none, which means 1 for all. Most engines have a place for the one attention factor alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pair_attention: Vec<f64>,
 }
+
+/// Smallest and largest [`Rescale::pair_attention`]: beyond, a pair would count for nothing or drown all others.
+pub const PAIR_ATTENTION_LIMITS: (f64, f64) = (0.0625, 16.0);
 
 /// Identity of a [`Rescale`]: equal exactly when all its numbers are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +69,26 @@ pub enum InvalidRescale {
     /// Zero, negative, infinite or NaN.
     #[error("attention factor {0} is not usable: it must be finite and greater than 0")]
     AttentionFactor(f64),
+    /// Neither none nor one for each pair.
+    #[error("{got} attention factors of single pairs given, the model needs {expected} (one per rotary pair) or none")]
+    PairAttentionLength {
+        /// Attention factors of single pairs given.
+        got: usize,
+        /// Rotary pairs of the model.
+        expected: usize,
+    },
+    /// Out of bounds, infinite or NaN.
+    #[error(
+        "the attention factor of pair {pair} is {value}: it must lie from {} to {}",
+        PAIR_ATTENTION_LIMITS.0,
+        PAIR_ATTENTION_LIMITS.1
+    )]
+    PairAttention {
+        /// Index of the pair.
+        pair: usize,
+        /// What was given.
+        value: f64,
+    },
 }
 
 // === impl RopeGeometry ===
@@ -88,7 +115,7 @@ impl Rescale {
 
     /// These factors from position 0 on, attention factor 1.
     pub fn with_factors(factors: Vec<f64>) -> Self {
-        Self { factors, start_tokens: 0, attention_factor: 1.0 }
+        Self { factors, start_tokens: 0, attention_factor: 1.0, pair_attention: Vec::new() }
     }
 
     /// Checks that a model with this many rotary pairs can be run with these numbers.
@@ -105,7 +132,29 @@ impl Rescale {
         if !usable(self.attention_factor) {
             return Err(InvalidRescale::AttentionFactor(self.attention_factor));
         }
+        if ![0, pairs].contains(&self.pair_attention.len()) {
+            return Err(InvalidRescale::PairAttentionLength { got: self.pair_attention.len(), expected: pairs });
+        }
+        let (low, high) = PAIR_ATTENTION_LIMITS;
+        if let Some(pair) = self.pair_attention.iter().position(|m| !(low..=high).contains(m)) {
+            return Err(InvalidRescale::PairAttention { pair, value: self.pair_attention[pair] });
+        }
         Ok(())
+    }
+
+    /// What cosine and sine of a pair are multiplied by: `f m_i`.
+    pub fn attention_of(&self, pair: usize) -> f64 {
+        self.pair_attention.get(pair).map_or(self.attention_factor, |m| self.attention_factor * m)
+    }
+
+    /// Whether pairs have attention factors of their own, which most engines have no place for.
+    pub fn has_pair_attention(&self) -> bool {
+        !self.pair_attention.is_empty()
+    }
+
+    /// The same with the one attention factor for all pairs.
+    pub fn without_pair_attention(&self) -> Self {
+        Self { pair_attention: Vec::new(), ..self.clone() }
     }
 
     /// The same factors for another extension ratio: `1 + (lambda - 1)(s_target - 1)/(s_origin - 1)`, as the authors
@@ -126,6 +175,13 @@ impl Rescale {
         hash.update(&self.attention_factor.to_bits().to_le_bytes());
         for factor in &self.factors {
             hash.update(&factor.to_bits().to_le_bytes());
+        }
+        // Left out where there are none, so that ids of other factors stay what they were.
+        if self.has_pair_attention() {
+            hash.update(b"pair attention");
+            for factor in &self.pair_attention {
+                hash.update(&factor.to_bits().to_le_bytes());
+            }
         }
         let mut id = [0; 16];
         id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
@@ -173,7 +229,8 @@ pub struct AngleRule {
     original: Vec<f64>,
     rescaled: Vec<f64>,
     start_tokens: u64,
-    attention_factor: f64,
+    /// `f m_i` of each pair.
+    attention: Vec<f64>,
 }
 
 impl AngleRule {
@@ -189,7 +246,7 @@ impl AngleRule {
             original,
             rescaled,
             start_tokens: rescale.start_tokens.into(),
-            attention_factor: rescale.attention_factor,
+            attention: (0..geometry.pairs()).map(|pair| rescale.attention_of(pair)).collect(),
         })
     }
 
@@ -204,10 +261,10 @@ impl AngleRule {
         position as f64 * frequencies[pair]
     }
 
-    /// Cosine and sine of the angle, each times the attention factor.
+    /// Cosine and sine of the angle, each times the attention factor of the pair.
     pub fn cos_sin(&self, pair: usize, position: u64) -> (f64, f64) {
         let (sin, cos) = self.angle(pair, position).sin_cos();
-        (cos * self.attention_factor, sin * self.attention_factor)
+        (cos * self.attention[pair], sin * self.attention[pair])
     }
 }
 
@@ -219,7 +276,12 @@ mod tests {
 
     #[test]
     fn starting_tokens_keep_their_angle() {
-        let rescale = Rescale { factors: vec![1.0, 2.0, 4.0, 8.0], start_tokens: 3, attention_factor: 1.0 };
+        let rescale = Rescale {
+            factors: vec![1.0, 2.0, 4.0, 8.0],
+            start_tokens: 3,
+            attention_factor: 1.0,
+            pair_attention: Vec::new(),
+        };
         let rule = AngleRule::new(&GEOMETRY, &rescale).unwrap();
         // theta^(2/8) = 10 for d = 8: pair 1 turns by a tenth of a radian per position.
         assert!((rule.angle(1, 2) - 0.2).abs() < 1e-15);
@@ -229,7 +291,7 @@ mod tests {
 
     #[test]
     fn factors_that_cannot_be_applied_are_named() {
-        let with = |factors: Vec<f64>, attention_factor| Rescale { factors, start_tokens: 0, attention_factor };
+        let with = |factors: Vec<f64>, attention_factor| Rescale { attention_factor, ..Rescale::with_factors(factors) };
         assert_eq!(with(vec![1.0; 3], 1.0).check(4), Err(InvalidRescale::Length { got: 3, expected: 4 }));
         for bad in [0.0, -1.0, f64::INFINITY, f64::NEG_INFINITY] {
             let error = with(vec![1.0, bad], 1.0).check(2);
@@ -238,16 +300,49 @@ mod tests {
         assert!(with(vec![f64::NAN], 1.0).check(1).is_err());
         assert!(with(vec![1.0], f64::NAN).check(1).is_err());
         assert!(with(vec![1.0], 0.0).check(1).is_err());
+        let with = |pair_attention: &[f64]| {
+            Rescale { pair_attention: pair_attention.to_vec(), ..Rescale::identity(2) }.check(2)
+        };
+        assert_eq!((with(&[]), with(&[0.0625, 16.0])), (Ok(()), Ok(())));
+        assert_eq!(with(&[1.0]), Err(InvalidRescale::PairAttentionLength { got: 1, expected: 2 }));
+        for bad in [0.0, -1.0, 0.06, 17.0, f64::INFINITY] {
+            assert_eq!(with(&[1.0, bad]), Err(InvalidRescale::PairAttention { pair: 1, value: bad }));
+        }
+        assert!(with(&[f64::NAN, 1.0]).is_err());
+    }
+
+    #[test]
+    fn attention_factors_of_pairs_multiply_cosine_and_sine() {
+        let one =
+            Rescale { start_tokens: 3, attention_factor: 1.25, ..Rescale::with_factors(vec![1.0, 2.0, 4.0, 8.0]) };
+        let each = Rescale { pair_attention: vec![1.0, 0.5, 2.0, 1.0], ..one.clone() };
+        let (one, each) = (AngleRule::new(&GEOMETRY, &one).unwrap(), AngleRule::new(&GEOMETRY, &each).unwrap());
+        for position in [0, 2, 3, 777] {
+            for (pair, m) in [1.0, 0.5, 2.0, 1.0].into_iter().enumerate() {
+                let (cos, sin) = one.cos_sin(pair, position);
+                assert_eq!(each.cos_sin(pair, position), (m * cos, m * sin));
+            }
+        }
     }
 
     #[test]
     fn the_identity_of_factors_covers_every_number() {
-        let base = Rescale { factors: vec![1.0, 2.0], start_tokens: 0, attention_factor: 1.0 };
-        let mut others = vec![base.clone(); 3];
+        let base = Rescale::with_factors(vec![1.0, 2.0]);
+        let mut others = vec![base.clone(); 5];
         others[0].factors[1] = 2.0 + f64::EPSILON * 2.0;
         others[1].start_tokens = 1;
         others[2].attention_factor = 1.1;
+        others[3].pair_attention = vec![1.0, 1.25];
+        others[4].pair_attention = vec![1.25, 1.0];
         assert_eq!(base.id(), base.clone().id());
-        assert!(others.iter().all(|other| other.id() != base.id()));
+        let ids: std::collections::BTreeSet<RescaleId> = others.iter().map(Rescale::id).collect();
+        assert!(ids.len() == 5 && !ids.contains(&base.id()));
+        // What stores hold from before pairs had attention factors of their own.
+        assert_eq!(base.id().to_string(), "e429384018f6c248e68e6fcedd3a74cc");
+        let text = serde_json::to_string(&base).unwrap();
+        assert!(!text.contains("pair_attention"), "{text}");
+        for other in others {
+            assert_eq!(serde_json::from_str::<Rescale>(&serde_json::to_string(&other).unwrap()).unwrap(), other);
+        }
     }
 }

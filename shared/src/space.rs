@@ -58,6 +58,9 @@ pub enum OutsideSpace {
     /// An attention factor out of its bounds, or one where none is searched, or none where one is.
     #[error("the attention factor {0:?} (in thousandths) is not one of the space")]
     Attention(Option<u32>),
+    /// Attention factors of single pairs, where none are searched, or not one for each pair within its bounds.
+    #[error("the attention factors of single pairs are not those of the space")]
+    PairAttention,
 }
 
 impl SearchSpace {
@@ -89,6 +92,9 @@ impl SearchSpace {
         if !fits {
             return Err(OutsideSpace::Attention(attention));
         }
+        if !candidate.pair_attention.is_empty() {
+            return Err(OutsideSpace::PairAttention);
+        }
         Ok(())
     }
 
@@ -101,7 +107,12 @@ impl SearchSpace {
             floor
         });
         let (factors, start_tokens) = (factors.collect(), self.nearest_start(start_tokens));
-        Candidate { factors, start_tokens, attention: self.nearest_attention(attention_factor) }
+        Candidate {
+            factors,
+            start_tokens,
+            attention: self.nearest_attention(attention_factor),
+            pair_attention: Vec::new(),
+        }
     }
 
     /// The point of the attention factor nearest to `wanted`, where one is searched; NaN counts as the smallest.
@@ -145,7 +156,12 @@ mod tests {
     fn every_broken_constraint_is_named() {
         let space = space(3, 1000);
         let check = |factors: &[u32], start_tokens| {
-            space.check(&Candidate { factors: factors.to_vec(), start_tokens, attention: None })
+            space.check(&Candidate {
+                factors: factors.to_vec(),
+                start_tokens,
+                attention: None,
+                pair_attention: Vec::new(),
+            })
         };
         assert_eq!(check(&[100, 100, 1000], 4), Ok(()));
         assert_eq!(check(&[100, 100], 4), Err(OutsideSpace::Length { got: 2, expected: 3 }));
@@ -189,7 +205,7 @@ mod tests {
         ) {
             factors.sort_unstable();
             let space = space(factors.len(), 1000);
-            let candidate = Candidate { factors, start_tokens: PAPER_START_TOKENS[which], attention: None };
+            let candidate = Candidate { factors, start_tokens: PAPER_START_TOKENS[which], attention: None, pair_attention: Vec::new() };
             let rescale = candidate.rescale(space.grid, 1.0);
             prop_assert_eq!(space.nearest(&rescale.factors, candidate.start_tokens, 1.0), candidate);
         }

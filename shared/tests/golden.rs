@@ -151,7 +151,12 @@ fn angles_keep_their_precision_at_large_positions() {
     let golden = golden();
     for geometry in &golden.geometries {
         let Rotation { rescale_factors, start_tokens, rows } = &geometry.rotation;
-        let rescale = Rescale { factors: rescale_factors.clone(), start_tokens: *start_tokens, attention_factor: 1.0 };
+        let rescale = Rescale {
+            factors: rescale_factors.clone(),
+            start_tokens: *start_tokens,
+            attention_factor: 1.0,
+            pair_attention: Vec::new(),
+        };
         let rule = AngleRule::new(&geometry.rope(), &rescale).unwrap();
         assert!(rows.iter().any(|row| row.position > 100_000), "no large position to check");
         for row in rows {

@@ -31,7 +31,7 @@ STEP = 1e-5
 
 
 class Differentiable(torch.nn.Module):
-    """As generate.Rescaled, by the logarithms of the factors and of the attention factor."""
+    """As generate.Rescaled, by the logarithms of the factors and of the attention factor; that may be one for each pair."""
 
     def __init__(self, theta, dim, log_factors, log_attention_factor, start):
         super().__init__()
@@ -42,7 +42,7 @@ class Differentiable(torch.nn.Module):
         n = position_ids[..., None].double()
         angle = torch.where(n < self.start, n * self.plain, n * (self.plain / self.log_factors.exp()))
         angle = torch.cat((angle, angle), dim=-1)
-        factor = self.log_attention_factor.exp()
+        factor = self.log_attention_factor.exp().expand(len(self.plain)).repeat(2)
         return angle.cos() * factor, angle.sin() * factor
 
 
@@ -79,8 +79,12 @@ def generate_case(name):
     numbers = evaluation["rescale_factors"] + [evaluation["attention_factor"]]
     point = torch.tensor(numbers, dtype=torch.float64).log()
 
+    # The factors, the attention factor of all pairs, and what each pair's is multiplied by.
+    pairs = len(point) - 1
+    point = torch.cat((point, torch.zeros(pairs, dtype=torch.float64)))
+
     def of(point):
-        return loss(model, ids, evaluation, point[:-1], point[-1])
+        return loss(model, ids, evaluation, point[:pairs], point[pairs] + point[pairs + 1:])
 
     variable = point.clone().requires_grad_()
     nll_sum = of(variable)
@@ -90,8 +94,8 @@ def generate_case(name):
     assert abs(nll_sum.item() / evaluation["nll_sum"] - 1) < 1e-6, (nll_sum.item(), evaluation["nll_sum"])
     kept = {k: evaluation[k] for k in ("length", "rescale_factors", "start_tokens", "attention_factor")}
     generate.write_json(directory / "gradient.json", dict(
-        generate.versions(), **kept, nll_sum=nll_sum.item(), log_factors=gradient[:-1].tolist(),
-        log_attention_factor=gradient[-1].item()))
+        generate.versions(), **kept, nll_sum=nll_sum.item(), log_factors=gradient[:pairs].tolist(),
+        log_attention_factor=gradient[pairs].item(), log_pair_attention=gradient[pairs + 1:].tolist()))
     print(f"{name:20} nll_sum {nll_sum.item():.9f}  norm {gradient.norm().item():.6f}")
 
 

@@ -72,7 +72,7 @@ fn refusal<T: std::fmt::Debug>(what: &str, result: Result<T, Status>) -> Result<
 }
 
 fn rescale(factor: f64) -> Option<pb::Rescale> {
-    Some(pb::Rescale { factors: vec![factor; 8], start_tokens: 0, attention_factor: 1.0 })
+    Some(pb::Rescale { factors: vec![factor; 8], start_tokens: 0, attention_factor: 1.0, ..Default::default() })
 }
 
 fn sample() -> Result<Sample> {

@@ -27,6 +27,7 @@ mod cuda;
 pub mod device;
 pub mod evaluator;
 mod first_layer;
+pub mod fold;
 pub mod gradient;
 pub mod greedy;
 pub mod kernels;

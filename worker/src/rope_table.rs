@@ -90,7 +90,12 @@ mod tests {
     #[test]
     fn chunks_are_the_rule_at_their_positions() {
         let geometry = RopeGeometry { head_dim: 8, rotary_dim: 6, theta: 10_000.0 };
-        let rescale = Rescale { factors: vec![1.0, 2.0, 3.5], start_tokens: 9, attention_factor: 1.25 };
+        let rescale = Rescale {
+            factors: vec![1.0, 2.0, 3.5],
+            start_tokens: 9,
+            attention_factor: 1.25,
+            pair_attention: vec![1.0, 0.5, 1.5],
+        };
         let rule = AngleRule::new(&geometry, &rescale).unwrap();
         let mut table = RopeTable::new(rule.clone(), 23, 7, &Device::Cpu);
         for chunk in [0, 1, 3, 0] {

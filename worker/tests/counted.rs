@@ -26,7 +26,7 @@ fn load(dir: &Path) -> Model {
 fn rescale(model: &Model) -> Rescale {
     let pairs = model.description().geometry.pairs();
     let factors = (0..pairs).map(|i| 1.0 + 7.0 * i as f64 / pairs as f64).collect();
-    Rescale { factors, start_tokens: 4, attention_factor: 1.1 }
+    Rescale { factors, start_tokens: 4, attention_factor: 1.1, pair_attention: Vec::new() }
 }
 
 fn counted(evaluator: &Evaluator, tokens: &[u32], from: usize) -> Result<Counted, EvalError> {

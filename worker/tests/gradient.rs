@@ -45,7 +45,9 @@ fn tokens(case: &str) -> Vec<u32> {
 
 fn rescale(pairs: usize) -> Rescale {
     let factors = (0..pairs).map(|i| 1.0 + 3.5 * i as f64 / pairs as f64).collect();
-    Rescale { factors, start_tokens: 4, attention_factor: 1.17 }
+    // A profile that is none of the factors'.
+    let pair_attention = (0..pairs).map(|i| 0.9 + 0.05 * (i * i % 5) as f64).collect();
+    Rescale { factors, start_tokens: 4, attention_factor: 1.17, pair_attention }
 }
 
 fn gradient(evaluator: &Evaluator, rescale: &Rescale, tokens: &[u32]) -> Gradient {
@@ -53,7 +55,8 @@ fn gradient(evaluator: &Evaluator, rescale: &Rescale, tokens: &[u32]) -> Gradien
 }
 
 fn numbers(gradient: &Gradient) -> Vec<f64> {
-    gradient.log_factors.iter().copied().chain([gradient.log_attention_factor]).collect()
+    let pairs = gradient.log_factors.iter().chain(&gradient.log_pair_attention);
+    pairs.copied().chain([gradient.log_attention_factor]).collect()
 }
 
 fn norm(numbers: &[f64]) -> f64 {
@@ -84,9 +87,16 @@ fn differences(evaluator: &Evaluator, rescale: &Rescale, tokens: &[u32]) -> Vec<
             moved
         })
     });
+    let by_pair_attention = (0..geometry.pairs()).map(|pair| {
+        slope(0.02, &|step| {
+            let mut moved = rescale.clone();
+            moved.pair_attention[pair] *= step.exp();
+            moved
+        })
+    });
     let by_attention =
         slope(0.02, &|step| Rescale { attention_factor: rescale.attention_factor * step.exp(), ..rescale.clone() });
-    by_factor.chain([by_attention]).collect()
+    by_factor.chain(by_pair_attention).chain([by_attention]).collect()
 }
 
 #[test]
@@ -146,7 +156,10 @@ fn pytorch_computes_the_same_gradient_in_any_chunks() {
         let golden = json(case, "gradient.json");
         let rescale: Rescale = serde_json::from_value(golden.clone()).unwrap();
         let mut want: Vec<f64> = serde_json::from_value(golden["log_factors"].clone()).unwrap();
+        let by_pairs: Vec<f64> = serde_json::from_value(golden["log_pair_attention"].clone()).unwrap();
+        want.extend(by_pairs);
         want.push(golden["log_attention_factor"].as_f64().unwrap());
+        assert!(!rescale.has_pair_attention());
         let tokens = &tokens(case)[..golden["length"].as_u64().unwrap() as usize];
         for chunk in [7, 64, 1024] {
             let evaluator = evaluator(case, 2, chunk);
@@ -211,6 +224,8 @@ fn the_loss_rises_along_the_gradient_as_fast_as_it_says() {
         let mut moved = start.clone();
         moved.factors.iter_mut().zip(&got.log_factors).for_each(|(factor, by)| *factor *= (step * by / size).exp());
         moved.attention_factor *= (step * got.log_attention_factor / size).exp();
+        let pairs = moved.pair_attention.iter_mut().zip(&got.log_pair_attention);
+        pairs.for_each(|(factor, by)| *factor *= (step * by / size).exp());
         evaluator.evaluate(&moved, &tokens, &CancelFlag::new(), &mut |_| {}).unwrap().nll_sum
     };
     let slope = (loss(4e-5) - loss(-4e-5)) / 8e-5;

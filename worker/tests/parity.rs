@@ -41,9 +41,12 @@ impl Evaluation {
     fn rescale(&self, model: &Model) -> Rescale {
         match self.rescale_factors.clone() {
             None => model.description().shipped_rescale(self.length),
-            Some(factors) => {
-                Rescale { factors, start_tokens: self.start_tokens, attention_factor: self.attention_factor }
-            }
+            Some(factors) => Rescale {
+                factors,
+                start_tokens: self.start_tokens,
+                attention_factor: self.attention_factor,
+                pair_attention: Vec::new(),
+            },
         }
     }
 }

@@ -64,7 +64,12 @@ fn evaluator(model: Model, device_memory: Option<u64>) -> Evaluator {
 }
 
 fn candidate(number: usize) -> Rescale {
-    Rescale { factors: vec![1.0 + number as f64; 16], start_tokens: number as u32, attention_factor: 1.1 }
+    Rescale {
+        factors: vec![1.0 + number as f64; 16],
+        start_tokens: number as u32,
+        attention_factor: 1.1,
+        pair_attention: Vec::new(),
+    }
 }
 
 fn counted(evaluator: &Evaluator, number: usize, from: usize) -> Counted {

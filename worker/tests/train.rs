@@ -74,7 +74,8 @@ fn small() -> (TestModel, TrainSpec, Vec<TrainSequence>) {
     let long = |first: usize| TrainSequence::long(tokens[first..first + 300].to_vec());
     let short = TrainSequence { documents: vec![0, 64, 128], window: Window::Original, ..long(700) };
     let answer = TrainSequence { counted_from: 290, ..long(900) };
-    let rescale = Rescale { factors: vec![1.5; 16], start_tokens: 4, attention_factor: 1.1 };
+    let rescale =
+        Rescale { factors: vec![1.5; 16], start_tokens: 4, attention_factor: 1.1, pair_attention: Vec::new() };
     let spec = TrainSpec {
         sequences_per_step: 3,
         learning_rate: 1e-3,

@@ -78,15 +78,20 @@ fn first_generation(spec: &JobSpec) -> u64 {
 fn bought(spec: &JobSpec, passes: u64) -> String {
     let samples = (spec.samples.len() as u64).max(1);
     let candidates = passes / samples;
+    let aside = u64::from(spec.search.pair_attention).min(candidates);
     if spec.search.strategy == StrategyKind::Ropewalk {
         return format!("the price of {candidates} evaluations");
     }
     let options = &spec.search.evolution;
-    let all = options.evaluations().min(candidates);
+    let all = options.evaluations().min(candidates - aside);
     let bred = (u64::from(options.mutations) + u64::from(options.crossovers)).max(1);
     let generations = all.saturating_sub(options.population.into()) as f64 / bred as f64;
     let more = if spec.search.racing.is_off() || all < candidates { "" } else { ", and more by what racing saves" };
-    format!("{all} candidates: the first generation and {generations:.1} of {} more{more}", options.generations)
+    let profiles = if aside > 0 { format!(", then {aside} for attention factors of pairs") } else { String::new() };
+    format!(
+        "{all} candidates: the first generation and {generations:.1} of {} more{more}{profiles}",
+        options.generations
+    )
 }
 
 #[cfg(test)]

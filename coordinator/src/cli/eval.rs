@@ -154,6 +154,8 @@ struct SampleMeasurement {
 struct Slope {
     log_factors: Vec<f64>,
     log_attention_factor: f64,
+    /// By the attention factor of each pair; their sum is the number above.
+    log_pair_attention: Vec<f64>,
 }
 
 // Evaluations of other commands ask the same questions.
@@ -315,12 +317,20 @@ impl Slope {
         Self {
             log_factors: (0..pairs).map(|pair| mean(&|gradient: &Gradient| gradient.log_factors[pair])).collect(),
             log_attention_factor: mean(&|gradient| gradient.log_attention_factor),
+            log_pair_attention: (0..pairs)
+                .map(|pair| mean(&|gradient: &Gradient| gradient.log_pair_attention[pair]))
+                .collect(),
         }
     }
 
     fn describe(&self) -> String {
-        let factors: Vec<String> = self.log_factors.iter().map(|slope| format!("{slope:+.4}")).collect();
-        format!("{}\nattention factor {:+.4}", factors.join(" "), self.log_attention_factor)
+        let list = |slopes: &[f64]| slopes.iter().map(|slope| format!("{slope:+.4}")).collect::<Vec<_>>().join(" ");
+        format!(
+            "{}\nattention factor {:+.4}, by pair {}",
+            list(&self.log_factors),
+            self.log_attention_factor,
+            list(&self.log_pair_attention)
+        )
     }
 }
 

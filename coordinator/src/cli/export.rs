@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 ///
 /// Formats: json is the factor file; hf a patch of config.json for transformers, vLLM and SGLang; csv one factor a line, as
 /// the LongRoPE authors' code reads them. Of a factor table, hf takes the set at the original length and the last, and says
-/// which it leaves out; csv takes the one that --window names. With --apply MODEL the export is a whole model: a folder with the weights and
+/// which it leaves out; csv takes the one that --window names. Attention factors of single rotary pairs stand in json alone;
+/// --apply folds them into the query and key weights. With --apply MODEL the export is a whole model: a folder with the weights and
 /// tokenizer of MODEL, a config.json with the factors, the factor file and a model card. How to use the result is
 /// printed to standard error.
 #[derive(Args, Debug)]
@@ -191,7 +192,7 @@ impl ExportArgs {
                     Failure::input_message("format hf patches a config.json: name the model's folder with --model DIR")
                 })?;
                 let options = HfOptions {
-                    short: self.short_set(&config_json)?,
+                    short: self.short_set(&config_json, &file.pair_attention)?,
                     target_length: self.target_length,
                     dropped,
                     hf5_only: self.hf5_only,
@@ -202,7 +203,8 @@ impl ExportArgs {
         }
     }
 
-    fn short_set(&self, config_json: &str) -> Result<Option<ShortSet>, Failure> {
+    /// The factors for short inputs, beside long ones with these attention factors of pairs.
+    fn short_set(&self, config_json: &str, profile: &[f64]) -> Result<Option<ShortSet>, Failure> {
         match self.short.as_deref() {
             None => Ok(None),
             Some("same") => Ok(Some(ShortSet::Same)),
@@ -210,7 +212,14 @@ impl ExportArgs {
             Some(path) => {
                 let description = ModelDescription::from_config_json(config_json).or_input()?;
                 let given = read_file(Path::new(path), &description)?;
-                Ok(Some(ShortSet::Given(given.rescale_for(description.original_length).factors)))
+                let short = given.rescale_for(description.original_length);
+                if short.pair_attention != profile {
+                    return Err(Failure::input_message(format!(
+                        "--short {path}: attention factors of single rotary pairs must be those of the long factors, since \
+                         weights have one of them for all lengths"
+                    )));
+                }
+                Ok(Some(ShortSet::Given(short.factors)))
             }
         }
     }

@@ -44,8 +44,14 @@ impl Init {
     /// The factors for this model stretched by `ratio`.
     fn fitted(self, description: &ModelDescription, ratio: f64) -> Result<Rescale, Failure> {
         self.rescale.check(description.geometry.pairs()).with_context(|| self.name.clone()).or_input()?;
+        if self.rescale.has_pair_attention() {
+            note(format!(
+                "{}: its attention factors of single pairs are left out: a search starts without any",
+                self.name
+            ));
+        }
         let Some(own) = self.ratio.filter(|own| (own / ratio - 1.0).abs() > SAME_RATIO) else {
-            return Ok(self.rescale);
+            return Ok(self.rescale.without_pair_attention());
         };
         let rescaled = self.rescale.for_ratio(own, ratio).ok_or_else(|| {
             Failure::input_message(format!(
@@ -54,7 +60,7 @@ impl Init {
             ))
         })?;
         note(format!("{}: rescaled from an extension ratio of {own} to {ratio}", self.name));
-        Ok(rescaled)
+        Ok(rescaled.without_pair_attention())
     }
 }
 

@@ -134,6 +134,12 @@ pub struct SearchArgs {
     #[arg(long, default_value_t = AttentionFactorPolicy::default(), value_name = "POLICY")]
     pub attention_factor: AttentionFactorPolicy,
 
+    /// Search attention factors of single rotary pairs, too, after the factors, with N more evaluations at most [without N:
+    /// 7, or 10 where the attention factor is searched: a tilt and a bend over the pairs]; ropewalk and longrope2 only. Limits
+    /// on evaluations and passes hold for both together. Of exports, json and --apply can say them
+    #[arg(long, value_name = "N", num_args = 0..=1)]
+    pub pair_attention: Option<Option<u32>>,
+
     /// Where to start from, besides the strategy's own start: factor files (JSON or CSV), FILE#NAME for one set of a file of
     /// published sets, folders of finished searches, or job:ID (with launch); rescaled where they are for another ratio
     #[arg(long, value_name = "FILE|FILE#NAME|FOLDER|job:ID", num_args = 1..)]
@@ -205,6 +211,9 @@ impl SearchArgs {
                 None if strategy.searches_start_tokens() => PAPER_START_TOKENS.to_vec(),
                 None => vec![0],
             },
+            pair_attention: self.pair_attention.map_or(0, |evaluations| {
+                evaluations.unwrap_or_else(|| SearchOptions::usual_pair_attention(self.attention_factor))
+            }),
             attention_factor: self.attention_factor,
             init: Vec::new(),
             patience: self.patience,

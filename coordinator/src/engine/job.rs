@@ -6,7 +6,7 @@ use super::report_plan::baselines;
 use super::short::Kept;
 use super::stage::Stage;
 use super::time::{Now, utc};
-use crate::search::{Ask, Race, Strategy, ropewalk, strategy::begin};
+use crate::search::{Ask, Race, Strategy, pair_attention, ropewalk, strategy::begin};
 use crate::store::{Batch, Ended, GenerationRecord, JobRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::grid::Grid;
@@ -302,6 +302,7 @@ pub fn planned_evaluations(spec: &JobSpec) -> u64 {
         _ => spec.search.evolution.evaluations(),
     };
     let search = &spec.search;
+    let all = all.saturating_add(search.pair_attention.into());
     // What a race saves buys more candidates, which nobody can count before.
     let by_passes = search.max_passes.filter(|_| search.racing.is_off());
     let by_passes = by_passes.map(|max| max / (spec.samples.len() as u64).max(1));
@@ -310,8 +311,9 @@ pub fn planned_evaluations(spec: &JobSpec) -> u64 {
 
 /// Generations after the first, if nothing stops the search early.
 fn planned_generations(spec: &JobSpec) -> u32 {
-    match spec.search.strategy {
+    let of_factors = match spec.search.strategy {
         StrategyKind::Ropewalk => ropewalk::planned(&spec.search).1,
         _ => spec.search.evolution.generations,
-    }
+    };
+    of_factors.saturating_add(pair_attention::planned_generations(&spec.search))
 }

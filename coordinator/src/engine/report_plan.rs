@@ -2,7 +2,7 @@
 
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::Baseline;
-use ropewalk_shared::factor_file::WITHOUT_START_TOKENS;
+use ropewalk_shared::factor_file::{WITHOUT_PAIR_ATTENTION, WITHOUT_START_TOKENS};
 use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
@@ -15,7 +15,8 @@ const WINNERS: &str = "-attention";
 /// `none` is the model as it is shipped, run at the target length. The published methods stand there as published:
 /// PI and NTK with attention factor 1, YaRN with its own. Where the job has another attention factor, each appears
 /// a second time with that one (`pi-attention`, …), so that what the factors are worth can be told from what the
-/// attention factor is. A winner that leaves starting tokens alone is listed without them too: no engine can do so.
+/// attention factor is. A winner that leaves starting tokens alone is listed without them too: no engine can do so; and one whose
+/// pairs have attention factors of their own, with the one factor for all.
 pub(super) fn baselines(
     spec: &JobSpec,
     description: &ModelDescription,
@@ -32,7 +33,7 @@ pub(super) fn baselines(
     ];
     for (baseline, own) in published {
         let factors = baseline.factors(&description.geometry, original, ratio);
-        let with = |attention_factor| Rescale { factors: factors.clone(), start_tokens: 0, attention_factor };
+        let with = |attention_factor| Rescale { attention_factor, ..Rescale::with_factors(factors.clone()) };
         let (as_published, as_searched) = (with(own.value(ratio, original)), with(attention_factor));
         let differs = as_published.id() != as_searched.id();
         entries.push((baseline.name().to_owned(), as_published));
@@ -42,6 +43,9 @@ pub(super) fn baselines(
     }
     if let Some(winner) = winner.filter(|winner| winner.start_tokens > 0) {
         entries.push((WITHOUT_START_TOKENS.to_owned(), Rescale { start_tokens: 0, ..winner.clone() }));
+    }
+    if let Some(winner) = winner.filter(|winner| winner.has_pair_attention()) {
+        entries.push((WITHOUT_PAIR_ATTENTION.to_owned(), winner.without_pair_attention()));
     }
     entries
 }

@@ -47,7 +47,8 @@ impl Core {
             Job::Active(job) => Some(job.description.geometry.pairs()),
             Job::Training(_) | Job::Ended(_) => None,
         });
-        let fits = MAX_LEASED_BYTES / (8 * pairs.max().unwrap_or(1).max(1));
+        // A factor and an attention factor of each pair.
+        let fits = MAX_LEASED_BYTES / (16 * pairs.max().unwrap_or(1).max(1));
         request.max_units = request.max_units.min(fits as u32);
         let grants = self.desk.scheduler.lease(now.since_start, &request)?;
         let units = grants.into_iter().filter_map(|grant| {
@@ -220,6 +221,9 @@ impl super::job::ActiveJob {
         }
         match slope.map(|slope| slope.log_factors.len()) {
             Some(got) if got != pairs => return Some(format!("{got} slopes reported, the model needs {pairs}")),
+            Some(_) if slope.is_some_and(|slope| ![0, pairs].contains(&slope.log_pair_attention.len())) => {
+                return Some(format!("slopes by attention factors of pairs reported, but not of the model's {pairs}"));
+            }
             None if self.asks_slope(report) => return Some("a loss reported where a gradient was asked for".into()),
             _ => {}
         }

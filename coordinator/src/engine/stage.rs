@@ -327,7 +327,7 @@ mod tests {
         )
         .weighted(Some(vec![0.25, 0.75]));
         for (sample, tokens, by) in [(0, 10, 5.0), (1, 2, 8.0)] {
-            let slope = LossSlope { log_factors: vec![by], log_attention_factor: -by };
+            let slope = LossSlope { log_factors: vec![by], log_attention_factor: -by, log_pair_attention: Vec::new() };
             let loss = Loss { nll_sum: tokens as f64, tokens };
             assert!(stage.complete(UnitKey::now(0, sample), loss, Some(slope)));
         }

@@ -1,20 +1,21 @@
 //! Format `csv`: one factor a line, as the LongRoPE authors' code reads and writes them.
 
 use super::error::InvalidFactors;
-use super::{DroppedStartTokens, Export, ExportError, Format, refuse_start_tokens};
+use super::{DroppedStartTokens, Export, ExportError, Format, refuse_pair_attention, refuse_start_tokens};
 use ropewalk_shared::factor_file::FactorFile;
 use std::fmt::Write;
 
 /// `rotary_dim / 2` lines of one number.
 ///
 /// # Errors
-/// [`ExportError::StartTokens`] unless there are none, or they were dropped; [`ExportError::ManyWindows`] for a table of
-/// more than one set.
+/// [`ExportError::StartTokens`] unless there are none, or they were dropped; [`ExportError::PairAttention`] where pairs have
+/// attention factors of their own; [`ExportError::ManyWindows`] for a table of more than one set.
 pub fn export(file: &FactorFile, dropped: Option<&DroppedStartTokens>) -> Result<Export, ExportError> {
     if let [first, .., last] = &file.windows[..] {
         let (count, first, last) = (file.windows.len(), first.from_length, last.from_length);
         return Err(ExportError::ManyWindows { count, first, last, format: Format::Csv });
     }
+    refuse_pair_attention(file, Format::Csv)?;
     let mut notes: Vec<String> = refuse_start_tokens(file, Format::Csv, dropped)?.into_iter().collect();
     notes.push(format!(
         "the file holds the factors alone: set the attention factor ({}) where you use it",

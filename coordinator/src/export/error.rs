@@ -23,6 +23,27 @@ pub enum ExportError {
         /// The format asked for.
         format: Format,
     },
+    /// A format that has one attention factor for all rotary pairs.
+    #[error(
+        "the factors have attention factors of single rotary pairs, which format {format} has no place for{cost}; write a \
+         whole model with --apply MODEL --out DIR, which folds them into its query and key weights, or take \
+         \"pair_attention\" out of the factor file to do without them"
+    )]
+    PairAttention {
+        /// The format asked for.
+        format: Format,
+        /// What doing without them costs, where it was measured.
+        cost: String,
+    },
+    /// Sets of a table with other attention factors of pairs.
+    #[error(
+        "the set of factors from {from_length} tokens has other attention factors of single rotary pairs than the last one, \
+         and weights into which they are folded have one for all lengths; choose one set with --window LENGTH"
+    )]
+    PairAttentionDiffers {
+        /// Where the set begins, in tokens.
+        from_length: u32,
+    },
     /// A format that holds one set of factors.
     #[error(
         "the factor file holds {count} sets of factors, the first from {first} tokens and the last from {last}, and format \

@@ -14,7 +14,8 @@ pub use error::{ExportError, InvalidFactors, ReadFactorsError};
 pub use hf::{HfOptions, ShortSet};
 pub use read::{ReadFactors, parse_factors, read_factors};
 
-use ropewalk_shared::factor_file::FactorFile;
+use ropewalk_shared::factor_file::{FactorFile, WITHOUT_PAIR_ATTENTION};
+use ropewalk_shared::rope::Rescale;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -87,6 +88,20 @@ impl FromStr for Format {
             .find(|format| format.name() == text)
             .ok_or_else(|| InvalidFormat(text.chars().take(40).collect()))
     }
+}
+
+/// Refuses attention factors of single pairs in a format that has one for all.
+fn refuse_pair_attention(file: &FactorFile, format: Format) -> Result<(), ExportError> {
+    let own = file.rescale();
+    if ![&own].into_iter().chain(file.windows.iter().map(|window| &window.rescale)).any(Rescale::has_pair_attention) {
+        return Ok(());
+    }
+    let with = file.objective.as_ref().and_then(|objective| objective.held_out);
+    let without = file.baselines.get(WITHOUT_PAIR_ATTENTION).and_then(|measured| measured.held_out);
+    let cost = with.zip(without).map_or(String::new(), |(with, without)| {
+        format!(" (held-out perplexity {without:.4} without them, {with:.4} with)")
+    });
+    Err(ExportError::PairAttention { format, cost })
 }
 
 /// Refuses starting tokens in a format that cannot carry them, unless they were dropped knowingly.

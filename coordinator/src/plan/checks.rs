@@ -75,8 +75,19 @@ pub(super) fn sense(plan: &Plan, problems: &mut Vec<Problem>) {
     for stage in &plan.stages {
         let mut problem = |field: &str, reason: String| problems.push(Problem::of_stage(&stage.name, field, reason));
         match &stage.work {
-            Work::Search(search) => search_sense(plan, search, &mut problem),
-            Work::Recover(recover) => recover_sense(plan, recover, &mut problem),
+            Work::Search(search) => {
+                search_sense(plan, search, &mut problem);
+                if search.options.pair_attention > 0 {
+                    pair_attention_sense(plan, stage, &mut problem);
+                }
+            }
+            Work::Recover(recover) => {
+                recover_sense(plan, recover, &mut problem);
+                if recover.options.pair_attention > 0 {
+                    let reason = "a table of factors has attention factors of single pairs for all lengths or for none";
+                    problem("pair_attention", reason.to_owned());
+                }
+            }
             Work::Finetune(tune) => finetune_sense(plan, tune, &mut problem),
             Work::Evaluate(evaluate) => {
                 lengths("lengths", &evaluate.lengths, &mut problem);
@@ -149,6 +160,25 @@ fn search_sense(plan: &Plan, search: &SearchStage, problem: &mut impl FnMut(&str
         && length > search.length
     {
         problem("length", format!("{} is below the {length} tokens of its start, {start}", search.length));
+    }
+}
+
+/// Attention factors of pairs end in the weights: what is searched, trained or joined to a table from these factors would go
+/// on without them.
+fn pair_attention_sense(plan: &Plan, stage: &Stage, problem: &mut impl FnMut(&str, String)) {
+    let goes_on = |other: &&Stage| {
+        let finds = matches!(other.work, Work::Search(_) | Work::Finetune(_) | Work::Recover(_));
+        finds && other.work.factor_sources().into_iter().any(|source| source.stage() == Some(stage.name.as_str()))
+    };
+    if let Some(other) = plan.stages.iter().find(goes_on) {
+        let (name, kind) = (&other.name, other.work.kind());
+        problem(
+            "pair_attention",
+            format!(
+                "{name} ({kind}) starts from these factors and would leave out the attention factors of their pairs; \
+                     search those in the last search alone"
+            ),
+        );
     }
 }
 

@@ -175,6 +175,7 @@ fn options(fields: &mut Fields<'_>, seed: u64, halved: bool) -> SearchOptions {
         attention_factor: fields
             .parsed::<AttentionFactorPolicy>("attention_factor")
             .unwrap_or(default.attention_factor),
+        pair_attention: fields.whole("pair_attention").unwrap_or_default(),
         patience: fields.whole("patience"),
         max_evaluations: fields.whole("max_evaluations"),
         time_budget_seconds: time_budget,

@@ -22,7 +22,12 @@ mod tests {
     /// By hand: from 8 to 64 times the differences from 1 grow by 63 / 7 = 9.
     #[test]
     fn pairs_left_alone_and_pairs_interpolated_in_full_stay_so() {
-        let short = Rescale { factors: vec![1.0, 1.5, 8.0, 10.0], start_tokens: 4, attention_factor: 1.17 };
+        let short = Rescale {
+            factors: vec![1.0, 1.5, 8.0, 10.0],
+            start_tokens: 4,
+            attention_factor: 1.17,
+            pair_attention: Vec::new(),
+        };
         let long = stretch(&short, 8.0, 64.0);
         assert_eq!(long, Rescale { factors: vec![1.0, 5.5, 64.0, 82.0], ..short.clone() });
         let back = stretch(&long, 64.0, 8.0);

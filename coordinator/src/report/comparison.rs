@@ -1,7 +1,9 @@
 //! The comparison table: searched factors against none, PI, NTK and YaRN under the same measure.
 
 use ropewalk_shared::baselines::Baseline;
-use ropewalk_shared::factor_file::{FactorFile, KeptHeldOut, KeptShort, Measured, WITHOUT_START_TOKENS};
+use ropewalk_shared::factor_file::{
+    FactorFile, KeptHeldOut, KeptShort, Measured, WITHOUT_PAIR_ATTENTION, WITHOUT_START_TOKENS,
+};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
@@ -28,7 +30,8 @@ pub struct Comparison {
 /// One set of factors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// `searched`, `none`, the name of a baseline, or [`WITHOUT_START_TOKENS`]: the searched factors as engines run them.
+    /// `searched`, `none`, the name of a baseline, or the searched factors less what most engines have no place for:
+    /// [`WITHOUT_START_TOKENS`], [`WITHOUT_PAIR_ATTENTION`].
     pub factors: String,
     /// Positions below this one keep the original angles.
     pub start_tokens: u32,
@@ -53,7 +56,12 @@ impl Comparison {
         let names: Vec<String> = std::iter::once("none".to_owned()).chain(baselines).collect();
         let known = names.iter().filter_map(|name| file.baselines.get_key_value(name));
         let others = file.baselines.iter().filter(|(name, _)| !names.contains(name));
-        let mut rows: Vec<Row> = known.chain(others).map(|(name, measured)| Row::baseline(name, measured)).collect();
+        let row = |(name, measured): (&String, &Measured)| {
+            // The one row besides the searched factors that can leave starting tokens alone.
+            let start_tokens = if name == WITHOUT_PAIR_ATTENTION { file.start_tokens } else { 0 };
+            Row { start_tokens, ..Row::baseline(name, measured) }
+        };
+        let mut rows: Vec<Row> = known.chain(others).map(row).collect();
         rows.push(Row {
             factors: SEARCHED.to_owned(),
             start_tokens: file.start_tokens,
@@ -80,7 +88,8 @@ impl Comparison {
     /// they are worse.
     pub fn improvement(&self) -> Option<(f64, &Row)> {
         let searched = self.value(self.rows.iter().find(|row| row.factors == SEARCHED)?)?;
-        let others = self.rows.iter().filter(|row| ![SEARCHED, WITHOUT_START_TOKENS].contains(&row.factors.as_str()));
+        let own = [SEARCHED, WITHOUT_START_TOKENS, WITHOUT_PAIR_ATTENTION];
+        let others = self.rows.iter().filter(|row| !own.contains(&row.factors.as_str()));
         let best = others.filter(|row| self.value(row).is_some()).min_by(|a, b| self.order(a, b))?;
         Some((1.0 - searched / self.value(best)?, best))
     }
@@ -220,8 +229,12 @@ mod tests {
     use ropewalk_shared::rope::Rescale;
 
     fn file() -> FactorFile {
-        let mut file =
-            FactorFile::from_rescale(Rescale { factors: vec![1.0], start_tokens: 4, attention_factor: 1.1726 });
+        let mut file = FactorFile::from_rescale(Rescale {
+            factors: vec![1.0],
+            start_tokens: 4,
+            attention_factor: 1.1726,
+            pair_attention: Vec::new(),
+        });
         file.target_length = Some(2048);
         file.objective = Some(Objective {
             kind: "perplexity".into(),

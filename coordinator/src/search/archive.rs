@@ -91,6 +91,12 @@ impl Digest {
         if let Some(point) = candidate.attention {
             hash.update(&point.to_le_bytes());
         }
+        if !candidate.pair_attention.is_empty() {
+            hash.update(b"pair attention");
+            for point in &candidate.pair_attention {
+                hash.update(&point.to_le_bytes());
+            }
+        }
         let mut first = [0; 16];
         first.copy_from_slice(&hash.finalize().as_bytes()[..16]);
         Self(u128::from_be_bytes(first))
@@ -115,7 +121,7 @@ mod tests {
     use super::*;
 
     fn candidate(factor: u32) -> Candidate {
-        Candidate { factors: vec![factor], start_tokens: 0, attention: None }
+        Candidate { factors: vec![factor], start_tokens: 0, attention: None, pair_attention: Vec::new() }
     }
 
     #[test]
@@ -143,7 +149,12 @@ mod tests {
         let mut archive = Archive::new(1);
         assert!(archive.admit(&candidate(1)));
         assert!(!archive.admit(&candidate(1)));
-        assert!(archive.admit(&Candidate { factors: vec![1], start_tokens: 1, attention: None }));
+        assert!(archive.admit(&Candidate {
+            factors: vec![1],
+            start_tokens: 1,
+            attention: None,
+            pair_attention: Vec::new()
+        }));
         let text = serde_json::to_string(&archive).unwrap();
         assert_eq!(serde_json::from_str::<Archive>(&text).unwrap(), archive);
         assert_eq!(archive.asked(), 2);

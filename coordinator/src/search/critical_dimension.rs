@@ -9,8 +9,8 @@
 //! A search starts from every critical dimension with the same factor, s to 2s, for all pairs from there on. A mutation
 //! changes factors above the critical dimension and recomputes those below; the population decides which critical
 //! dimension prevails. One mutation in [`MOVES`] moves the critical dimension by a pair instead, which the paper does not
-//! do: else a dimension whose first factors were unlucky is lost for good. Per-dimension attention factors, which the authors' code searches after the rescale factors, do
-//! not exist here: no engine that reads these files applies them. One factor for all dimensions can be searched.
+//! do: else a dimension whose first factors were unlucky is lost for good. Attention factors for each dimension, which the authors' code searches after the rescale factors, are
+//! [`super::pair_attention`]'s.
 
 use rand::{Rng, RngExt};
 use ropewalk_shared::candidate::Candidate;
@@ -60,7 +60,8 @@ impl CriticalDimension {
             for critical in self.first..=self.last.min(space.pairs.saturating_sub(1)) {
                 let upper = vec![point; space.pairs - critical];
                 let factors = with_lower_part(space, critical, &upper);
-                let seed = Candidate { factors, start_tokens: space.nearest_start(0), attention };
+                let seed =
+                    Candidate { factors, start_tokens: space.nearest_start(0), attention, pair_attention: Vec::new() };
                 if !seeds.contains(&seed) {
                     seeds.push(seed);
                 }

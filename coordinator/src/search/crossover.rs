@@ -36,7 +36,7 @@ pub fn crossover(space: &SearchSpace, first: &Candidate, second: &Candidate, rng
     let start_tokens = parents[usize::from(rng.random_bool(0.5))].start_tokens;
     // Drawn only where there is something to choose, so that searches without it draw the same as ever.
     let attention = space.attention.and_then(|_| parents[usize::from(rng.random_bool(0.5))].attention);
-    Candidate { factors, start_tokens, attention }
+    Candidate { factors, start_tokens, attention, pair_attention: Vec::new() }
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
 
     fn parent(mut factors: Vec<u32>, start_tokens: u32) -> Candidate {
         factors.sort_unstable();
-        Candidate { factors, start_tokens, attention: None }
+        Candidate { factors, start_tokens, attention: None, pair_attention: Vec::new() }
     }
 
     proptest! {

@@ -77,6 +77,10 @@ impl Evolution {
         &self.settings
     }
 
+    pub(super) fn race_memory(&self) -> &RaceMemory {
+        &self.memory
+    }
+
     /// Breeds the next generation, or leaves nothing pending when the search ends here.
     fn open(&mut self) {
         (self.pending, self.duplicates_avoided) = (Vec::new(), 0);

@@ -51,7 +51,11 @@ impl Mutation {
             shift(space, &parent.factors, &selected, rng)
         };
         let start_tokens = if rng.random_bool(self.probability) { any_start(space, rng) } else { parent.start_tokens };
-        self.attention_of(space, Candidate { factors, start_tokens, attention: parent.attention }, rng)
+        self.attention_of(
+            space,
+            Candidate { factors, start_tokens, attention: parent.attention, pair_attention: Vec::new() },
+            rng,
+        )
     }
 
     /// The same candidate, whose attention factor may have moved.
@@ -76,7 +80,7 @@ pub fn random_candidate(space: &SearchSpace, rng: &mut impl Rng) -> Candidate {
     let factors = redraw(space, &vec![space.grid.one(); space.pairs], &vec![true; space.pairs], rng);
     let start_tokens = any_start(space, rng);
     let attention = space.attention.map(|(low, high)| rng.random_range(low..=high));
-    Candidate { factors, start_tokens, attention }
+    Candidate { factors, start_tokens, attention, pair_attention: Vec::new() }
 }
 
 fn any_start(space: &SearchSpace, rng: &mut impl Rng) -> u32 {
@@ -151,7 +155,7 @@ mod tests {
         ) {
             factors.sort_unstable();
             let space = space(factors.len(), 1000);
-            let parent = Candidate { factors, start_tokens: 4, attention: None };
+            let parent = Candidate { factors, start_tokens: 4, attention: None, pair_attention: Vec::new() };
             let mut rng = stream(seed, 0, 0, Purpose::Mutation);
             for _ in 0..20 {
                 let child = Mutation::with_probability(probability).apply(&space, &parent, &mut rng);
@@ -178,7 +182,7 @@ mod tests {
     #[test]
     fn flat_candidates_move() {
         let space = space(32, 1000);
-        let flat = Candidate { factors: vec![800; 32], start_tokens: 0, attention: None };
+        let flat = Candidate { factors: vec![800; 32], start_tokens: 0, attention: None, pair_attention: Vec::new() };
         let mut rng = stream(0, 0, 0, Purpose::Mutation);
         let moved = |pair: usize, rng: &mut _| {
             (0..200).any(|_| Mutation::with_probability(0.3).apply(&space, &flat, rng).factors[pair] != 800)

@@ -111,6 +111,10 @@ impl Ropewalk {
         Self::new(RopewalkSettings::of_job(job, description))
     }
 
+    pub(super) fn race_memory(&self) -> &RaceMemory {
+        &self.memory
+    }
+
     /// Evaluations that may still be asked.
     fn room(&self) -> usize {
         let common = &self.settings.common;

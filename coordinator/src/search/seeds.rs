@@ -77,11 +77,15 @@ mod tests {
         let space =
             SearchSpace { grid: Grid::PAPER, pairs: 32, max_point: 1000, start_tokens: vec![0, 4], attention: None };
         let geometry = RopeGeometry { head_dim: 64, rotary_dim: 64, theta: 10_000.0 };
-        let given = Rescale { factors: vec![2.001; 32], start_tokens: 5, attention_factor: 1.1 };
+        let given =
+            Rescale { factors: vec![2.001; 32], start_tokens: 5, attention_factor: 1.1, pair_attention: Vec::new() };
         let again = Rescale::with_factors(vec![8.0; 32]);
         let seeds = seeds(&space, &geometry, 256, 8.0, 1.0, &[given, again]);
         assert_eq!(seeds.len(), 5, "position interpolation was given already");
-        assert_eq!(seeds[0], Candidate { factors: vec![200; 32], start_tokens: 4, attention: None });
+        assert_eq!(
+            seeds[0],
+            Candidate { factors: vec![200; 32], start_tokens: 4, attention: None, pair_attention: Vec::new() }
+        );
         assert!(seeds.iter().all(|seed| space.check(seed).is_ok()));
     }
 }

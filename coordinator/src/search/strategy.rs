@@ -3,7 +3,8 @@
 use super::evolution::{Evolution, InvalidSettings};
 use super::history::GenerationSummary;
 use super::outcome::Outcome;
-use super::racing::Race;
+use super::pair_attention::PairAttention;
+use super::racing::{Race, RaceMemory};
 use super::ropewalk::Ropewalk;
 use super::score::Score;
 use ropewalk_shared::candidate::Candidate;
@@ -121,6 +122,7 @@ pub trait Strategy: Send {
 /// [`InvalidSettings`], which a checked job never causes.
 pub fn begin(job: &JobSpec, description: &ModelDescription) -> Result<Box<dyn Strategy>, InvalidSettings> {
     Ok(match job.search.strategy {
+        _ if job.search.pair_attention > 0 => Box::new(PairAttention::of_job(job, description)?),
         StrategyKind::Ropewalk => Box::new(Ropewalk::of_job(job, description)?),
         _ => Box::new(Evolution::of_job(job, description)?),
     })
@@ -159,6 +161,8 @@ pub enum StrategyState {
     EvolutionV1(Box<Evolution>),
     /// The curve, then its pairs.
     RopewalkV2(Box<Ropewalk>),
+    /// One of the others, then attention factors of single pairs.
+    PairAttentionV1(Box<PairAttention>),
 }
 
 /// A stored strategy that contradicts itself.
@@ -205,15 +209,44 @@ impl StrategyState {
     /// # Errors
     /// [`InvalidState`] when the state cannot have come from a search.
     pub fn restore(self) -> Result<Box<dyn Strategy>, InvalidState> {
+        self.check()?;
+        Ok(match self {
+            Self::EvolutionV1(evolution) => evolution,
+            Self::RopewalkV2(ropewalk) => ropewalk,
+            Self::PairAttentionV1(both) => both,
+        })
+    }
+
+    pub(super) fn check(&self) -> Result<(), InvalidState> {
         match self {
-            Self::EvolutionV1(evolution) => {
-                evolution.check()?;
-                Ok(evolution)
-            }
-            Self::RopewalkV2(ropewalk) => {
-                ropewalk.check()?;
-                Ok(ropewalk)
-            }
+            Self::EvolutionV1(evolution) => evolution.check(),
+            Self::RopewalkV2(ropewalk) => ropewalk.check(),
+            Self::PairAttentionV1(both) => both.check(),
+        }
+    }
+
+    pub(super) fn as_strategy(&self) -> &dyn Strategy {
+        match self {
+            Self::EvolutionV1(evolution) => evolution.as_ref(),
+            Self::RopewalkV2(ropewalk) => ropewalk.as_ref(),
+            Self::PairAttentionV1(both) => both.as_ref(),
+        }
+    }
+
+    pub(super) fn as_strategy_mut(&mut self) -> &mut dyn Strategy {
+        match self {
+            Self::EvolutionV1(evolution) => evolution.as_mut(),
+            Self::RopewalkV2(ropewalk) => ropewalk.as_mut(),
+            Self::PairAttentionV1(both) => both.as_mut(),
+        }
+    }
+
+    /// What is known for the next race, for whoever goes on from it.
+    pub(super) fn race_memory(&self) -> Option<&RaceMemory> {
+        match self {
+            Self::EvolutionV1(evolution) => Some(evolution.race_memory()),
+            Self::RopewalkV2(ropewalk) => Some(ropewalk.race_memory()),
+            Self::PairAttentionV1(_) => None,
         }
     }
 }

@@ -50,7 +50,8 @@ mod tests {
         let space =
             SearchSpace { grid: Grid::PAPER, pairs: 3, max_point: 103, start_tokens: vec![0, 4], attention: None };
         let mut archive = Archive::new(1);
-        let mut at = Candidate { factors: vec![101, 102, 102], start_tokens: 4, attention: None };
+        let mut at =
+            Candidate { factors: vec![101, 102, 102], start_tokens: 4, attention: None, pair_attention: Vec::new() };
         let mut visited = 0;
         while let Some(next) = next_unseen(&space, &archive, &at) {
             assert_eq!(space.check(&next), Ok(()));

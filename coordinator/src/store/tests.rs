@@ -96,8 +96,15 @@ fn slopes_come_back_to_the_last_bit_and_by_themselves() {
     let rescale = ropewalk_shared::rope::Rescale::with_factors(vec![2.0]).id();
     let sample = |number| SampleId::from([number; 32]);
     // The second is cut into parts; neither infinity nor a negative zero is changed.
-    let slopes = [vec![0.1 + 0.2, f64::INFINITY, -0.0], vec![1e-300; 8192]]
-        .map(|log_factors| LossSlope { log_factors, log_attention_factor: f64::NAN });
+    let slopes = [vec![0.1 + 0.2, f64::INFINITY, -0.0], vec![1e-300; 8192]].map(|log_factors| LossSlope {
+        log_factors,
+        log_attention_factor: f64::NAN,
+        log_pair_attention: Vec::new(),
+    });
+    // With derivatives by the attention factors of pairs, and without, as all were written once.
+    let [short, long] = slopes;
+    let pairs = LossSlope { log_pair_attention: vec![f64::NEG_INFINITY, 0.3, -0.0], ..short.clone() };
+    let slopes = [short, long, pairs];
     let mut batch = Batch::default();
     for (slope, number) in slopes.iter().zip(0..) {
         batch.slope(&job(), rescale, sample(number), slope);
@@ -106,7 +113,10 @@ fn slopes_come_back_to_the_last_bit_and_by_themselves() {
     for (slope, number) in slopes.iter().zip(0..) {
         let found = store.slope(&job(), rescale, sample(number)).unwrap().unwrap();
         assert!(found.log_attention_factor.is_nan());
-        let bits = |slope: &LossSlope| slope.log_factors.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        let bits = |slope: &LossSlope| {
+            let lists = [&slope.log_factors, &slope.log_pair_attention];
+            lists.map(|list| list.iter().map(|number| number.to_bits()).collect::<Vec<_>>())
+        };
         assert_eq!(bits(&found), bits(slope));
     }
     assert_eq!(store.slope(&job(), rescale, sample(7)).unwrap(), None);

@@ -84,16 +84,30 @@ pub(super) fn encode_loss(loss: Loss) -> [u8; 16] {
     bytes
 }
 
-/// The factors' derivatives, then the attention factor's: every bit, NaN and infinity included.
+/// Ends a slope with the derivatives by the attention factors of pairs; one without ends with a number.
+const WITH_PAIRS: u8 = 1;
+
+/// The factors' derivatives, those of the pairs' attention factors where there are any, then the attention factor's: every
+/// bit, NaN and infinity included.
 pub(super) fn encode_slope(slope: &LossSlope) -> Vec<u8> {
-    slope.log_factors.iter().chain([&slope.log_attention_factor]).flat_map(|by| by.to_le_bytes()).collect()
+    let numbers = slope.log_factors.iter().chain(&slope.log_pair_attention).chain([&slope.log_attention_factor]);
+    let mut bytes: Vec<u8> = numbers.flat_map(|by| by.to_le_bytes()).collect();
+    if !slope.log_pair_attention.is_empty() {
+        bytes.push(WITH_PAIRS);
+    }
+    bytes
 }
 
 pub(super) fn decode_slope(bytes: &[u8]) -> Option<LossSlope> {
-    let (numbers, []) = bytes.as_chunks::<8>() else { return None };
+    let (numbers, end) = bytes.as_chunks::<8>();
     let mut log_factors: Vec<f64> = numbers.iter().map(|number| f64::from_le_bytes(*number)).collect();
     let log_attention_factor = log_factors.pop()?;
-    Some(LossSlope { log_factors, log_attention_factor })
+    let log_pair_attention = match end {
+        [] => Vec::new(),
+        [WITH_PAIRS] if log_factors.len().is_multiple_of(2) => log_factors.split_off(log_factors.len() / 2),
+        _ => return None,
+    };
+    Some(LossSlope { log_factors, log_attention_factor, log_pair_attention })
 }
 
 pub(super) fn decode_loss(bytes: &[u8]) -> Option<Loss> {

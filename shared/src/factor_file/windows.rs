@@ -28,6 +28,8 @@ struct SetOfFactors {
     start_tokens: u32,
     #[serde(default = "one")]
     attention_factor: f64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pair_attention: Vec<f64>,
 }
 
 /// A factor table that cannot be used.
@@ -97,7 +99,8 @@ mod tests {
     use super::*;
 
     fn window(from_length: u32, factor: f64) -> FactorWindow {
-        let rescale = Rescale { factors: vec![1.0, factor], start_tokens: 0, attention_factor: 1.0 };
+        let rescale =
+            Rescale { factors: vec![1.0, factor], start_tokens: 0, attention_factor: 1.0, pair_attention: Vec::new() };
         FactorWindow { from_length, rescale }
     }
 

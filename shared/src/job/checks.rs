@@ -12,6 +12,7 @@ const MAX_SAMPLES: usize = 10_000;
 const MAX_POPULATION: u32 = 100_000;
 const MAX_GENERATIONS: u32 = 1_000_000;
 const MAX_SLOPE_STEPS: u32 = 1_000;
+const MAX_PAIR_ATTENTION: u32 = 100_000;
 const MAX_INIT: usize = 1_000;
 const MAX_START_TOKEN_CHOICES: usize = 1_000;
 const MAX_SHORT_WINDOWS: usize = 16;
@@ -221,6 +222,18 @@ impl SearchOptions {
         });
         checks.require(self.slope_steps == 0 || self.strategy == StrategyKind::Ropewalk, "slope_steps", || {
             "only the strategy ropewalk takes steps down a slope".into()
+        });
+        checks.require(self.pair_attention <= MAX_PAIR_ATTENTION, "pair_attention", || {
+            format!("{} evaluations must be at most {MAX_PAIR_ATTENTION}", self.pair_attention)
+        });
+        checks.require(self.pair_attention == 0 || self.strategy.searches_pair_attention(), "pair_attention", || {
+            format!(
+                "the strategy {} has one attention factor for all pairs: search with ropewalk or longrope2",
+                self.strategy.name()
+            )
+        });
+        checks.require(self.pair_attention == 0 || pairs > 1, "pair_attention", || {
+            "a model with one rotary pair has one attention factor".into()
         });
         checks.require(self.patience != Some(0), "patience", || "must be at least 1 generation".into());
         checks.require(self.max_evaluations != Some(0), "max_evaluations", || "must be at least 1".into());

@@ -44,7 +44,7 @@ fn the_space_follows_from_the_extension_ratio() {
 #[test]
 fn every_bad_field_is_named() {
     type Change = fn(&mut JobSpec);
-    let cases: [(Change, &str); 17] = [
+    let cases: [(Change, &str); 20] = [
         (|job| job.name = "../x".into(), "name"),
         (|job| job.model.name = "a/b".into(), "model"),
         (|job| job.model.config_json = "{}".into(), "model"),
@@ -62,11 +62,15 @@ fn every_bad_field_is_named() {
         (|job| job.search.evolution.parents = 0, "parents"),
         (|job| (job.search.evolution.mutations, job.search.evolution.crossovers) = (0, 0), "mutations"),
         (|job| job.search.evolution.mutation_probability = f64::NAN, "mutation_probability"),
+        (|job| job.search.pair_attention = 1, "pair_attention"),
+        (|job| (job.search.strategy, job.search.pair_attention) = (StrategyKind::DimMono, 1), "pair_attention"),
+        (|job| (job.search.strategy, job.search.pair_attention) = (StrategyKind::Ropewalk, u32::MAX), "pair_attention"),
     ];
     for (change, field) in cases {
         assert!(problems(change).contains(&field), "{field}: {:?}", problems(change));
     }
     assert!(problems(|_| ()).is_empty());
+    assert!(problems(|job| (job.search.strategy, job.search.pair_attention) = (StrategyKind::Ropewalk, 1)).is_empty());
 }
 
 #[test]
@@ -108,7 +112,9 @@ fn the_id_follows_the_specification() {
     assert!("../../etc".parse::<JobId>().is_err());
     // What was added later changes no id while nobody asks for it.
     let text = serde_json::to_string(&base).unwrap();
-    assert!(!text.contains("racing") && !text.contains("max_passes"), "{text}");
+    for later in ["racing", "max_passes", "pair_attention"] {
+        assert!(!text.contains(later), "{later} in {text}");
+    }
     // What is stored is what comes back.
     (other.search.racing, other.search.max_passes) = (crate::racing::Racing::Fast, Some(1000));
     let text = serde_json::to_string(&other).unwrap();

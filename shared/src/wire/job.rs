@@ -27,10 +27,12 @@ impl TryFrom<pb::Rescale> for Rescale {
         if count == 0 {
             return Err(invalid("rescale.factors", FieldProblem::Missing));
         }
+        at_most("rescale.pair_attention", message.pair_attention.len() as u64, count as u64)?;
         let rescale = Self {
             factors: message.factors,
             start_tokens: message.start_tokens,
             attention_factor: message.attention_factor,
+            pair_attention: message.pair_attention,
         };
         // How many factors the model needs is checked where the model is known.
         rescale.check(count).map_err(value("rescale"))?;
@@ -44,6 +46,7 @@ impl From<&Rescale> for pb::Rescale {
             factors: rescale.factors.clone(),
             start_tokens: rescale.start_tokens,
             attention_factor: rescale.attention_factor,
+            pair_attention: rescale.pair_attention.clone(),
         }
     }
 }
@@ -100,6 +103,7 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
             seed: message.seed,
             evolution: present("search.evolution", message.evolution)?.into(),
             slope_steps: message.slope_steps,
+            pair_attention: message.pair_attention,
             grid: Grid::with_step(message.step).map_err(value("search.step"))?,
             max_factor: message.max_factor,
             start_tokens: message.start_tokens,
@@ -135,6 +139,7 @@ impl From<&SearchOptions> for pb::SearchOptions {
             seed: search.seed,
             evolution: Some(search.evolution.into()),
             slope_steps: search.slope_steps,
+            pair_attention: search.pair_attention,
             step: search.grid.step(),
             max_factor: search.max_factor,
             start_tokens: search.start_tokens.clone(),

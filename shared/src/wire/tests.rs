@@ -21,8 +21,13 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 fn rescale() -> impl Strategy<Value = Rescale> {
-    (vec(1e-3f64..1e5, 1..130), any::<u32>(), 0.1f64..10.0)
-        .prop_map(|(factors, start_tokens, attention_factor)| Rescale { factors, start_tokens, attention_factor })
+    (vec((1e-3f64..1e5, 0.0625f64..16.0), 1..130), any::<u32>(), 0.1f64..10.0, any::<bool>()).prop_map(
+        |(pairs, start_tokens, attention_factor, of_pairs)| {
+            let (factors, pair_attention): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+            let pair_attention = if of_pairs { pair_attention } else { Vec::new() };
+            Rescale { factors, start_tokens, attention_factor, pair_attention }
+        },
+    )
 }
 
 fn policy() -> impl Strategy<Value = AttentionFactorPolicy> {
@@ -62,6 +67,7 @@ prop_compose! {
         objective in objective(),
         racing in proptest::sample::select(vec![Racing::Off, Racing::Safe, Racing::Fast]),
         slope_steps in any::<u32>(),
+        pair_attention in any::<u32>(),
         keep_short in vec((any::<u32>(), 0.0f64..1e4, vec(any::<[u8; 32]>(), 0..3), vec(any::<[u8; 32]>(), 0..3)), 0..3),
     ) -> SearchOptions {
         SearchOptions {
@@ -69,6 +75,7 @@ prop_compose! {
             seed,
             evolution,
             slope_steps,
+            pair_attention,
             grid: Grid::with_step(1.0 / f64::from(points)).unwrap(),
             max_factor,
             start_tokens,
@@ -123,9 +130,12 @@ fn outcome() -> impl Strategy<Value = UnitOutcome> {
     };
     prop_oneof![
         loss().prop_map(|(loss, seconds)| UnitOutcome::Loss { loss, seconds }),
-        (loss(), vec(number(), 0..130), number()).prop_map(|((loss, seconds), log_factors, log_attention_factor)| {
-            UnitOutcome::Gradient { loss, slope: LossSlope { log_factors, log_attention_factor }, seconds }
-        }),
+        (loss(), vec(number(), 0..130), number(), vec(number(), 0..130)).prop_map(
+            |((loss, seconds), log_factors, log_attention_factor, log_pair_attention)| {
+                let slope = LossSlope { log_factors, log_attention_factor, log_pair_attention };
+                UnitOutcome::Gradient { loss, slope, seconds }
+            }
+        ),
         (proptest::sample::select(kinds.to_vec()), "\\PC{0,100}")
             .prop_map(|(kind, reason)| UnitOutcome::Failure(UnitFailure { kind, reason })),
     ]
@@ -284,7 +294,7 @@ fn refused<T>(result: Result<T, InvalidField>) -> &'static str {
 #[test]
 fn bad_rescales_are_named() {
     let with = |factors: Vec<f64>, attention_factor| {
-        Rescale::try_from(pb::Rescale { factors, start_tokens: 0, attention_factor })
+        Rescale::try_from(pb::Rescale { factors, start_tokens: 0, attention_factor, ..Default::default() })
     };
     assert_eq!(refused(with(vec![], 1.0)), "rescale.factors");
     assert_eq!(refused(with(vec![1.0; 10_000], 1.0)), "rescale.factors");
@@ -292,12 +302,23 @@ fn bad_rescales_are_named() {
         assert_eq!(refused(with(vec![1.0, bad], 1.0)), "rescale");
         assert_eq!(refused(with(vec![1.0], bad)), "rescale");
     }
+    let with = |pair_attention: Vec<f64>| {
+        let (factors, attention_factor) = (vec![1.0; 3], 1.0);
+        Rescale::try_from(pb::Rescale { factors, start_tokens: 0, attention_factor, pair_attention })
+    };
+    assert!(with(vec![]).is_ok() && with(vec![0.5; 3]).is_ok());
+    assert_eq!(refused(with(vec![1.0; 4])), "rescale.pair_attention");
+    assert_eq!(refused(with(vec![1.0; 2])), "rescale");
+    for bad in [0.0, 100.0, f64::NAN] {
+        assert_eq!(refused(with(vec![1.0, 1.0, bad])), "rescale");
+    }
 }
 
 #[test]
 fn bad_measures_and_gradients_are_named() {
     let unit = |measure| {
-        let rescale = Some(pb::Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0 });
+        let rescale =
+            Some(pb::Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0, ..Default::default() });
         let digest = vec![0; 32];
         Unit::try_from(pb::Unit {
             job_id: "lab-0123456789".into(),
@@ -316,7 +337,12 @@ fn bad_measures_and_gradients_are_named() {
         UnitReport::try_from(pb::UnitReport {
             job_id: "lab-0123456789".into(),
             sample_id: vec![0; 32],
-            rescale: Some(pb::Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0 }),
+            rescale: Some(pb::Rescale {
+                factors: vec![1.0],
+                start_tokens: 0,
+                attention_factor: 1.0,
+                ..Default::default()
+            }),
             outcome: Some(pb::unit_report::Outcome::Gradient(gradient)),
             ..Default::default()
         })
@@ -326,6 +352,8 @@ fn bad_measures_and_gradients_are_named() {
     assert!(report(gradient(loss(1.0), 1)).is_ok(), "what is not finite is a value");
     assert_eq!(refused(report(gradient(loss(1.0), 10_000))), "gradient.log_factors");
     assert_eq!(refused(report(gradient(None, 1))), "gradient.loss");
+    let pairs = pb::Gradient { log_pair_attention: vec![0.0; 10_000], ..gradient(loss(1.0), 1) };
+    assert_eq!(refused(report(pairs)), "gradient.log_pair_attention");
     assert_eq!(refused(report(gradient(loss(-1.0), 1))), "loss.seconds");
 }
 

@@ -165,8 +165,13 @@ impl TryFrom<pb::UnitReport> for UnitReport {
                 Outcome::Gradient(message) => {
                     at_most("gradient.log_factors", message.log_factors.len() as u64, MAX_FACTORS)?;
                     let (loss, seconds) = loss(&present("gradient.loss", message.loss)?)?;
-                    let (log_factors, log_attention_factor) = (message.log_factors, message.log_attention_factor);
-                    UnitOutcome::Gradient { loss, slope: LossSlope { log_factors, log_attention_factor }, seconds }
+                    at_most("gradient.log_pair_attention", message.log_pair_attention.len() as u64, MAX_FACTORS)?;
+                    let slope = LossSlope {
+                        log_factors: message.log_factors,
+                        log_attention_factor: message.log_attention_factor,
+                        log_pair_attention: message.log_pair_attention,
+                    };
+                    UnitOutcome::Gradient { loss, slope, seconds }
                 }
                 Outcome::Stopped(message) => UnitOutcome::Stopped {
                     share: amount("stopped.share", message.share)?.min(1.0),
@@ -198,6 +203,7 @@ impl From<&UnitReport> for pb::UnitReport {
                     loss: Some(loss_message(*loss, *seconds)),
                     log_factors: slope.log_factors.clone(),
                     log_attention_factor: slope.log_attention_factor,
+                    log_pair_attention: slope.log_pair_attention.clone(),
                 }),
                 UnitOutcome::Stopped { share, seconds } => {
                     Outcome::Stopped(pb::Stopped { share: *share, seconds: *seconds })

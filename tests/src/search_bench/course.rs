@@ -38,6 +38,9 @@ pub struct Course {
     pub start_tokens: u32,
     /// Its attention factor.
     pub attention_factor: f64,
+    /// Those of its pairs; empty for 1 each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pair_attention: Vec<f64>,
 }
 
 /// Perplexity of factors on documents.
@@ -112,8 +115,8 @@ pub fn run(
         points.push(point);
     }
     let Some((best, _)) = strategy.best() else { anyhow::bail!("no candidate could be evaluated") };
-    let Rescale { factors, start_tokens, attention_factor } = as_rescale(best);
-    Ok(Course { points, factors, start_tokens, attention_factor })
+    let Rescale { factors, start_tokens, attention_factor, pair_attention } = as_rescale(best);
+    Ok(Course { points, factors, start_tokens, attention_factor, pair_attention })
 }
 
 impl Course {

@@ -125,6 +125,7 @@ fn job(
             evolution: contender.kind.options(),
             attention_factor: contender.attention_factor,
             racing: contender.racing,
+            pair_attention: contender.pair_attention,
             start_tokens: if contender.kind.searches_start_tokens() { PAPER_START_TOKENS.to_vec() } else { vec![0] },
             ..SearchOptions::default()
         },

@@ -54,7 +54,12 @@ pub fn with_own_attention(
 ) -> Result<Vec<Method>> {
     let (low, high) = ATTENTION_BOUNDS;
     let of = |(name, factors): (String, Vec<f64>)| {
-        let with = |attention_factor| Rescale { factors: factors.clone(), start_tokens: 0, attention_factor };
+        let with = |attention_factor| Rescale {
+            factors: factors.clone(),
+            start_tokens: 0,
+            attention_factor,
+            pair_attention: Vec::new(),
+        };
         let best = lowest(low..=high, STRIDE, |at| perplexity_on(losses, &with(attention_value(at)), search))?;
         let attention_factor = attention_value(best.at);
         let held_out = perplexity_on(losses, &with(attention_factor), held_out)?;
@@ -78,7 +83,8 @@ pub fn with_policies(
     for (name, factors) in factor_sets(description, length).into_iter().skip(1) {
         for policy in [AttentionFactorPolicy::None, AttentionFactorPolicy::LongRope, AttentionFactorPolicy::Yarn] {
             let attention_factor = policy.value(ratio, original);
-            let rescale = Rescale { factors: factors.clone(), start_tokens: 0, attention_factor };
+            let rescale =
+                Rescale { factors: factors.clone(), start_tokens: 0, attention_factor, pair_attention: Vec::new() };
             let (search, held_out) =
                 (perplexity_on(losses, &rescale, search)?, perplexity_on(losses, &rescale, held_out)?);
             methods.push(Method { name: name.clone(), attention_factor, search, held_out });

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
-use ropewalk_shared::job::StrategyKind;
+use ropewalk_shared::job::{SearchOptions, StrategyKind};
 use ropewalk_shared::racing::Racing;
 use std::path::PathBuf;
 
@@ -19,8 +19,9 @@ pub struct Options {
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/assets/lab-model"), value_name = "DIR")]
     pub model: PathBuf,
 
-    /// Strategies, the yardstick first; NAME+safe and NAME+fast drop candidates in races, and NAME:POLICY sets an
-    /// attention factor other than --attention-factor, as in longrope+safe or ropewalk:search
+    /// Strategies, the yardstick first; NAME+safe and NAME+fast drop candidates in races, NAME+pairs and
+    /// NAME+pairs=N search attention factors of pairs too, and NAME:POLICY sets an attention factor other than --attention-factor, as in longrope+safe,
+    /// ropewalk:search or ropewalk+safe+pairs
     #[arg(long, value_delimiter = ',', default_values_t = ["longrope".to_owned(), "ropewalk".to_owned()], value_name = "LIST")]
     pub strategies: Vec<String>,
 
@@ -84,6 +85,8 @@ pub struct Contender {
     pub attention_factor: AttentionFactorPolicy,
     /// Whether candidates are dropped early.
     pub racing: Racing,
+    /// Evaluations for attention factors of pairs.
+    pub pair_attention: u32,
 }
 
 impl Options {
@@ -105,8 +108,19 @@ impl Options {
 
     fn contender(&self, name: &str) -> Result<Contender> {
         let (strategy, policy) = name.split_once(':').map_or((name, None), |(name, policy)| (name, Some(policy)));
-        let (strategy, racing) = strategy.split_once('+').map_or((strategy, "off"), |(name, racing)| (name, racing));
-        let racing = racing.parse().with_context(|| format!("the racing of {name}"))?;
+        let mut parts = strategy.split('+');
+        let strategy = parts.next().unwrap_or_default();
+        let (mut racing, mut pairs) = (Racing::Off, None);
+        for part in parts {
+            match part {
+                "pairs" => pairs = Some(None),
+                part if part.starts_with("pairs=") => {
+                    let number = part.trim_start_matches("pairs=").parse();
+                    pairs = Some(Some(number.with_context(|| format!("the evaluations for pairs of {name}"))?));
+                }
+                part => racing = part.parse().with_context(|| format!("the racing of {name}"))?,
+            }
+        }
         // The names are those of stored jobs.
         let kind = match strategy {
             "longrope" => StrategyKind::LongRope,
@@ -119,6 +133,9 @@ impl Options {
             Some(policy) => policy.parse().with_context(|| format!("the attention factor of {name}"))?,
             None => self.attention_factor,
         };
-        Ok(Contender { name: name.to_owned(), kind, attention_factor, racing })
+        let pair_attention = pairs.map_or(0, |number: Option<u32>| {
+            number.unwrap_or_else(|| SearchOptions::usual_pair_attention(attention_factor))
+        });
+        Ok(Contender { name: name.to_owned(), kind, attention_factor, racing, pair_attention })
     }
 }

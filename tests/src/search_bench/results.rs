@@ -145,7 +145,8 @@ mod tests {
     fn run(strategy: &str, points: &[(u64, f64, f64)]) -> Run {
         let point = |&(passes, search, held_out): &(u64, f64, f64)| Point { passes, search, held_out: Some(held_out) };
         let points = points.iter().map(point).collect();
-        let course = Course { points, factors: vec![1.0], start_tokens: 0, attention_factor: 1.0 };
+        let course =
+            Course { points, factors: vec![1.0], start_tokens: 0, attention_factor: 1.0, pair_attention: vec![] };
         let best_baseline = Method { name: "yarn".into(), attention_factor: 1.2, search: 19.0, held_out: 20.0 };
         Run { ratio: 8, seed: 0, strategy: strategy.into(), best_baseline, course }
     }

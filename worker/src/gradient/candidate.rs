@@ -8,13 +8,13 @@ pub(super) struct CandidateGradient {
     rule: AngleRule,
     start_tokens: u64,
     log_factors: Vec<f64>,
-    log_attention_factor: f64,
+    log_pair_attention: Vec<f64>,
 }
 
 impl CandidateGradient {
     pub fn new(rule: AngleRule, start_tokens: u32) -> Self {
-        let log_factors = vec![0.0; rule.pairs()];
-        Self { rule, start_tokens: start_tokens.into(), log_factors, log_attention_factor: 0.0 }
+        let (log_factors, log_pair_attention) = (vec![0.0; rule.pairs()], vec![0.0; rule.pairs()]);
+        Self { rule, start_tokens: start_tokens.into(), log_factors, log_pair_attention }
     }
 
     /// The angles of the candidate.
@@ -24,8 +24,8 @@ impl CandidateGradient {
 
     /// Adds the gradients of positions from `first` on.
     pub fn add(&mut self, first: u64, turning: &Turning) {
-        for (position, (angles, factor)) in (first..).zip(turning.rows()) {
-            self.log_attention_factor += factor;
+        for (position, (angles, factors)) in (first..).zip(turning.rows()) {
+            self.log_pair_attention.iter_mut().zip(factors).for_each(|(sum, by)| *sum += by);
             // Starting tokens turn by the original angles, whatever the factors.
             if position < self.start_tokens {
                 continue;
@@ -37,8 +37,8 @@ impl CandidateGradient {
         }
     }
 
-    /// By the logarithms of the factors, and of the attention factor.
-    pub fn finish(self) -> (Vec<f64>, f64) {
-        (self.log_factors, self.log_attention_factor)
+    /// By the logarithms of the factors, and of the attention factors of the pairs.
+    pub fn finish(self) -> (Vec<f64>, Vec<f64>) {
+        (self.log_factors, self.log_pair_attention)
     }
 }

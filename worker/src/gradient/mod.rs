@@ -2,11 +2,12 @@
 //!
 //! One evaluation says how good a candidate is; this says, for little more than the price of three, into which direction
 //! each of its numbers should move. With the loss `L` of the whole document in nats, `angle_i(n) = n / (lambda_i beta_i)`
-//! and a factor `f` on cosine and sine, and with `dL/dangle_i(n)` summed over all layers, queries and keys:
+//! and factors `f m_i` on cosine and sine, and with `dL/dangle_i(n)` summed over all layers, queries and keys:
 //!
 //! ```text
 //! dL/dln lambda_i = - sum over positions n >= start_tokens of angle_i(n) dL/dangle_i(n)
-//! dL/dln f        =   sum over rotated queries and keys x' of x' · dL/dx'
+//! dL/dln m_i      =   sum over rotated queries and keys x' of x'_i · dL/dx'_i      (x'_i: the two numbers of pair i)
+//! dL/dln f        =   sum over i of dL/dln m_i
 //! ```
 //!
 //! The forward pass runs as in [`crate::perplexity`], and keeps what goes into each layer. Layers are then run again in
@@ -52,6 +53,8 @@ pub struct Gradient {
     pub log_factors: Vec<f64>,
     /// `d nll_sum / d ln f` with the attention factor `f`, in nats.
     pub log_attention_factor: f64,
+    /// `d nll_sum / d ln m_i` with the attention factors `m_i` of the rotary pairs, in nats; their sum is the number above.
+    pub log_pair_attention: Vec<f64>,
 }
 
 /// Computes loss and gradient of `tokens` from position `counted_from` on under `rescale`, `chunk_tokens` at a time, on
@@ -107,8 +110,9 @@ fn differentiate(
     let targets = Targets::of(tokens, counted_from, 1.0);
     let loss = carry(model, rule, (tokens, targets), (chunk, limits), sinks, &mut steps)?;
     steps.finish();
-    let (log_factors, log_attention_factor) = candidate.finish();
-    Ok(Gradient { loss, log_factors, log_attention_factor })
+    let (log_factors, log_pair_attention) = candidate.finish();
+    let log_attention_factor = log_pair_attention.iter().sum();
+    Ok(Gradient { loss, log_factors, log_attention_factor, log_pair_attention })
 }
 
 /// A document whose loss weights are to be moved by.

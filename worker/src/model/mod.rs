@@ -10,6 +10,7 @@ mod last_layer;
 mod layer;
 mod parameters;
 pub mod weights;
+pub(crate) mod written;
 
 pub(crate) use decoder::{Pass, Workspace};
 pub use error::LoadError;

@@ -1,14 +1,10 @@
 //! Numbers as tensors of a safetensors file, made ready one tensor at a time.
 
 use super::TrainError;
+use crate::model::written::{self, encode};
 use candle_core::Tensor;
-use half::{bf16, f16};
-use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 
 /// A tensor to be written.
@@ -55,26 +51,7 @@ impl View for Written<'_> {
     }
 }
 
-/// The nearest numbers of a format, ties to even, in little-endian order.
-fn encode(numbers: &[f32], dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::BF16 => numbers.iter().flat_map(|&number| bf16::from_f32(number).to_le_bytes()).collect(),
-        Dtype::F16 => numbers.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect(),
-        _ => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
-    }
-}
-
 /// Writes tensors to a new file.
 pub(super) fn write(path: &Path, tensors: Vec<(String, Written<'_>)>) -> Result<(), TrainError> {
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    // The library makes files that no other user may read; this one is to be as readable as any.
-    let made = File::create_new(path).and_then(|file| file.metadata()).map_err(TrainError::io("write", path))?;
-    safetensors::serialize_to_file(tensors, Some(format), path).map_err(|error| {
-        let source = match error {
-            SafeTensorError::IoError(source) => source,
-            other => io::Error::other(other),
-        };
-        TrainError::io("write", path)(source)
-    })?;
-    fs::set_permissions(path, made.permissions()).map_err(TrainError::io("write", path))
+    written::write(path, tensors).map_err(TrainError::io("write", path))
 }

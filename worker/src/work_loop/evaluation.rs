@@ -216,9 +216,12 @@ impl Bench {
             Measure::Gradient => {
                 let (rescale, cancel) = (&first.unit.rescale, &first.cancel);
                 let gradient = evaluator.gradient(rescale, document, cancel, &mut |part| share = part);
-                gradient.map(|Gradient { loss, log_factors, log_attention_factor }| {
+                gradient.map(|Gradient { loss, log_factors, log_attention_factor, log_pair_attention }| {
                     let loss = Loss { nll_sum: loss.nll_sum, tokens: loss.tokens };
-                    vec![Some(Outcome::Gradient(loss, LossSlope { log_factors, log_attention_factor }))]
+                    vec![Some(Outcome::Gradient(
+                        loss,
+                        LossSlope { log_factors, log_attention_factor, log_pair_attention },
+                    ))]
                 })
             }
         };

@@ -276,7 +276,7 @@ async fn what_cannot_be_evaluated_is_said() {
     let (fake, long) = fake(500, 0);
     let foreign = Sample::new(vec![1, 96, 2]).unwrap();
     fake.hold(&foreign);
-    let short = pb::Rescale { factors: vec![1.0; 3], start_tokens: 0, attention_factor: 1.0 };
+    let short = pb::Rescale { factors: vec![1.0; 3], start_tokens: 0, attention_factor: 1.0, ..Default::default() };
     fake.state().units.extend([
         unit(1, &foreign),
         unit(2, &long),

@@ -7,6 +7,7 @@ use crate::cli::prepare::ModelFolder;
 use crate::export::HfOptions;
 use crate::export::checkpoint::{self, Checkpoint, CheckpointError, Ingredients};
 use anyhow::Context as _;
+use ropewalk_worker::fold;
 use ropewalk_worker::model::{fingerprint_dir, weights};
 use std::path::Path;
 
@@ -21,7 +22,7 @@ pub(super) async fn run(args: &ExportArgs, model: &Path, out: &Path) -> Outcome 
 
     let dropped = if args.drop_start_tokens { Some(dropped(&subject.file)?) } else { None };
     let options = HfOptions {
-        short: args.short_set(&folder.config_json)?,
+        short: args.short_set(&folder.config_json, &subject.file.pair_attention)?,
         target_length: args.target_length,
         dropped: dropped.filter(|dropped| dropped.start_tokens > 0),
         hf5_only: args.hf5_only,
@@ -43,11 +44,15 @@ pub(super) async fn run(args: &ExportArgs, model: &Path, out: &Path) -> Outcome 
     } else {
         note("the factors do not name their model: that they belong to this one is not checked");
     }
-    let written = checkpoint.write(out).map_err(failure)?;
+    let fold = |profile: &[f64], to: &Path| fold::write(&folder.path, profile, to).map_err(Into::into);
+    let written = checkpoint.write(out, &fold).map_err(failure)?;
     let mut notes = checkpoint.notes;
-    notes.push(match written.copied {
-        0 => "the weights are hard links: whoever changes them in one folder changes them in both".to_owned(),
-        _ => "the weights could not be linked and are copies".to_owned(),
+    notes.extend(match (written.folded, written.copied) {
+        (0, 0) => {
+            Some("the weights are hard links: whoever changes them in one folder changes them in both".to_owned())
+        }
+        (0, _) => Some("the weights could not be linked and are copies".to_owned()),
+        _ => None,
     });
     notes.iter().for_each(note);
     if args.json {

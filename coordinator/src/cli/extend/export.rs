@@ -9,7 +9,9 @@ use crate::export::HfOptions;
 use crate::export::checkpoint::{Checkpoint, Ingredients, same_weights};
 use crate::plan::{ExportStage, Stage};
 use anyhow::Context as _;
+use ropewalk_worker::fold;
 use ropewalk_worker::model::{fingerprint_dir, weights};
+use std::path::Path;
 
 impl Runner<'_> {
     /// Writes the model's folder with the factors applied, beside the other models of the plan.
@@ -35,7 +37,8 @@ impl Runner<'_> {
         if out.exists() {
             std::fs::remove_dir_all(&out).with_context(|| format!("cannot replace {}", out.display())).or_work()?;
         }
-        checkpoint.write(&out).or_work()?;
+        let fold = |profile: &[f64], to: &Path| fold::write(&folder.path, profile, to).map_err(Into::into);
+        checkpoint.write(&out, &fold).or_work()?;
         checkpoint.notes.iter().for_each(note);
         let summary = format!("{} holds the model with its factors", out.display());
         let fingerprint = fingerprint_dir(&out).or_work()?;

@@ -83,7 +83,11 @@ impl Runner<'_> {
         let original = f64::from(self.inputs.folder.description.original_length);
         let ratio = |length: u32| (f64::from(length) / original).max(1.0);
         let origin = file.target_length.map_or_else(|| file.extension_ratio.unwrap_or(1.0), ratio);
-        Ok(stretch(&file.rescale(), origin, ratio(length)))
+        let rescale = file.rescale();
+        if rescale.has_pair_attention() {
+            note(format!("{source}: its attention factors of single pairs are left out: a search starts without any"));
+        }
+        Ok(stretch(&rescale.without_pair_attention(), origin, ratio(length)))
     }
 
     async fn find(

@@ -1,11 +1,12 @@
 //! The same factor file, byte for byte, whoever dies on the way.
 
-use super::rig::{Rig, evaluated, failed, gradient_job, job, racing_curve_job, racing_job};
+use super::rig::{Rig, evaluated, failed, gradient_job, job, pair_attention_job, racing_curve_job, racing_job};
 use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use ropewalk_shared::job::JobSpec;
+use ropewalk_shared::job::{JobSpec, StrategyKind};
 use ropewalk_shared::outcome::FailureKind;
+use ropewalk_shared::racing::Racing;
 use ropewalk_shared::work::{Unit, WorkerId};
 use std::time::Duration;
 
@@ -75,6 +76,15 @@ fn nor_do_those_of_a_search_whose_candidates_race() {
     undisturbed_or_not(&racing_job(3));
     let mut spec = racing_curve_job(3);
     spec.search.evolution.generations = 3;
+    alike_in(&spec, &[(1, 0.0, 1), (8, 0.1, 6)]);
+}
+
+#[test]
+fn nor_do_those_of_a_search_for_attention_factors_of_pairs() {
+    let mut spec = pair_attention_job(3, StrategyKind::LongRope2);
+    undisturbed_or_not(&spec);
+    spec = pair_attention_job(3, StrategyKind::Ropewalk);
+    spec.search.racing = Racing::Fast;
     alike_in(&spec, &[(1, 0.0, 1), (8, 0.1, 6)]);
 }
 

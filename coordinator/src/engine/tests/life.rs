@@ -1,10 +1,10 @@
 //! The life of a job.
 
-use super::rig::{Rig, evaluated, failed, job, loss, report_of};
+use super::rig::{Rig, evaluated, failed, job, loss, pair_attention_job, report_of};
 use crate::engine::EngineError;
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::factor_file::FactorFile;
-use ropewalk_shared::job::JobSpec;
+use ropewalk_shared::job::{JobSpec, StrategyKind};
 use ropewalk_shared::outcome::{FailureKind, Loss};
 use ropewalk_shared::status::JobState;
 use ropewalk_shared::work::{UnitOutcome, Verdict};
@@ -49,6 +49,48 @@ fn a_job_runs_from_launch_to_report() {
     assert_eq!(kinds.last().map(String::as_str), Some("done"));
     assert_eq!(kinds.iter().filter(|kind| *kind == "generation-closed").count(), 5);
     assert_eq!(kinds.iter().filter(|kind| *kind == "generation-opened").count(), 5);
+}
+
+#[test]
+fn attention_factors_of_pairs_are_searched_last_and_compared_with_none() {
+    for strategy in [StrategyKind::Ropewalk, StrategyKind::LongRope2] {
+        let (mut rig, spec) = (Rig::new(), pair_attention_job(2, strategy));
+        rig.launch(&spec);
+        let file = FactorFile::from_json(&rig.work_to_the_end(&spec)).unwrap();
+        let status = rig.status(&spec);
+        assert_eq!(status.state, JobState::Done);
+        assert!(status.evaluations <= status.planned_evaluations, "{status:?}");
+        assert!(file.search.unwrap().generations <= status.generations);
+        let profile = &file.pair_attention;
+        assert!(profile.len() == 4 && profile[0] > 1.03 && profile[3] < 0.97, "{profile:?}");
+        let without = &file.baselines["without-pair-attention"];
+        assert!(without.value > file.objective.unwrap().value * 1.01, "{without:?}");
+        assert_eq!(without.attention_factor, file.attention_factor);
+    }
+}
+
+/// Limits hold for both searches together, and leave the second its share.
+#[test]
+fn limits_are_shared_with_attention_factors_of_pairs() {
+    for (strategy, evaluations, passes) in [
+        (StrategyKind::Ropewalk, Some(60), None),
+        (StrategyKind::Ropewalk, None, Some(150)),
+        (StrategyKind::LongRope2, Some(38), None),
+        (StrategyKind::LongRope2, None, Some(100)),
+    ] {
+        let (mut rig, mut spec) = (Rig::new(), pair_attention_job(2, strategy));
+        (spec.search.max_evaluations, spec.search.max_passes) = (evaluations, passes);
+        spec.search.evolution.generations = 20;
+        spec.search.pair_attention = 9;
+        rig.launch(&spec);
+        let file = FactorFile::from_json(&rig.work_to_the_end(&spec)).unwrap();
+        let search = file.search.unwrap();
+        assert!(search.evaluations <= evaluations.unwrap_or(u64::MAX), "{search:?}");
+        assert!(search.passes <= passes.unwrap_or(u64::MAX), "{search:?}");
+        // All of the limit is used.
+        assert!(search.passes + 3 > passes.unwrap_or(3 * evaluations.unwrap_or(0)), "{search:?}");
+        assert!(!file.pair_attention.is_empty());
+    }
 }
 
 #[test]

@@ -201,7 +201,10 @@ pub fn loss(rescale: &Rescale, sample: SampleId, tokens: u32) -> Loss {
         .map(|(factor, place)| (factor.ln() - f64::from(place) * (0.3 + wish / 50.0)).powi(2))
         .sum();
     let start = f64::from(rescale.start_tokens.abs_diff(4)) / 100.0;
-    let mean = 1.0 + distance + start + (rescale.attention_factor - 1.0).abs() / 10.0;
+    // Fast pairs like more attention than slow ones.
+    let attention = rescale.pair_attention.iter().zip([0.1, 0.05, -0.05, -0.1]);
+    let pairs: f64 = attention.map(|(m, wish)| (m.ln() - wish).powi(2) - f64::powi(wish, 2)).sum();
+    let mean = 1.0 + distance + start + (rescale.attention_factor - 1.0).abs() / 10.0 + pairs;
     let predicted = u64::from(tokens) - 1;
     Loss { nll_sum: mean * predicted as f64, tokens: predicted }
 }
@@ -215,6 +218,7 @@ fn slope(rescale: &Rescale, sample: SampleId, tokens: u32) -> LossSlope {
     LossSlope {
         log_factors: factors.map(|pair| predicted * by_factor(pair)).collect(),
         log_attention_factor: predicted * (rescale.attention_factor - 1.0).signum() * rescale.attention_factor / 10.0,
+        log_pair_attention: Vec::new(),
     }
 }
 
@@ -224,6 +228,16 @@ pub fn gradient_job(seed: u64) -> JobSpec {
     spec.search.strategy = StrategyKind::Ropewalk;
     spec.search.slope_steps = 4;
     spec.search.attention_factor = AttentionFactorPolicy::Search;
+    spec
+}
+
+/// A job that searches attention factors of pairs after the factors.
+pub fn pair_attention_job(seed: u64, strategy: StrategyKind) -> JobSpec {
+    let mut spec = job(seed);
+    spec.search.strategy = strategy;
+    spec.search.start_tokens = if strategy.searches_start_tokens() { spec.search.start_tokens } else { vec![0] };
+    spec.search.evolution.generations = 2;
+    spec.search.pair_attention = 30;
     spec
 }
 

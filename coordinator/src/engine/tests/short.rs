@@ -88,7 +88,12 @@ fn the_winner_keeps_to_the_limit_that_the_free_one_breaks() {
         let kept = objective.kept_short[0];
         assert_eq!((kept.length, kept.percent), (SHORT, PERCENT));
         assert!((kept.shipped.ln() - 1.0).abs() < 1e-12, "{kept:?}");
-        let value = short_mean(&Rescale { factors: file.rescale_factors, start_tokens: 0, attention_factor: 1.0 });
+        let value = short_mean(&Rescale {
+            factors: file.rescale_factors,
+            start_tokens: 0,
+            attention_factor: 1.0,
+            pair_attention: Vec::new(),
+        });
         assert!((kept.value.ln() - value).abs() < 1e-12, "{kept:?}");
         let held_out = kept.held_out.unwrap();
         assert!((held_out.value.ln() - (value - 0.5)).abs() < 1e-12, "{held_out:?}");

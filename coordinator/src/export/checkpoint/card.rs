@@ -10,11 +10,12 @@ use std::fmt::Write as _;
 /// Longest name taken over from a file, in characters.
 const MAX_NAME: usize = 80;
 
-/// The text of README.md for these factors and a window of `target` tokens; `notes` say how engines run the export.
+/// The text of README.md for these factors and a window of `target` tokens; `notes` say how engines run the export, and
+/// `is_folded` whether weights had to be changed for it.
 pub(super) fn card(
     from: &Ingredients<'_>,
     factors: &FactorFile,
-    target: u32,
+    (target, is_folded): (u32, bool),
     notes: &[String],
 ) -> Result<String, ExportError> {
     let original = ModelDescription::from_config_json(from.config_json)?.original_length;
@@ -33,7 +34,7 @@ tags:
 # {name}, {target_text} tokens
 
 {name} with LongRoPE rescale factors for a window of {target_text} tokens, {ratio} times its original {original_text}. \
-The weights are unchanged: config.json holds the factors, and factors.json where they come from. {provenance}
+{weights}: config.json holds the factors, and factors.json where they come from. {provenance}
 
 ## What the factors are worth
 
@@ -57,9 +58,14 @@ vllm serve path/to/this/folder --max-model-len {target}
 ```
 
 {notes}",
+        weights = if is_folded {
+            "Query and key weights are multiplied by the attention factors of the rotary pairs, all others are unchanged"
+        } else {
+            "The weights are unchanged"
+        },
         target_text = thousands(target),
         original_text = thousands(original),
-        provenance = provenance(factors),
+        provenance = provenance(from.factors),
         table = table(factors),
     ))
 }

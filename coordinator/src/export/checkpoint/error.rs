@@ -33,6 +33,9 @@ pub enum CheckpointError {
         /// First digits of its fingerprint.
         fingerprint: String,
     },
+    /// Weights that cannot take in the attention factors of pairs.
+    #[error("the attention factors of pairs cannot be folded into the weights: {0}")]
+    Fold(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A folder with something in it.
     #[error("{} is not empty: name a new folder, or empty it first", out.display())]
     NotEmpty {
@@ -62,7 +65,7 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// Whether the request was wrong, and not the work.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+        !matches!(self, Self::Io { .. } | Self::Fold(_))
     }
 
     /// Wraps what a file operation reports.

@@ -59,6 +59,11 @@ impl Part {
         }
     }
 
+    /// Where it is being filled.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Puts a file there: as a hard link, made by `link`, else as a copy. True when linked.
     pub(super) fn link_or_copy(
         &self,

@@ -1,11 +1,13 @@
 //! A model's folder with the factors applied, as engines load it.
 //!
 //! Everything is worked out and checked before a byte is written; what is written appears under its name whole or not
-//! at all. The weights are those of the model: hard links where the file system has them, copies elsewhere.
+//! at all. The weights are those of the model: hard links where the file system has them, copies elsewhere. Attention factors
+//! of single rotary pairs, which no config.json has a place for, are multiplied into a copy of the query and key weights.
 
 mod card;
 mod error;
 mod files;
+mod folded;
 mod folder;
 
 pub use error::CheckpointError;
@@ -44,6 +46,8 @@ pub struct Checkpoint {
     copied: Vec<PathBuf>,
     /// Files of the model that are linked.
     weights: Vec<PathBuf>,
+    /// Attention factors of pairs to be folded into them; empty for none.
+    folded: Vec<f64>,
     /// For the user: what to know of the result.
     pub notes: Vec<String>,
     /// Where the windows of a factor table begin, in tokens, that config.json has no place for; factors.json has all.
@@ -57,7 +61,12 @@ pub struct Written {
     pub linked: usize,
     /// Weight files that could not be linked, and were copied.
     pub copied: usize,
+    /// Weight files written anew, with attention factors of pairs folded into them.
+    pub folded: usize,
 }
+
+/// Writes the weight files of the model into a folder, its queries and keys multiplied by attention factors of the pairs.
+pub type Fold<'a> = dyn Fn(&[f64], &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 /// Refuses factors that were searched with another configuration or other weights than this model's.
 ///
@@ -86,6 +95,11 @@ pub fn check_place(out: &Path) -> Result<(), CheckpointError> {
 // === impl Checkpoint ===
 
 impl Checkpoint {
+    /// The attention factors of pairs that are folded into the weights; empty for none.
+    pub fn folded(&self) -> &[f64] {
+        &self.folded
+    }
+
     /// Works out every file of the checkpoint; nothing is written yet.
     ///
     /// # Errors
@@ -95,8 +109,8 @@ impl Checkpoint {
         if from.weights.is_empty() {
             return Err(CheckpointError::NoWeights { model: from.model.to_owned() });
         }
-        let config = hf::whole(from.factors, from.config_json, from.options)?;
-        let mut factors = from.factors.clone();
+        let (mut factors, folded) = folded::split(from.factors)?;
+        let config = hf::whole(&factors, from.config_json, from.options)?;
         factors.target_length = factors.target_length.or(from.options.target_length);
         let factors_json = match (from.factors_json, &from.options.dropped) {
             (Some(text), None) if factors == *from.factors => text.to_owned(),
@@ -104,12 +118,11 @@ impl Checkpoint {
         };
         let target = factors.target_length.ok_or(ExportError::NoTargetLength)?;
         let mut files = files::of_model(from.model, from.weights)?;
-        let mut texts = vec![
-            ("config.json".to_owned(), config.content),
-            ("factors.json".to_owned(), factors_json),
-            ("README.md".to_owned(), card::card(&from, &factors, target, &config.notes)?),
-        ];
+        let mut texts = vec![("config.json".to_owned(), config.content), ("factors.json".to_owned(), factors_json)];
         let mut notes = config.notes;
+        notes.extend(folded::note(&folded));
+        let card = card::card(&from, &factors, (target, !folded.is_empty()), &notes)?;
+        texts.push(("README.md".to_owned(), card));
         if let Some((path, raised)) = files::raised_tokenizer(&files, target)? {
             files.retain(|file| *file != path);
             texts.push((files::TOKENIZER_CONFIG.to_owned(), raised));
@@ -117,7 +130,7 @@ impl Checkpoint {
         }
         notes.extend(files::left_out(from.config_json));
         let left_out_windows = config.left_out_windows;
-        Ok(Self { texts, copied: files, weights: from.weights.to_vec(), notes, left_out_windows })
+        Ok(Self { texts, copied: files, weights: from.weights.to_vec(), folded, notes, left_out_windows })
     }
 
     /// Writes the folder `out`, which must be empty or not there.
@@ -126,11 +139,17 @@ impl Checkpoint {
     /// kills the process finds it under the name of `out` followed by `.part`.
     ///
     /// # Errors
-    /// Those of [`check_place`]; [`CheckpointError::Io`] when something cannot be written.
-    pub fn write(&self, out: &Path) -> Result<Written, CheckpointError> {
+    /// Those of [`check_place`]; [`CheckpointError::Io`] when something cannot be written, [`CheckpointError::Fold`] when
+    /// `fold`, which is called where attention factors of pairs have to be folded in, cannot do so.
+    pub fn write(&self, out: &Path, fold: &Fold<'_>) -> Result<Written, CheckpointError> {
         let part = Part::beside(&folder::resolve(out)?)?;
-        let mut written = Written { linked: 0, copied: 0 };
-        for path in &self.weights {
+        let mut written = Written { linked: 0, copied: 0, folded: 0 };
+        let linked = if self.folded.is_empty() { &self.weights[..] } else { &[] };
+        if !self.folded.is_empty() {
+            fold(&self.folded, part.path()).map_err(CheckpointError::Fold)?;
+            written.folded = self.weights.len();
+        }
+        for path in linked {
             match part.link_or_copy(path, |from, to| std::fs::hard_link(from, to))? {
                 true => written.linked += 1,
                 false => written.copied += 1,

@@ -11,7 +11,7 @@ mod windows;
 
 pub use short::ShortSet;
 
-use super::{DroppedStartTokens, Export, ExportError, Format, refuse_start_tokens};
+use super::{DroppedStartTokens, Export, ExportError, Format, refuse_pair_attention, refuse_start_tokens};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::model_description::{ConfigError, ModelDescription};
@@ -87,6 +87,7 @@ impl Patched {
 }
 
 fn patch(file: &FactorFile, config_json: &str, options: &HfOptions) -> Result<Patched, ExportError> {
+    refuse_pair_attention(file, Format::Hf)?;
     let mut notes: Vec<String> = refuse_start_tokens(file, Format::Hf, options.dropped.as_ref())?.into_iter().collect();
     let config: Map<String, Value> =
         serde_json::from_str(config_json).map_err(|error| ConfigError::Syntax(error.to_string()))?;

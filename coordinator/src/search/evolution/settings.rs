@@ -72,6 +72,16 @@ impl Default for DocumentOptions {
     }
 }
 
+// === impl DocumentOptions ===
+
+impl DocumentOptions {
+    /// Those of a job.
+    pub fn of_job(job: &JobSpec) -> Self {
+        let JobSpec { samples, search, .. } = job;
+        Self { samples: samples.len() as u32, racing: search.racing, max_passes: search.max_passes }
+    }
+}
+
 // === impl EvolutionSettings ===
 
 impl EvolutionSettings {
@@ -86,11 +96,7 @@ impl EvolutionSettings {
             seed: job.search.seed,
             patience: job.search.patience,
             max_evaluations: job.search.max_evaluations,
-            documents: DocumentOptions {
-                samples: job.samples.len() as u32,
-                racing: job.search.racing,
-                max_passes: job.search.max_passes,
-            },
+            documents: DocumentOptions::of_job(job),
         }
     }
 

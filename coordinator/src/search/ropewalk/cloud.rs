@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn evaluated(factors: Vec<u32>) -> Evaluated {
-        let candidate = Candidate { factors, start_tokens: 4, attention: Some(1100) };
+        let candidate = Candidate { factors, start_tokens: 4, attention: Some(1100), pair_attention: Vec::new() };
         Evaluated { candidate, score: Score::new(10.0) }
     }
 

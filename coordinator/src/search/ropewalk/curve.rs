@@ -35,9 +35,9 @@ pub struct Curve {
 // === impl Curve ===
 
 impl Curve {
-    /// The curve through a step of `by` times the `steps`; `low` and `high` move by pairs, the others by shares.
-    pub fn moved(&self, by: &[f64; NUMBERS], steps: &[f64; NUMBERS], space: &SearchSpace) -> Self {
-        let step = |number: usize| by[number] * steps[number];
+    /// The curve moved by so much in each of its numbers; `low` and `high` move by pairs, the others by shares.
+    pub fn moved(&self, by: &[f64], space: &SearchSpace) -> Self {
+        let step = |number: usize| by.get(number).copied().unwrap_or(0.0);
         let pairs = space.pairs as f64;
         let high = (self.high + step(1)).clamp(1.0, pairs);
         let (grid_top, grid_one) = (space.grid.value(space.max_point), space.grid.value(space.grid.one()));
@@ -114,7 +114,8 @@ mod tests {
                 grid: Grid::PAPER, pairs, max_point, start_tokens: vec![0, 4], attention: Some((800, 2000)),
             };
             let start = Curve { low: 0.0, high: 2.0, top: 8.0, bend: 1.0, attention: 1.1 };
-            let moved = start.moved(&by, &steps, &space);
+            let by: Vec<f64> = by.iter().zip(steps).map(|(by, step)| by * step).collect();
+            let moved = start.moved(&by, &space);
             prop_assert!(moved.is_usable());
             prop_assert_eq!(space.check(&moved.candidate(&space, 4)), Ok(()));
         }

@@ -1,24 +1,15 @@
-//! A pattern search over the numbers of a [`Curve`], whole generations at a time.
-//!
-//! A round is two generations: a star (each number one step down and one step up from the centre), then combinations.
-//! Along each number a parabola through its three values says how far to go and what that should gain. Combinations go
-//! so far along the number that promises most, along the two, the three … that do, and half as far along all: numbers
-//! interact, and behind a cliff the last ones are too many. The best curve known is the next centre, and every number that
-//! did not go far to it has its step halved.
+//! The search for a curve: a [`Star`] over the numbers of a [`Curve`].
 
 use super::curve::{Curve, NUMBERS};
 use crate::search::score::Score;
+use crate::search::star::{Star, round_candidates};
 use ropewalk_shared::space::SearchSpace;
 use serde::{Deserialize, Serialize};
 
 /// Rounds of a search.
 pub const ROUNDS: u32 = 3;
 /// Candidates of a star and of the combinations after it, where the attention factor is fixed.
-pub const ROUND_CANDIDATES: u64 = 8 + 5;
-/// Farthest move along one number, in steps: a parabola says little beyond its points.
-const REACH: f64 = 1.5;
-/// A number that moved by so many steps may have farther to go.
-const FAR: f64 = 0.75;
+pub const ROUND_CANDIDATES: u64 = round_candidates(ATTENTION as u64);
 /// Number of the attention factor in a curve.
 const ATTENTION: usize = 4;
 
@@ -26,14 +17,10 @@ const ATTENTION: usize = 4;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pattern {
     center: Curve,
-    score: Score,
-    steps: [f64; NUMBERS],
     /// Whether the attention factor is searched.
     attention: bool,
-    /// Generations told.
-    told: u32,
-    /// The star's scores, once told: for each number one step down and one up; absent where there was none.
-    star: Vec<[Option<Score>; 2]>,
+    #[serde(flatten)]
+    star: Star,
 }
 
 // === impl Pattern ===
@@ -42,130 +29,39 @@ impl Pattern {
     /// A search around a curve that was evaluated.
     pub fn around(center: Curve, score: Score, space: &SearchSpace) -> Self {
         let pairs = space.pairs as f64;
-        let steps = [pairs / 8.0, pairs / 16.0, 0.12, 0.6, 0.03];
-        Self { center, score, steps, attention: space.attention.is_some(), told: 0, star: Vec::new() }
+        let steps = vec![pairs / 8.0, pairs / 16.0, 0.12, 0.6, 0.03];
+        Self { center, attention: space.attention.is_some(), star: Star::around(score, steps) }
     }
 
     /// Whether there is nothing more to ask.
     pub fn is_over(&self) -> bool {
-        self.told >= 2 * ROUNDS
+        self.star.rounds() >= ROUNDS
     }
 
     /// Whether the open generation is a star.
     pub fn is_at_star(&self) -> bool {
-        self.told.is_multiple_of(2)
+        self.star.is_at_star()
     }
 
     /// The curves of the open generation, always the same number of them in the same order.
     pub fn curves(&self, space: &SearchSpace) -> Vec<Curve> {
-        let moves = if self.is_at_star() { self.star_moves() } else { self.combined_moves() };
-        moves.iter().map(|by| self.center.moved(by, &self.steps, space)).collect()
+        self.star.moves(self.numbers()).iter().map(|by| self.center.moved(by, space)).collect()
     }
 
     /// Takes in what became of the curves of the open generation; absent where one was not asked.
     pub fn tell(&mut self, scores: &[Option<Score>], space: &SearchSpace) {
-        if self.is_at_star() {
-            let score = |two: &[Option<Score>], place: usize| two.get(place).copied().flatten();
-            self.star = scores.chunks(2).map(|two| [score(two, 0), score(two, 1)]).collect();
-            self.told += 1;
-            return;
+        if let Some(by) = self.star.tell(scores) {
+            self.center = self.center.moved(&by, space);
         }
-        // The star's best point may be better than every combination.
-        let singles = self.best_single();
-        let combined = self.combined_moves().into_iter().zip(scores).filter_map(|(by, score)| Some((by, (*score)?)));
-        let mut best = (self.score, [0.0; NUMBERS]);
-        for (by, score) in singles.into_iter().chain(combined) {
-            if score < best.0 {
-                best = (score, by);
-            }
-        }
-        let (score, by) = best;
-        (self.center, self.score) = (self.center.moved(&by, &self.steps, space), score);
-        for (step, by) in self.steps.iter_mut().zip(by) {
-            if by.abs() < FAR {
-                *step /= 2.0;
-            }
-        }
-        self.star.clear();
-        self.told += 1;
     }
 
     /// Whether it can have come from a search.
     pub fn is_sound(&self) -> bool {
-        let stars = if self.is_at_star() { 0 } else { self.numbers() };
-        self.center.is_usable() && self.steps.iter().all(|step| step.is_finite()) && self.star.len() == stars
+        self.center.is_usable() && self.star.is_sound(self.numbers())
     }
 
     fn numbers(&self) -> usize {
         if self.attention { NUMBERS } else { ATTENTION }
-    }
-
-    fn star_moves(&self) -> Vec<[f64; NUMBERS]> {
-        let single = |number: usize, by: f64| {
-            let mut moves = [0.0; NUMBERS];
-            moves[number] = by;
-            moves
-        };
-        (0..self.numbers()).flat_map(|number| [single(number, -1.0), single(number, 1.0)]).collect()
-    }
-
-    fn combined_moves(&self) -> Vec<[f64; NUMBERS]> {
-        let here = self.height(self.score).unwrap_or(f64::INFINITY);
-        let mut all = [0.0; NUMBERS];
-        let mut gains: Vec<(f64, usize)> = Vec::new();
-        for (number, star) in self.star.iter().enumerate() {
-            let [down, up] = star.map(|score| score.and_then(|score| self.height(score)));
-            let (by, gain) = along(down, here, up);
-            all[number] = by;
-            gains.push((gain, number));
-        }
-        // Stable: of equal gains the first number stays in front.
-        gains.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut by = [0.0; NUMBERS];
-        let mut moves: Vec<[f64; NUMBERS]> = gains
-            .iter()
-            .map(|&(_, number)| {
-                by[number] = all[number];
-                by
-            })
-            .collect();
-        moves.push(all.map(|by| by / 2.0));
-        moves
-    }
-
-    /// What is to be lowered: the value, and while the centre lies outside a limit, by how much a curve does.
-    fn height(&self, score: Score) -> Option<f64> {
-        match self.score.excess() {
-            None => score.value(),
-            Some(_) => score.excess().or(score.value().map(|_| 0.0)),
-        }
-    }
-
-    fn best_single(&self) -> Option<([f64; NUMBERS], Score)> {
-        let scores = self.star.iter().flatten();
-        let known = self.star_moves().into_iter().zip(scores).filter_map(|(by, score)| Some((by, (*score)?)));
-        known.min_by_key(|(_, score)| *score)
-    }
-}
-
-/// How far to go along one number, in steps, and what that should gain, from the values one step down, here and up.
-fn along(down: Option<f64>, here: f64, up: Option<f64>) -> (f64, f64) {
-    let one_sided = |value: f64, by: f64| if value < here { (by, here - value) } else { (0.0, 0.0) };
-    match (down, up) {
-        (None, None) => (0.0, 0.0),
-        (Some(down), None) => one_sided(down, -1.0),
-        (None, Some(up)) => one_sided(up, 1.0),
-        (Some(down), Some(up)) => {
-            let (slope, curvature) = ((up - down) / 2.0, up + down - 2.0 * here);
-            if curvature > 0.0 {
-                let by = (-slope / curvature).clamp(-REACH, REACH);
-                (by, -(slope * by + curvature * by * by / 2.0))
-            } else if up < down {
-                one_sided(up, 1.0)
-            } else {
-                one_sided(down, -1.0)
-            }
-        }
     }
 }
 
@@ -176,17 +72,6 @@ mod tests {
 
     fn space() -> SearchSpace {
         SearchSpace { grid: Grid::PAPER, pairs: 32, max_point: 1000, start_tokens: vec![0], attention: None }
-    }
-
-    #[test]
-    fn parabolas_are_followed_to_their_minimum_and_not_beyond_their_reach() {
-        // (x - 1/4)^2 at -1, 0, 1.
-        let (by, gain) = along(Some(1.5625), 0.0625, Some(0.5625));
-        assert!((by - 0.25).abs() < 1e-12 && (gain - 0.0625).abs() < 1e-12);
-        assert_eq!(along(Some(30.0), 20.0, Some(10.5)).0, REACH);
-        assert_eq!(along(Some(3.0), 2.0, Some(0.0)), (1.0, 2.0), "a hilltop: to the lower side");
-        assert_eq!(along(None, 2.0, Some(3.0)), (0.0, 0.0));
-        assert_eq!(along(Some(1.0), 2.0, None), (-1.0, 1.0));
     }
 
     /// A valley whose numbers interact is walked to its floor.

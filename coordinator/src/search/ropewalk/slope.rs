@@ -55,7 +55,8 @@ mod tests {
             start_tokens: vec![0],
             attention: Some((800, 2000)),
         };
-        let from = Candidate { factors: vec![150, 800], start_tokens: 0, attention: Some(1100) };
+        let from =
+            Candidate { factors: vec![150, 800], start_tokens: 0, attention: Some(1100), pair_attention: Vec::new() };
         let slope = Slope { log_factors: vec![0.1, 0.1], log_attention_factor: -0.1 };
         let angles = [2048.0, 20.0];
         let steps = steps(&from, &slope, &angles, &space);

@@ -7,7 +7,11 @@ fn job() -> TrainingJob {
     TrainingJob {
         name: "plan-tune".into(),
         model: ModelIdentity { name: "base".into(), fingerprint: Fingerprint::from([1; 32]), config_json: "{}".into() },
-        settings: TrainSpec::new(10, 64, Rescale { factors: vec![1.0, 1.5], start_tokens: 3, attention_factor: 1.1 }),
+        settings: TrainSpec::new(
+            10,
+            64,
+            Rescale { factors: vec![1.0, 1.5], start_tokens: 3, attention_factor: 1.1, pair_attention: Vec::new() },
+        ),
         sequences: SequencesId([2; 32]),
         place: TrainingPlace { folder: "plan".into(), stage: "tune".into(), output: "base-tune".into() },
         repetition: 1,
