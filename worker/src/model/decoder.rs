@@ -8,7 +8,8 @@ use crate::device::Dtype;
 use crate::ledger;
 use crate::ops::Kernels;
 use crate::ops::bf16::{narrow_rows, widen_rows};
-use candle_core::{DType, Device, Module, Result, Tensor};
+use crate::tiles::aligned::LINE;
+use candle_core::{CpuStorage, DType, Device, Module, Result, Storage, Tensor};
 
 /// A sequence on its way through a model that is whole, in chunks of tokens, all of which are held.
 pub(crate) struct Pass<'m> {
@@ -32,6 +33,17 @@ struct Buffers {
     qkv: Tensor,
     gate_up: Tensor,
     logits: Tensor,
+}
+
+/// Zeros, `(rows, width)` in f32, that begin with a cache line on the CPU: a matrix unit writes whole lines.
+fn rows_from_a_line(rows: usize, width: usize, device: &Device) -> Result<Tensor> {
+    let spare = LINE / size_of::<f32>();
+    let all = Tensor::zeros(rows * width + spare, DType::F32, device)?;
+    let begin = match &*all.storage_and_layout().0 {
+        Storage::Cpu(CpuStorage::F32(numbers)) => numbers.as_ptr().align_offset(LINE).min(spare),
+        _ => 0,
+    };
+    all.narrow(0, begin, rows * width)?.reshape((rows, width))
 }
 
 // === impl Pass ===
@@ -78,7 +90,7 @@ impl Workspace {
     /// The same on another of the model's devices.
     pub fn on(device: &Device, model: &Model, chunk: usize) -> Result<Self> {
         let spec = &model.spec;
-        let buffer = |width: usize| Tensor::zeros((chunk, width), DType::F32, device);
+        let buffer = |width: usize| rows_from_a_line(chunk, width, device);
         let buffers = match model.kernels {
             Kernels::Cpu => Some(Buffers {
                 hidden: (model.dtype == Dtype::Bf16).then(|| buffer(spec.hidden)).transpose()?,

@@ -2,7 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-const LINE: usize = 64;
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
 
 /// Numbers the first of which begins a cache line, zero until they are written.
 #[derive(Debug)]

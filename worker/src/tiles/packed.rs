@@ -5,7 +5,7 @@
 
 use super::aligned::Aligned;
 use super::{DEPTH, MAX_TERMS, STRIP, TILE};
-use crate::ops::bf16::rounded;
+use crate::ops::bf16::{narrow_times, rounded};
 use half::bf16;
 
 /// A second factor, zero until it is written. Split in two parts it holds `x = hi + lo`.
@@ -113,9 +113,7 @@ impl Rows {
         let (hi, lo) = self.data.split_at_mut(self.size);
         let hi = &mut hi[begin..][..numbers.len()];
         if lo.is_empty() {
-            for (hi, number) in hi.iter_mut().zip(numbers) {
-                *hi = rounded(number * factor);
-            }
+            narrow_times(numbers, factor, hi);
         } else {
             for ((hi, lo), number) in hi.iter_mut().zip(&mut lo[begin..]).zip(numbers) {
                 let number = number * factor;
