@@ -11,9 +11,8 @@
 //! ```
 
 use crate::model::config::DecoderSpec;
-use crate::model::weights::{Stored, WeightFiles};
+use crate::model::weights::{Stored, WeightFiles, decode};
 use crate::model::{LoadError, written};
-use half::{bf16, f16};
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -153,12 +152,9 @@ impl View for Multiplied<'_> {
         if self.rows.is_empty() {
             return Cow::Borrowed(bytes);
         }
-        let (pairs, quads) = (bytes.as_chunks::<2>().0, bytes.as_chunks::<4>().0);
-        let numbers: Vec<f32> = match dtype {
-            Dtype::BF16 => pairs.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
-            Dtype::F16 => pairs.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect(),
-            _ => quads.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        };
+        // The format was looked at before anything is written.
+        let mut numbers = Vec::new();
+        decode(bytes, *dtype, &mut numbers);
         let width = (numbers.len() / self.rows.len()).max(1);
         let rows = numbers.chunks(width).zip(&self.rows);
         let multiplied: Vec<f32> =

@@ -159,21 +159,27 @@ impl WeightFile {
     fn read(&self, tensor: &str, info: &TensorInfo, out: &mut Vec<f32>) -> Result<(), LoadError> {
         let (begin, end) = self.extent(info);
         let bytes = &self.map[begin..end];
-        let (pairs, quads) = (bytes.as_chunks::<2>().0, bytes.as_chunks::<4>().0);
-        match info.dtype {
-            Dtype::F32 => out.extend(quads.iter().map(|bytes| f32::from_le_bytes(*bytes))),
-            Dtype::BF16 => out.extend(pairs.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32())),
-            Dtype::F16 => out.extend(pairs.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32())),
-            other => {
-                let got = format!("{other:?}").to_lowercase();
-                return Err(LoadError::TensorFormat { path: self.path.clone(), tensor: tensor.to_owned(), got });
-            }
+        if !decode(bytes, info.dtype, out) {
+            let got = format!("{:?}", info.dtype).to_lowercase();
+            return Err(LoadError::TensorFormat { path: self.path.clone(), tensor: tensor.to_owned(), got });
         }
         // Mapped pages count as memory of this process until they are given back.
         // SAFETY: the map is of a file and never written, so its pages can be read again at any time.
         let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, end - begin) };
         Ok(())
     }
+}
+
+/// Adds the numbers that `bytes` hold in a format to `out`; whether it is one of those that models are read in.
+pub(crate) fn decode(bytes: &[u8], dtype: Dtype, out: &mut Vec<f32>) -> bool {
+    let (pairs, quads) = (bytes.as_chunks::<2>().0, bytes.as_chunks::<4>().0);
+    match dtype {
+        Dtype::F32 => out.extend(quads.iter().map(|bytes| f32::from_le_bytes(*bytes))),
+        Dtype::BF16 => out.extend(pairs.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32())),
+        Dtype::F16 => out.extend(pairs.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32())),
+        _ => return false,
+    }
+    true
 }
 
 /// Size that a file must have by its own header; `None` when that cannot be read.
