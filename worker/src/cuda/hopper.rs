@@ -1,6 +1,7 @@
 //! Attention on Hopper's own instructions, where the device has them and what they compute is right.
 
 use super::launch::{Format, Kernel, Operand, int};
+use super::on_device::of_three;
 use crate::attention::AttentionShape;
 use crate::attention::choice::HOPPER_HEAD_DIMS;
 use crate::ops::view::{extent, heads_extent};
@@ -14,7 +15,7 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaView, DevicePtr as _, DeviceRepr, DeviceSlice as _, LaunchConfig, PushKernelArg as _,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
-use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
 use std::collections::HashMap;
 use std::f64::consts::LOG2_E;
@@ -31,7 +32,13 @@ const PANEL: usize = 64;
 
 /// Attention of `q` over `k` and `v`, laid out as [`AttentionShape`] says.
 pub(super) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    q.apply_op3_no_bwd(k, v, &Attention { shape })
+    let attention = Attention { shape };
+    let run = |q: Operand<'_>, k: Operand<'_>, v: Operand<'_>| match q.0.dtype() {
+        DType::BF16 => attention.run::<bf16>(q, k, v),
+        DType::F16 => attention.run::<f16>(q, k, v),
+        other => bail!("no attention of Hopper's own for numbers in {other:?}"),
+    };
+    q.apply_op3_no_bwd(k, v, &of_three("hopper-attention", run))
 }
 
 /// Whether a device can run it for heads of this size: it is tried out once, against streaming attention.
@@ -41,19 +48,20 @@ pub(super) fn present(device: &CudaDevice, dtype: DType, head_dim: usize) -> boo
     if !matches!(dtype, DType::BF16 | DType::F16) || !HOPPER_HEAD_DIMS.contains(&head_dim) {
         return false;
     }
-    let context = device.cuda_stream();
-    let context = context.context();
-    if !matches!(context.compute_capability(), Ok((9, 0))) {
-        return false;
-    }
+    let stream = device.cuda_stream();
+    let context = stream.context();
     let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
     let tried = tried.get_or_insert_default();
-    *tried.entry((context.ordinal(), dtype, head_dim)).or_insert_with(|| match is_right(device, dtype, head_dim) {
-        Ok(true) => true,
-        result => {
-            tracing::warn!(?result, head_dim, "Hopper's attention does not work on this device: it is not used");
-            false
+    *tried.entry((context.ordinal(), dtype, head_dim)).or_insert_with(|| {
+        if !matches!(context.compute_capability(), Ok((9, 0))) {
+            return false;
         }
+        let result = is_right(device, dtype, head_dim);
+        let right = matches!(result, Ok(true));
+        if !right {
+            tracing::warn!(?result, head_dim, "Hopper's attention does not work on this device: it is not used");
+        }
+        right
     })
 }
 
@@ -144,40 +152,6 @@ impl Map {
 }
 
 // === impl Attention ===
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "hopper-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        bail!("this attention is for CUDA devices")
-    }
-
-    fn cuda_fwd(
-        &self,
-        q: &CudaStorage,
-        ql: &Layout,
-        k: &CudaStorage,
-        kl: &Layout,
-        v: &CudaStorage,
-        vl: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        match q.dtype() {
-            DType::BF16 => self.run::<bf16>((q, ql), (k, kl), (v, vl)),
-            DType::F16 => self.run::<f16>((q, ql), (k, kl), (v, vl)),
-            other => bail!("no attention of Hopper's own for numbers in {other:?}"),
-        }
-    }
-}
 
 impl Attention {
     fn run<T: Half>(

@@ -12,6 +12,8 @@ mod launch;
 #[cfg(feature = "cuda")]
 pub(crate) mod losses;
 #[cfg(feature = "cuda")]
+mod on_device;
+#[cfg(feature = "cuda")]
 pub(crate) mod rotate;
 #[cfg(feature = "cuda")]
 pub(crate) mod rows;

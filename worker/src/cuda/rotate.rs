@@ -1,12 +1,13 @@
 //! Rotary embedding of heads, with the normalisation per head that some models put before it.
 
 use super::launch::{Format, Kernel, Operand, a_block_per_row, by_format, int};
+use super::on_device::of_three;
 use crate::ops::rotate::HeadNorm;
 use crate::ops::view::{contiguous_range, extent};
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::WrapErr as _;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg as _};
-use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CudaStorage, Result, Shape, Storage, Tensor, bail};
 
 /// Warps of a block: each takes one head after another.
 const WARPS: u32 = 8;
@@ -19,42 +20,14 @@ pub(crate) fn rotate(
     (cos, sin): (&Tensor, &Tensor),
     norm: Option<&HeadNorm>,
 ) -> Result<Tensor> {
-    x.apply_op3_no_bwd(cos, sin, &Rotate { head_dim, norm })
+    let rotate = Rotate { head_dim, norm };
+    let run = |x: Operand<'_>, cos: Operand<'_>, sin: Operand<'_>| by_format!(x.0.dtype(), rotate.run(x, cos, sin));
+    x.apply_op3_no_bwd(cos, sin, &of_three("rotate", run))
 }
 
 struct Rotate<'a> {
     head_dim: usize,
     norm: Option<&'a HeadNorm>,
-}
-
-impl CustomOp3 for Rotate<'_> {
-    fn name(&self) -> &'static str {
-        "rotate"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        bail!("this rotation is for CUDA devices")
-    }
-
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        xl: &Layout,
-        cos: &CudaStorage,
-        cl: &Layout,
-        sin: &CudaStorage,
-        sl: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        by_format!(x.dtype(), self.run((x, xl), (cos, cl), (sin, sl)))
-    }
 }
 
 impl Rotate<'_> {

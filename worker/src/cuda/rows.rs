@@ -1,11 +1,12 @@
 //! Normalisation, gate, and adding to a layer's keys and values: what is done to each row by itself.
 
-use super::launch::{Format, Kernel, a_block_per_row, by_format, int};
+use super::launch::{Format, Kernel, Operand, a_block_per_row, by_format, int};
+use super::on_device::{OperandMut, in_place};
 use crate::ops::view::{contiguous_range, extent, heads_extent};
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::WrapErr as _;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg as _;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 /// Rows of `x`, `(rows, width)`, which may be part of wider ones, divided by their root mean square and times `weight`.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -19,12 +20,15 @@ pub(crate) fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
 
 /// Copies rows of heads into `cache`, `(heads, capacity, head_dim)`, from `position` on.
 pub(crate) fn append(cache: &Tensor, x: &Tensor, position: usize) -> Result<()> {
-    cache.inplace_op2(x, &Append { position })
+    let append = Append { position };
+    let run = |cache: OperandMut<'_>, x: Operand<'_>| by_format!(x.0.dtype(), append.run(cache, x));
+    cache.inplace_op2(x, &in_place("append", run))
 }
 
 /// `sums += x`, both `(rows, width)`.
 pub(crate) fn add(sums: &Tensor, x: &Tensor) -> Result<()> {
-    sums.inplace_op2(x, &Add)
+    let run = |sums: OperandMut<'_>, x: Operand<'_>| by_format!(x.0.dtype(), Add.run(sums, x));
+    sums.inplace_op2(x, &in_place("add", run))
 }
 
 struct RmsNorm {
@@ -121,22 +125,8 @@ impl SiluMul {
     }
 }
 
-impl InplaceOp2 for Add {
-    fn name(&self) -> &'static str {
-        "add"
-    }
-
-    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
-        bail!("this addition is for CUDA devices")
-    }
-
-    fn cuda_fwd(&self, sums: &mut CudaStorage, sl: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
-        by_format!(x.dtype(), self.run(sums, sl, x, xl))
-    }
-}
-
 impl Add {
-    fn run<T: Format>(&self, sums: &mut CudaStorage, sl: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
+    fn run<T: Format>(&self, (sums, sl): OperandMut<'_>, (x, xl): Operand<'_>) -> Result<()> {
         let ((rows, width), place) = (sl.shape().dims2()?, contiguous_range(sl)?);
         if sl.dims() != xl.dims() {
             bail!("{:?} cannot be added to {:?}", xl.dims(), sl.dims());
@@ -154,22 +144,8 @@ impl Add {
     }
 }
 
-impl InplaceOp2 for Append {
-    fn name(&self) -> &'static str {
-        "append"
-    }
-
-    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
-        bail!("this append is for CUDA devices")
-    }
-
-    fn cuda_fwd(&self, cache: &mut CudaStorage, cl: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
-        by_format!(x.dtype(), self.run(cache, cl, x, xl))
-    }
-}
-
 impl Append {
-    fn run<T: Format>(&self, cache: &mut CudaStorage, cl: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
+    fn run<T: Format>(&self, (cache, cl): OperandMut<'_>, (x, xl): Operand<'_>) -> Result<()> {
         let (range, stride, rows, width) = extent(xl)?;
         let (place, capacity, [heads, count, dim]) = heads_extent(cl)?;
         // Heads of a part of a cache would need a stride of their own.

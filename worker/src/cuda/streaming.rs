@@ -4,6 +4,7 @@
 //! for the second product. What a query does not see is left out in the kernel, so no mask exists.
 
 use super::launch::{Format, Kernel, Operand, a_block_per_row, by_format, int};
+use super::on_device::of_three;
 use crate::attention::AttentionShape;
 use crate::ops::view::{contiguous_range, heads_extent};
 use candle_core::backend::BackendStorage as _;
@@ -12,7 +13,7 @@ use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaView, DevicePtr as _, DevicePtrMut as _, PushKernelArg as _,
 };
-use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor, bail};
 use std::f64::consts::LOG2_E;
 use std::ops::RangeInclusive;
 
@@ -27,7 +28,9 @@ pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tenso
     // The queries of a key head next to each other: they are the rows of one product.
     let by_head = Tensor::zeros((heads, chunk, shape.head_dim), q.dtype(), q.device())?;
     super::rows::append(&by_head, q, 0)?;
-    by_head.apply_op3_no_bwd(k, v, &Attention { shape })
+    let attention = Attention { shape };
+    let run = |q: Operand<'_>, k: Operand<'_>, v: Operand<'_>| by_format!(q.0.dtype(), attention.run(q, k, v));
+    by_head.apply_op3_no_bwd(k, v, &of_three("streaming-attention", run))
 }
 
 struct Attention {
@@ -38,36 +41,6 @@ struct Attention {
 struct Heads<'a, T> {
     data: CudaView<'a, T>,
     stride: usize,
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "streaming-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        bail!("this attention is for CUDA devices")
-    }
-
-    fn cuda_fwd(
-        &self,
-        q: &CudaStorage,
-        ql: &Layout,
-        k: &CudaStorage,
-        kl: &Layout,
-        v: &CudaStorage,
-        vl: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        by_format!(q.dtype(), self.run((q, ql), (k, kl), (v, vl)))
-    }
 }
 
 impl Attention {
