@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use ropewalk_coordinator::plan::identity::StageId;
-use ropewalk_coordinator::plan::{FactorSource, Plan, Training, Work, presets};
+use ropewalk_coordinator::plan::{FactorSource, FinetuneStage, Plan, Training, Work, presets};
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{ModelIdentity, SearchObjective, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
@@ -183,6 +183,23 @@ fn lengths_that_contradict_each_other_are_refused() {
         let found = problems(&WHOLE.replace(from, to));
         assert!(found.iter().any(|problem| problem.contains(said)), "{said:?} in {found:#?}");
     }
+}
+
+#[test]
+fn lengths_of_a_training_are_written_as_all_others() {
+    let with = |reach: &str| {
+        let mix =
+            format!("length = 256\nmix = {{ skip_share = 0.5, skip_reach = {reach} }}\n[[stage]]\nname = \"first\"");
+        WHOLE.replace("length = 256\n[[stage]]\nname = \"first\"", &mix)
+    };
+    let plan = Plan::read(&with("\"2k\"")).unwrap();
+    let settings = plan.stages.iter().find_map(|stage| match &stage.work {
+        Work::Finetune(FinetuneStage { training: Training::Embedded { settings }, .. }) => Some(settings),
+        _ => None,
+    });
+    assert_eq!(settings.unwrap()["mix"]["skip_reach"], 2048);
+    let said = "stage tune: training.mix.skip_reach: \"far\" is no length";
+    assert!(problems(&with("\"far\""))[0].starts_with(said), "{:?}", problems(&with("\"far\"")));
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! alone is counted teaches as much as a document.
 
 mod checks;
+mod gap;
 mod job;
 mod method;
 mod order;
@@ -22,6 +23,7 @@ mod sequence;
 mod sequence_file;
 
 pub use checks::InvalidTraining;
+pub use gap::{Gap, position};
 pub use job::{SequencesId, TrainingJob, TrainingPlace};
 pub use method::{LORA_TARGETS, Lora, Method, Precision};
 pub use order::sequence_at;
@@ -110,6 +112,18 @@ pub struct Mix {
     pub retrieval_share: f64,
     /// Of a prompt only the answer is counted, not the text around it.
     pub retrieval_answers_only: bool,
+    /// Share of the sequences under the rescaled RoPE, prompts too, whose positions skip a part, 0 to 1.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skip_share: f64,
+    /// Positions over which those are spread: the window that is to be reached without training in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_reach: Option<u32>,
+}
+
+/// So that settings without it stay what they were.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// Where a field's default is no type's.
@@ -170,6 +184,11 @@ impl TrainSpec {
     /// Sequences of the whole training, repetitions included.
     pub fn sequences(&self) -> u64 {
         u64::from(self.steps) * u64::from(self.sequences_per_step)
+    }
+
+    /// The window that the model is trained for: the reach of skipping positions, or the length of its sequences.
+    pub fn reach(&self) -> u32 {
+        self.mix.skip_reach.filter(|_| self.mix.skip_share > 0.0).unwrap_or(self.length)
     }
 
     /// The learning rate of a step, the first being 0.

@@ -8,7 +8,8 @@
 
 For each of CASES: gradient.json, the loss of the case's tokens under rescale factors and its derivatives by the
 logarithms of these factors and of the attention factor; weight_gradient.json, the loss of the tokens from one position
-on and what identifies its gradient by each tensor of the model. For each of TRAINED: training.json, a few steps of
+on and what identifies its gradient by each tensor of the model. For each of SKIPPING: skipping_gradient.json, the same where
+positions are skipped. For each of TRAINED: training.json, a few steps of
 torch.optim.AdamW. All arithmetic is float64, transformers' own float32 steps (norms, softmax) included, and the
 derivatives by factors are checked against differences of the loss. README.md beside the output documents the files.
 """
@@ -25,6 +26,8 @@ import generate
 CASES = ["llama", "llama-tied", "llama-mlp-attn-bias", "mistral", "qwen2", "qwen2-window", "qwen3", "phi3",
          "phi3-partial"]
 TRAINED = ["llama", "qwen2"]
+SKIPPING = ["llama", "qwen3"]
+GAPS = [(23, 500), (61, 3000)]  # token, positions that are skipped before it
 COUNTED_FROM = 11
 EVALUATION = "rescaled-start4-attention"  # of golden.json
 STEP = 1e-5
@@ -33,13 +36,16 @@ STEP = 1e-5
 class Differentiable(torch.nn.Module):
     """As generate.Rescaled, by the logarithms of the factors and of the attention factor; that may be one for each pair."""
 
-    def __init__(self, theta, dim, log_factors, log_attention_factor, start):
+    def __init__(self, theta, dim, log_factors, log_attention_factor, start, gaps=()):
         super().__init__()
+        self.gaps = gaps
         self.plain = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
         self.log_factors, self.log_attention_factor, self.start = log_factors, log_attention_factor, start
 
     def forward(self, x, position_ids):
-        n = position_ids[..., None].double()
+        # Not by position_ids of the model's caller: transformers takes those that jump for several documents.
+        n = position_ids + sum((position_ids >= before) * width for before, width in self.gaps)
+        n = n[..., None].double()
         angle = torch.where(n < self.start, n * self.plain, n * (self.plain / self.log_factors.exp()))
         angle = torch.cat((angle, angle), dim=-1)
         factor = self.log_attention_factor.exp().expand(len(self.plain)).repeat(2)
@@ -53,9 +59,10 @@ def load_float64(name):
     return model
 
 
-def loss(model, ids, evaluation, log_factors, log_attention_factor, counted_from=1):
+def loss(model, ids, evaluation, log_factors, log_attention_factor, counted_from=1, gaps=()):
     theta, dim = generate.rotary_geometry(model.config)
-    model.model.rotary_emb = Differentiable(theta, dim, log_factors, log_attention_factor, evaluation["start_tokens"])
+    model.model.rotary_emb = Differentiable(theta, dim, log_factors, log_attention_factor, evaluation["start_tokens"],
+                                              gaps)
     logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
     assert logits.dtype == torch.float64
     return torch.nn.functional.cross_entropy(logits[counted_from - 1:], ids[counted_from:], reduction="sum")
@@ -107,7 +114,7 @@ def describe(tensor):
     return [flat.norm().item()] + [(flat * direction).sum().item() for direction in directions]
 
 
-def weight_gradients(name):
+def weight_gradients(name, gaps=(), file="weight_gradient.json"):
     """Of the loss from COUNTED_FROM on, by every tensor of the model."""
     directory = generate.OUT / name
     golden = json.loads((directory / "golden.json").read_text())
@@ -116,11 +123,13 @@ def weight_gradients(name):
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     point = torch.tensor(evaluation["rescale_factors"] + [evaluation["attention_factor"]], dtype=torch.float64).log()
-    nll_sum = loss(model, ids, evaluation, point[:-1], point[-1], COUNTED_FROM)
+    nll_sum = loss(model, ids, evaluation, point[:-1], point[-1], COUNTED_FROM, gaps)
     nll_sum.backward()
     gradients = {n: describe(p.grad) for n, p in model.named_parameters()}
     kept = {k: evaluation[k] for k in ("length", "rescale_factors", "start_tokens", "attention_factor")}
-    generate.write_json(directory / "weight_gradient.json", dict(
+    if gaps:
+        kept["gaps"] = [dict(before=before, width=width) for before, width in gaps]
+    generate.write_json(directory / file, dict(
         generate.versions(), **kept, counted_from=COUNTED_FROM, nll_sum=nll_sum.item(), gradients=gradients))
 
 
@@ -178,6 +187,8 @@ def main():
     for name in args.only or CASES:
         generate_case(name)
         weight_gradients(name)
+        if name in SKIPPING:
+            weight_gradients(name, GAPS, "skipping_gradient.json")
         if name in TRAINED:
             train(name)
 

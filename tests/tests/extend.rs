@@ -19,13 +19,15 @@ fn json(path: &Path) -> Result<Value> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Trains in the program itself, with a checkpoint after every step.
+/// Trains in the program itself, with a checkpoint after every step; half of the sequences skip positions up to the length
+/// of the second search.
 const TRAIN: &str = "[stage.training]
 steps = 12
 length = 128
 sequences_per_step = 2
 learning_rate = 1e-3
 warmup_steps = 2
+mix = { skip_share = 0.5, skip_reach = '512' }
 checkpoint_every = 1";
 
 #[test]

@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 use ropewalk_shared::rope::AngleRule;
+use ropewalk_shared::training::{Gap, position};
 
 /// Tables that are kept for all layers take at most this much; those of longer sequences are made anew for each layer.
 const KEPT_BYTES: usize = 256 << 20;
@@ -20,6 +21,7 @@ pub struct RopeTable {
     chunk: usize,
     tokens: usize,
     device: Device,
+    gaps: Vec<Gap>,
     kept: Vec<Option<Rotation>>,
 }
 
@@ -27,7 +29,12 @@ impl RopeTable {
     /// The table of positions `0..tokens` in chunks of `chunk` under a rule.
     pub fn new(rule: AngleRule, tokens: usize, chunk: usize, device: &Device) -> Self {
         let kept = if is_kept(rule.pairs(), tokens) { tokens.div_ceil(chunk) } else { 0 };
-        Self { rule, chunk, tokens, device: device.clone(), kept: vec![None; kept] }
+        Self { rule, chunk, tokens, device: device.clone(), gaps: Vec::new(), kept: vec![None; kept] }
+    }
+
+    /// The same with positions skipped.
+    pub(crate) fn with_gaps(self, gaps: &[Gap]) -> Self {
+        Self { gaps: gaps.to_vec(), ..self }
     }
 
     /// Bytes that it takes at most.
@@ -56,8 +63,9 @@ impl RopeTable {
         let (mut cos, mut sin) = (vec![0.0; rows * pairs], vec![0.0; rows * pairs]);
         let numbers = cos.par_chunks_mut(pairs).zip(sin.par_chunks_mut(pairs)).enumerate().with_min_len(16);
         numbers.for_each(|(row, (cos, sin))| {
+            let position = position(&self.gaps, first + row);
             for (pair, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
-                let (c, s) = self.rule.cos_sin(pair, (first + row) as u64);
+                let (c, s) = self.rule.cos_sin(pair, position);
                 (*cos, *sin) = (c as f32, s as f32);
             }
         });

@@ -96,7 +96,16 @@ fn pytorch_takes_the_same_steps() {
         let sequence = |step: usize| {
             let long = TrainSequence { counted_from: 11, ..TrainSequence::long(ids[step..step + 100].to_vec()) };
             let tokens = ids[100 - step..140 - step].to_vec();
-            [long, TrainSequence { tokens, documents: vec![0, 25], counted_from: 0, window: Window::Original }]
+            [
+                long,
+                TrainSequence {
+                    tokens,
+                    documents: vec![0, 25],
+                    counted_from: 0,
+                    window: Window::Original,
+                    gaps: Vec::new(),
+                },
+            ]
         };
         let sequences: Vec<TrainSequence> = (0..steps as usize).flat_map(sequence).collect();
         let spec = TrainSpec {

@@ -41,7 +41,7 @@ pub struct FinetuneArgs {
     #[command(flatten)]
     training: TrainingArgs,
 
-    /// Factors to train with: a factor file (JSON or CSV; of a table the set for --length), none, pi, ntk, yarn or
+    /// Factors to train with: a factor file (JSON or CSV; of a table the set for the window that is trained for), none, pi, ntk, yarn or
     /// yarn-factors
     #[arg(long, value_name = "FACTORS")]
     factors: String,
@@ -84,7 +84,7 @@ pub(super) async fn run(args: FinetuneArgs) -> Outcome {
 fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     let folder = ModelFolder::open(&args.model)?;
     let choice = FactorChoice::read(&args.factors, &folder.description)?;
-    let spec = args.training.spec(choice.at(&folder.description, args.training.length, None));
+    let spec = args.training.spec(choice.at(&folder.description, args.training.reach(), None));
     spec.check(&folder.description).or_input()?;
     let sequences = data::sequences(&folder, &args.source, &spec)?;
 
@@ -94,7 +94,7 @@ fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     write(&args.out.join("loss.svg"), &loss_plot(&title(&folder, &spec), &points(&trained.curve)).or_work()?)?;
     let mut factors = FactorFile::from_rescale(spec.rescale.clone());
     factors.original_length = Some(folder.description.original_length);
-    factors.target_length = Some(spec.length);
+    factors.target_length = Some(spec.reach());
     write(&args.out.join("factors.json"), &factors.to_json().or_work()?)?;
     report(args, &trained)
 }
@@ -176,7 +176,7 @@ fn report(args: &FinetuneArgs, trained: &Trained) -> Outcome {
         "{} steps, loss {first:.4} to {last:.4}; loss.csv, loss.svg and factors.json beside it",
         trained.spec.steps
     ));
-    note(next_command(&path("model"), &path("factors.json"), trained.spec.length));
+    note(next_command(&path("model"), &path("factors.json"), trained.spec.reach()));
     output::line(path("model").display().to_string())
 }
 

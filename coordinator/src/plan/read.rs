@@ -225,12 +225,19 @@ fn settings(fields: &mut Fields<'_>) -> Option<serde_json::Map<String, serde_jso
     let table = fields.required("training", table, "the settings of the training, [stage.training]")?;
     match serde_json::to_value(table) {
         Ok(serde_json::Value::Object(mut settings)) => {
-            if let Some(serde_json::Value::String(text)) = settings.get("length") {
-                match units::tokens(text) {
-                    Ok(length) => drop(settings.insert("length".to_owned(), length.into())),
-                    Err(reason) => fields.problem("training.length", reason),
+            let mut in_tokens = |name: &str, value: Option<&mut serde_json::Value>| {
+                if let Some(value) = value
+                    && let serde_json::Value::String(text) = value
+                {
+                    match units::tokens(text) {
+                        Ok(length) => *value = length.into(),
+                        Err(reason) => fields.problem(name, reason),
+                    }
                 }
-            }
+            };
+            in_tokens("training.length", settings.get_mut("length"));
+            let mix = settings.get_mut("mix").and_then(serde_json::Value::as_object_mut);
+            in_tokens("training.mix.skip_reach", mix.and_then(|mix| mix.get_mut("skip_reach")));
             Some(settings)
         }
         _ => {

@@ -99,13 +99,21 @@ impl TrainSpec {
 
     fn check_mix(&self, model: &ModelDescription, checks: &mut Checks) {
         let mix = self.mix;
-        for (field, share) in [("short_share", mix.short_share), ("retrieval_share", mix.retrieval_share)] {
+        for (field, share) in
+            [("short_share", mix.short_share), ("retrieval_share", mix.retrieval_share), ("skip_share", mix.skip_share)]
+        {
             checks.require((0.0..=1.0).contains(&share), field, || format!("{share} must be from 0 to 1"));
         }
         let shares = mix.short_share + mix.retrieval_share;
         checks.require(shares <= 1.0 || shares.is_nan(), "retrieval_share", || {
             format!("together with short_share it is {shares}, more than all")
         });
+        if mix.skip_share > 0.0 {
+            let reach = mix.skip_reach.unwrap_or(0);
+            checks.require(reach > self.length && reach as usize <= MAX_SAMPLE_TOKENS, "skip_reach", || {
+                format!("{reach} must be above the length, {}, and at most {MAX_SAMPLE_TOKENS}", self.length)
+            });
+        }
         let short = mix.short_length.unwrap_or(model.original_length);
         if mix.short_share > 0.0 {
             checks.require(short >= 2 && short <= self.length, "short_length", || {

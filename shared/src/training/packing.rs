@@ -6,6 +6,7 @@
 
 mod prompts;
 mod reader;
+mod skips;
 
 pub use prompts::RetrievalTexts;
 
@@ -15,6 +16,7 @@ use prompts::Prompts;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use reader::Reader;
+use skips::Skips;
 
 /// Documents from which no sequences can be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -62,23 +64,29 @@ pub fn pack(
     };
     let length = spec.length as usize;
     let short = spec.mix.short_length.unwrap_or(original_length).clamp(2, spec.length.max(2)) as usize;
+    let mut skips = Skips::new(spec);
     (0..count)
         .map(|slot| {
             let mut rng = ChaCha8Rng::seed_from_u64(spec.seed);
             // Stream 0 is the order of the documents.
             rng.set_stream(slot + 1);
-            match (kind(&spec.mix, slot), &prompts) {
-                (Kind::Short, _) => Ok(short_windows(&reader, &mut rng, slot, (length, short))),
-                (Kind::Retrieval, Some(prompts)) => Ok(prompts.build(&reader, &mut rng, slot)?),
-                _ => Ok(long_window(&reader, &mut rng, slot, length)),
-            }
+            let mut sequence = match (kind(&spec.mix, slot), &prompts) {
+                (Kind::Short, _) => short_windows(&reader, &mut rng, slot, (length, short)),
+                (Kind::Retrieval, Some(prompts)) => prompts.build(&reader, &mut rng, slot)?,
+                _ => long_window(&reader, &mut rng, slot, length),
+            };
+            skips.put(&mut sequence, &mut rng);
+            Ok(sequence)
         })
         .collect()
 }
 
-/// Spreads the shares evenly: a kind is due when its share of all slots up to here is a whole number more.
+/// Spreads a share evenly: it is due when the share of all up to here is a whole number more.
+fn due(share: f64, slot: u64) -> bool {
+    ((slot + 1) as f64 * share + 1e-9).floor() > (slot as f64 * share + 1e-9).floor()
+}
+
 fn kind(mix: &Mix, slot: u64) -> Kind {
-    let due = |share: f64, slot: u64| ((slot + 1) as f64 * share + 1e-9).floor() > (slot as f64 * share + 1e-9).floor();
     if due(mix.short_share, slot) {
         return Kind::Short;
     }
@@ -97,7 +105,7 @@ fn long_window(reader: &Reader<'_>, rng: &mut ChaCha8Rng, slot: u64, length: usi
         // What follows a document that was too short is any other.
         turn = rng.random();
     }
-    TrainSequence { tokens, documents, counted_from: 0, window: Window::Long }
+    TrainSequence { tokens, documents, counted_from: 0, window: Window::Long, gaps: Vec::new() }
 }
 
 fn short_windows(
@@ -113,7 +121,7 @@ fn short_windows(
         tokens.extend(reader.cut(turn, rng, short));
         turn = rng.random();
     }
-    TrainSequence { tokens, documents, counted_from: 0, window: Window::Original }
+    TrainSequence { tokens, documents, counted_from: 0, window: Window::Original, gaps: Vec::new() }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What goes through the model at once.
 
+use super::Gap;
+use crate::sample::MAX_SAMPLE_TOKENS;
 use serde::{Deserialize, Serialize};
 
 /// Token ids to train on.
@@ -13,6 +15,8 @@ pub struct TrainSequence {
     pub counted_from: u32,
     /// Under which RoPE, and what sees what.
     pub window: Window,
+    /// Positions that are skipped, in ascending order; none under the original RoPE.
+    pub gaps: Vec<Gap>,
 }
 
 /// The two windows of mixed training.
@@ -40,7 +44,7 @@ pub struct InvalidSequence {
 impl TrainSequence {
     /// One document, all of it counted.
     pub fn long(tokens: Vec<u32>) -> Self {
-        Self { tokens, documents: vec![0], counted_from: 0, window: Window::Long }
+        Self { tokens, documents: vec![0], counted_from: 0, window: Window::Long, gaps: Vec::new() }
     }
 
     /// What goes through the model by itself: token ids, and the first counted position among them. Parts of which
@@ -62,6 +66,14 @@ impl TrainSequence {
         self.passes().map(|(tokens, counted_from)| (tokens.len() - counted_from.max(1)) as u64).sum()
     }
 
+    fn has_gaps_in_order(&self) -> bool {
+        let width: u64 = self.gaps.iter().map(|gap| u64::from(gap.width)).sum();
+        self.window == Window::Long
+            && self.gaps.is_sorted_by(|a, b| a.before < b.before)
+            && self.gaps.last().is_none_or(|last| (last.before as usize) < self.tokens.len())
+            && self.tokens.len() as u64 + width <= MAX_SAMPLE_TOKENS as u64
+    }
+
     /// Checks that a model with so many token ids can be trained on it, `index` being its number.
     ///
     /// # Errors
@@ -74,6 +86,11 @@ impl TrainSequence {
             "must list where its documents begin, ascending, the first at 0".to_owned()
         } else if self.documents.last().is_some_and(|&last| last as usize >= length) {
             format!("has a document that begins behind its end at {length}")
+        } else if !self.gaps.is_empty() && !self.has_gaps_in_order() {
+            format!(
+                "must list its gaps in ascending order, within its {length} tokens, with {MAX_SAMPLE_TOKENS} positions at \
+                 most in all and only under the rescaled RoPE"
+            )
         } else if self.counted() == 0 {
             format!("has {length} tokens of which none is counted")
         } else {

@@ -3,13 +3,17 @@
 //! ```text
 //! "ropewalk sequences 1\n"                                             then, for each, in little-endian order:
 //! window u8   counted_from u32   documents u32   tokens u32   [document starts u32]   [token ids u32]
+//!   of window 2 also:   gaps u32   [before u32, width u32]
 //! ```
 
 use super::job::SequencesId;
-use super::{TrainSequence, Window};
+use super::{Gap, TrainSequence, Window};
 use crate::sample::MAX_SAMPLE_TOKENS;
 
 const MAGIC: &[u8] = b"ropewalk sequences 1\n";
+const LONG: u8 = 0;
+const ORIGINAL: u8 = 1;
+const LONG_WITH_GAPS: u8 = 2;
 
 /// A file that holds no sequences.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,10 +33,20 @@ pub enum InvalidSequences {
 pub fn write_sequences(sequences: &[TrainSequence]) -> (Vec<u8>, SequencesId) {
     let mut bytes = MAGIC.to_vec();
     for sequence in sequences {
-        bytes.push(u8::from(sequence.window == Window::Original));
+        bytes.push(match sequence.window {
+            Window::Long if sequence.gaps.is_empty() => LONG,
+            Window::Original => ORIGINAL,
+            Window::Long => LONG_WITH_GAPS,
+        });
         let counts = [sequence.counted_from, sequence.documents.len() as u32, sequence.tokens.len() as u32];
         for number in counts.iter().chain(&sequence.documents).chain(&sequence.tokens) {
             bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        if !sequence.gaps.is_empty() && sequence.window == Window::Long {
+            let gaps = sequence.gaps.iter().flat_map(|gap| [gap.before, gap.width]);
+            for number in [sequence.gaps.len() as u32].into_iter().chain(gaps) {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
         }
     }
     let id = SequencesId(*blake3::hash(&bytes).as_bytes());
@@ -56,9 +70,10 @@ pub fn read_sequences(bytes: &[u8], id: SequencesId) -> Result<Vec<TrainSequence
 }
 
 fn one(rest: &mut &[u8]) -> Option<TrainSequence> {
-    let window = match rest.split_off_first()? {
-        0 => Window::Long,
-        1 => Window::Original,
+    let (window, with_gaps) = match *rest.split_off_first()? {
+        LONG => (Window::Long, false),
+        ORIGINAL => (Window::Original, false),
+        LONG_WITH_GAPS => (Window::Long, true),
         _ => return None,
     };
     let counts = numbers(rest, 3)?;
@@ -69,7 +84,15 @@ fn one(rest: &mut &[u8]) -> Option<TrainSequence> {
     }
     let documents = numbers(rest, documents as usize)?;
     let tokens = numbers(rest, tokens as usize)?;
-    Some(TrainSequence { tokens, documents, counted_from, window })
+    let mut gaps = Vec::new();
+    if with_gaps {
+        let count = *numbers(rest, 1)?.first()? as usize;
+        if count == 0 || count > tokens.len() {
+            return None;
+        }
+        gaps.extend(numbers(rest, 2 * count)?.chunks_exact(2).map(|two| Gap { before: two[0], width: two[1] }));
+    }
+    Some(TrainSequence { tokens, documents, counted_from, window, gaps })
 }
 
 fn numbers(rest: &mut &[u8], count: usize) -> Option<Vec<u32>> {
@@ -87,8 +110,11 @@ mod tests {
             documents: vec![0, 2],
             counted_from: 1,
             window: Window::Original,
+            gaps: Vec::new(),
         };
-        vec![TrainSequence::long(vec![1, 2, 3, 4]), short]
+        let gaps = vec![Gap { before: 1, width: 300 }, Gap { before: 2, width: 70_000 }];
+        let skipping = TrainSequence { gaps, ..TrainSequence::long(vec![5, 6, 7]) };
+        vec![TrainSequence::long(vec![1, 2, 3, 4]), short, skipping]
     }
 
     #[test]
@@ -105,9 +131,10 @@ mod tests {
             assert!(read_sequences(&bytes[..end], id).is_err(), "{end}");
         }
         for end in MAGIC.len() + 1..bytes.len() {
-            // With a digest that fits, the form decides; the end of the first sequence is one of the file.
+            // With a digest that fits, the form decides; the ends of sequences are ends of files.
             let cut = &bytes[..end];
-            let (read, whole) = (read_sequences(cut, SequencesId(*blake3::hash(cut).as_bytes())), end == 21 + 13 + 20);
+            let read = read_sequences(cut, SequencesId(*blake3::hash(cut).as_bytes()));
+            let whole = [21 + 13 + 20, 21 + 13 + 20 + 13 + 20].contains(&end);
             assert_eq!(read.is_ok(), whole, "{end}: {read:?}");
         }
         let mut huge = MAGIC.to_vec();

@@ -1,5 +1,6 @@
 use super::*;
 use crate::model_description::ModelDescription;
+use crate::sample::MAX_SAMPLE_TOKENS;
 use proptest::prelude::*;
 
 fn spec() -> TrainSpec {
@@ -23,14 +24,23 @@ fn all_problems_are_told_at_once() {
         schedule: Schedule::Cosine { final_share: 2.0 },
         adamw: AdamW { beta2: 1.0, ..AdamW::default() },
         method: Method::Lora(Lora { rank: 0, alpha: f64::NAN, targets: vec!["lm_head".into()] }),
-        mix: Mix { short_share: 0.7, retrieval_share: 0.7, short_length: Some(512), ..Mix::default() },
+        mix: Mix { short_share: 0.7, retrieval_share: 0.7, short_length: Some(512), skip_share: 0.1, ..Mix::default() },
         ..spec()
     };
     let problems = wrong.check(&model()).unwrap_err().problems;
     let fields: Vec<&str> = problems.iter().map(|problem| problem.field).collect();
     let lora = ["lora_rank", "lora_alpha", "lora_targets"];
-    let others =
-        ["steps", "learning_rate", "clip_norm", "factors", "final_share", "beta2", "retrieval_share", "short_length"];
+    let others = [
+        "steps",
+        "learning_rate",
+        "clip_norm",
+        "factors",
+        "final_share",
+        "beta2",
+        "retrieval_share",
+        "short_length",
+        "skip_reach",
+    ];
     for field in lora.iter().chain(&others) {
         assert!(fields.contains(field), "{field} in {fields:?}");
     }
@@ -67,6 +77,7 @@ fn passes_are_documents_where_those_are_apart() {
         documents: vec![0, 4, 5],
         counted_from: 2,
         window: Window::Original,
+        gaps: Vec::new(),
     };
     let passes: Vec<(&[u32], usize)> = sequence.passes().collect();
     // The document of one token has nothing to predict.
@@ -81,7 +92,19 @@ fn passes_are_documents_where_those_are_apart() {
     assert!(refused(&TrainSequence { documents: vec![1], ..long.clone() }, 10).contains("the first at 0"));
     assert!(refused(&TrainSequence { documents: vec![0, 10], ..long.clone() }, 10).contains("behind its end"));
     assert!(refused(&TrainSequence { counted_from: 10, ..long.clone() }, 10).contains("none is counted"));
-    assert!(refused(&TrainSequence { documents: vec![], ..long }, 10).starts_with("training sequence 3 must"));
+    assert!(refused(&TrainSequence { documents: vec![], ..long.clone() }, 10).starts_with("training sequence 3 must"));
+
+    let gap = |before, width| Gap { before, width };
+    let skipping = |gaps| TrainSequence { gaps, ..long.clone() };
+    let positions = |gaps: &[Gap]| (0..10).map(|index| position(gaps, index)).collect::<Vec<u64>>();
+    let (two, far) = (vec![gap(3, 100), gap(9, 7)], MAX_SAMPLE_TOKENS as u32);
+    assert_eq!(positions(&two), [0, 1, 2, 103, 104, 105, 106, 107, 108, 116]);
+    assert_eq!(skipping(two.clone()).check(0, 10), Ok(()));
+    assert_eq!(skipping(vec![gap(3, far - 10)]).check(0, 10), Ok(()));
+    for gaps in [vec![gap(10, 1)], vec![gap(3, 1), gap(3, 1)], vec![gap(3, far - 9)], vec![gap(3, u32::MAX); 2]] {
+        assert!(refused(&skipping(gaps), 10).contains("gaps in ascending order"));
+    }
+    assert!(refused(&TrainSequence { gaps: two, ..sequence }, 10).contains("only under the rescaled RoPE"));
 }
 
 proptest! {

@@ -42,6 +42,7 @@ use candidate::CandidateGradient;
 use head::Targets;
 use layer::{LayerBackward, Sinks};
 use ropewalk_shared::rope::{AngleRule, Rescale};
+use ropewalk_shared::training::Gap;
 use steps::{Steps, Stop};
 
 /// The loss of a document and its gradient.
@@ -108,7 +109,8 @@ fn differentiate(
     let rule = candidate.rule().clone();
     let sinks = Sinks { candidate: Some(&mut candidate), weights: None };
     let targets = Targets::of(tokens, counted_from, 1.0);
-    let loss = carry(model, rule, (tokens, targets), (chunk, limits), sinks, &mut steps)?;
+    let table = RopeTable::new(rule, tokens.len(), chunk, model.device());
+    let loss = carry(model, table, (tokens, targets), (chunk, limits), sinks, &mut steps)?;
     steps.finish();
     let (log_factors, log_pair_attention) = candidate.finish();
     let log_attention_factor = log_pair_attention.iter().sum();
@@ -123,6 +125,8 @@ pub(crate) struct Lesson<'a> {
     pub counted_from: usize,
     /// What its gradient is multiplied by.
     pub scale: f64,
+    /// Positions that are skipped.
+    pub gaps: &'a [Gap],
 }
 
 /// Adds to `weights` the gradient of `scale` times the loss of a document, `chunk_tokens` at a time, on the current thread
@@ -139,14 +143,15 @@ pub(crate) fn of_weights(
     cancel: &CancelFlag,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Loss, EvalError> {
-    let Lesson { tokens, counted_from, scale } = lesson;
+    let Lesson { tokens, counted_from, scale, gaps } = lesson;
     check(model, tokens, counted_from)?;
     let chunk = chunk_tokens.clamp(1, tokens.len());
     let mut steps = Steps::new(model.spec().layers(), tokens.len().div_ceil(chunk), cancel, progress);
     let limits = Limits::of(model.spec(), tokens.len());
     let targets = Targets::of(tokens, counted_from, scale);
     let sinks = Sinks { candidate: None, weights: Some(weights) };
-    let loss = carry(model, rule.clone(), (tokens, targets), (chunk, limits), sinks, &mut steps);
+    let table = RopeTable::new(rule.clone(), tokens.len(), chunk, model.device()).with_gaps(gaps);
+    let loss = carry(model, table, (tokens, targets), (chunk, limits), sinks, &mut steps);
     let loss = loss.map_err(|stop| stop.error(tokens.len()))?;
     steps.finish();
     Ok(loss)
@@ -155,13 +160,12 @@ pub(crate) fn of_weights(
 /// Forwards and backwards.
 fn carry(
     model: &Model,
-    rule: AngleRule,
+    mut table: RopeTable,
     (tokens, targets): (&[u32], Targets<'_>),
     (chunk, limits): (usize, Limits),
     mut sinks: Sinks<'_>,
     steps: &mut Steps<'_>,
 ) -> Result<Loss, Stop> {
-    let mut table = RopeTable::new(rule, tokens.len(), chunk, model.device());
     let mut pass = Pass::new(model, tokens, chunk)?;
     let mut kept = forward::run(model, &mut pass, &mut table, limits.keep_attended, steps)?;
     let nll_sum = head::run(model, &mut pass.chunks, targets, limits.logit_rows, sinks.weights, steps)?;

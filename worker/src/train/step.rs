@@ -111,7 +111,7 @@ impl<'a> Trainer<'a> {
                     cancel.cancel();
                 }
             };
-            let lesson = Lesson { tokens, counted_from, scale };
+            let lesson = Lesson { tokens, counted_from, scale, gaps: &sequence.gaps };
             let loss = of_weights(self.model, rule, lesson, CHUNK_TOKENS, &self.gradients, &cancel, &mut progress);
             nll_sum += match loss {
                 Ok(loss) => loss.nll_sum,

@@ -78,14 +78,16 @@ impl Runner<'_> {
     }
 
     /// Factors rescaled to another length's ratio.
-    fn stretched(&self, source: &FactorSource, length: u32) -> Result<Rescale, Failure> {
+    pub(super) fn stretched(&self, source: &FactorSource, length: u32) -> Result<Rescale, Failure> {
         let file = self.factors(source)?;
         let original = f64::from(self.inputs.folder.description.original_length);
         let ratio = |length: u32| (f64::from(length) / original).max(1.0);
         let origin = file.target_length.map_or_else(|| file.extension_ratio.unwrap_or(1.0), ratio);
         let rescale = file.rescale();
         if rescale.has_pair_attention() {
-            note(format!("{source}: its attention factors of single pairs are left out: a search starts without any"));
+            note(format!(
+                "{source}: its attention factors of single pairs are left out: searches and trainings begin without any"
+            ));
         }
         Ok(stretch(&rescale.without_pair_attention(), origin, ratio(length)))
     }

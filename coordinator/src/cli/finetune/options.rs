@@ -61,6 +61,15 @@ pub struct TrainingArgs {
     #[arg(long)]
     answers_only: bool,
 
+    /// Share of the other sequences whose positions skip a part, so that they show the model distances of a longer window
+    /// (PoSE) at the cost of this one
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "skip_reach")]
+    skip_share: f64,
+
+    /// Positions over which those are spread: the longer window
+    #[arg(long, value_name = "N", value_parser = tokens)]
+    skip_reach: Option<u32>,
+
     /// Train low-rank additions of this rank (LoRA) in the place of all weights; they are merged into the result
     #[arg(long, value_name = "RANK")]
     lora_rank: Option<u32>,
@@ -100,6 +109,11 @@ enum PrecisionArg {
 }
 
 impl TrainingArgs {
+    /// The window that is trained for.
+    pub fn reach(&self) -> u32 {
+        self.skip_reach.filter(|_| self.skip_share > 0.0).unwrap_or(self.length)
+    }
+
     /// The training that was typed.
     pub fn spec(&self, rescale: Rescale) -> TrainSpec {
         TrainSpec {
@@ -120,6 +134,8 @@ impl TrainingArgs {
                 short_length: self.short_length,
                 retrieval_share: self.retrieval_share,
                 retrieval_answers_only: self.answers_only,
+                skip_share: self.skip_share,
+                skip_reach: self.skip_reach,
             },
             method: self.lora_rank.map_or(Method::Full, |rank| {
                 let alpha = self.lora_alpha.unwrap_or(2.0 * f64::from(rank));

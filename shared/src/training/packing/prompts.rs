@@ -64,6 +64,7 @@ impl<'a> Prompts<'a> {
             documents: vec![0],
             counted_from: if self.answers_only { prompt.counted_from } else { 0 },
             window: if length <= self.short { Window::Original } else { Window::Long },
+            gaps: Vec::new(),
         })
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::rope::Rescale;
+use crate::training::position;
 
 fn spec(mix: Mix) -> TrainSpec {
     TrainSpec { mix, seed: 7, ..TrainSpec::new(10, 64, Rescale::identity(4)) }
@@ -84,6 +85,28 @@ fn prompts_ask_for_what_they_hide_at_any_length() {
     let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
     assert!(lengths().min().unwrap() < 400 && lengths().max().unwrap() > 1200);
     assert_eq!(pack(&documents(&[50]), &spec, 16, None, 1), Err(PackingError::NoTexts));
+}
+
+#[test]
+fn skips_have_their_share_and_reach_every_distance() {
+    let plain = Mix { short_share: 0.25, ..Mix::default() };
+    let mix = Mix { skip_share: 0.5, skip_reach: Some(512), ..plain };
+    let documents = documents(&[200, 300, 10]);
+    let sequences = pack(&documents, &spec(mix), 16, None, 400).unwrap();
+    let mut without = sequences.clone();
+    without.iter_mut().for_each(|sequence| sequence.gaps.clear());
+    assert_eq!(without, pack(&documents, &spec(plain), 16, None, 400).unwrap(), "what is read is the same");
+    assert_eq!(sequences[..50], pack(&documents, &spec(mix), 16, None, 50).unwrap());
+
+    let long: Vec<&TrainSequence> = sequences.iter().filter(|sequence| sequence.window == Window::Long).collect();
+    assert_eq!((long.len(), long.iter().filter(|sequence| sequence.gaps.is_empty()).count()), (300, 150));
+    for (index, sequence) in sequences.iter().enumerate() {
+        assert_eq!(sequence.check(index, 10_000), Ok(()));
+    }
+    let ends = || long.iter().map(|sequence| position(&sequence.gaps, 63)).filter(|&end| end > 63);
+    assert!(ends().all(|end| end < 512) && ends().max() > Some(490) && ends().min() < Some(90));
+    let places = || long.iter().filter_map(|sequence| sequence.gaps.first()).map(|gap| gap.before);
+    assert!(places().min() < Some(6) && places().max() > Some(58) && places().all(|place| (1..64).contains(&place)));
 }
 
 fn blake3_id(word: &str) -> u32 {

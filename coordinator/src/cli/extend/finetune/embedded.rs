@@ -72,7 +72,7 @@ impl Runner<'_> {
         folder: &Path,
         place: &Path,
     ) -> Result<Vec<StepRecord>, Failure> {
-        let spec = spec(settings, self.factors(&tune.factors)?.rescale()).or_input()?;
+        let spec = self.training(tune, settings)?;
         spec.check(&model.folder.description).or_input()?;
         let stop = Arc::new(AtomicBool::new(false));
         let raised = stop.clone();
@@ -100,6 +100,16 @@ impl Runner<'_> {
         });
         stopping.abort();
         Ok(trained?.curve)
+    }
+
+    /// The training of a stage. Where positions skip, the model sees distances of their reach, and the factors are rescaled to
+    /// that window as the start of a second search is.
+    pub(super) fn training(&self, tune: &FinetuneStage, settings: &Map<String, Value>) -> Result<TrainSpec, Failure> {
+        let mut spec = spec(settings, self.factors(&tune.factors)?.rescale()).or_input()?;
+        if spec.reach() > spec.length {
+            spec.rescale = self.stretched(&tune.factors, spec.reach())?;
+        }
+        Ok(spec)
     }
 
     /// Writes the losses of a training as a table and a plot, and says how it went in a few words.

@@ -4,7 +4,6 @@ use super::super::folder::write_bytes;
 use super::super::inputs::{identity, same_architecture};
 use super::super::remote::patiently;
 use super::super::runner::{Runner, StageModel};
-use super::embedded::spec;
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::finetune::data;
 use crate::cli::output::note;
@@ -34,7 +33,7 @@ impl Runner<'_> {
         (tune, settings): (&FinetuneStage, &Map<String, Value>),
         place: &Path,
     ) -> Result<Vec<StepRecord>, Failure> {
-        let settings = spec(settings, self.factors(&tune.factors)?.rescale()).or_input()?;
+        let settings = self.training(tune, settings)?;
         settings.check(&model.folder.description).or_input()?;
         self.show_to_workers(&model.folder.path)?;
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
