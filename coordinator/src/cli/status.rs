@@ -50,9 +50,10 @@ fn of_training(training: &TrainingProgress) -> Vec<String> {
     lines
 }
 
-fn of_plan(plan: &PlanProgress) -> Vec<String> {
+fn of_plan(plan: &PlanProgress, is_over: bool) -> Vec<String> {
     let mut lines = vec![format!("stages       {} of {} done", plan.stages_done, plan.stages)];
-    lines.extend(plan.stage.as_ref().map(|stage| format!("at work      {} ({})", stage.name, stage.kind)));
+    let begun = if is_over { "ended in" } else { "at work" };
+    lines.extend(plan.stage.as_ref().map(|stage| format!("{begun:<12} {} ({})", stage.name, stage.kind)));
     lines.extend(plan.job.as_ref().map(|job| format!("             its job is {job}")));
     lines
 }
@@ -71,7 +72,7 @@ fn describe(status: &JobStatus) -> String {
         return lines.join("\n");
     }
     if let Some(plan) = &status.plan {
-        lines.extend(of_plan(plan));
+        lines.extend(of_plan(plan, status.state.is_final()));
         return lines.join("\n");
     }
     lines.push(format!("generation   {} of {}", status.generation, status.generations));

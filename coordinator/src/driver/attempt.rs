@@ -13,6 +13,8 @@ use tokio::time::{sleep, timeout};
 
 /// How long a process may take to end once it was asked to.
 const GRACE: Duration = Duration::from_secs(15);
+/// How much later the coordinator may hear that it is to stop than a process of its own.
+const STOPPED_TOO: Duration = Duration::from_millis(300);
 
 /// Everything an attempt needs.
 pub(super) struct Attempt {
@@ -55,6 +57,9 @@ impl Attempt {
             end = self.last_words(&mut child).await.or(end);
         }
         let status = timeout(GRACE, child.ended()).await;
+        // What ends a whole service, coordinator and processes, may reach this process first.
+        let complete = end == Some(AttemptEnd::Complete);
+        let stopped = stopped || !complete && timeout(STOPPED_TOO, raised(&mut self.stop)).await.is_ok();
         match (end, status) {
             (Some(AttemptEnd::Complete), Ok(Ok(status))) if status.success() => AttemptEnd::Complete,
             _ if stopped => AttemptEnd::Stopped,

@@ -52,7 +52,11 @@ impl Child {
     /// # Errors
     /// What the system says.
     pub fn start(told: &Told<'_>) -> io::Result<Self> {
-        let mut process = Command::new(told.program)
+        let mut command = Command::new(told.program);
+        // What interrupts the coordinator from a terminal is for the coordinator, which stops this process then.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut process = command
             .arg("carry-plan")
             .arg("--out")
             .arg(told.folder)
