@@ -37,7 +37,8 @@ use std::path::{Path, PathBuf};
 /// Run a plan: searches, fine-tuning, a second search, recovery of short windows, evaluation and export.
 ///
 /// Killed or interrupted, the same command goes on where it stopped. Everything is kept in --out, with a folder for each stage
-/// and the models that were made in models/. With --check nothing runs: what each stage would take is printed.
+/// and the models that were made in models/. With --check nothing runs: what each stage would take is printed. With --detach
+/// a coordinator carries the plan out, and goes on by itself whatever is killed.
 #[derive(Args, Debug)]
 pub struct ExtendArgs {
     /// The plan, a TOML file with a [[stage]] for each step

@@ -1,14 +1,7 @@
 //! When a command is to stop: signals, and for a process that works for another one, the end of that one.
 
-use std::io::{self, Read as _};
-use std::process;
 use std::sync::LazyLock;
-use std::thread;
-use std::time::Duration;
 use tokio::sync::watch;
-
-/// How long a process may take to stop properly once whom it works for has gone.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Raised when whom this process works for has gone.
 static ORPHANED: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
@@ -53,22 +46,8 @@ fn signal() -> impl Future<Output = ()> + Send + 'static {
     }
 }
 
-/// Lets this process stop when its standard input ends, as it does when whoever started it is gone, or wants its end. What
-/// does not stop within a grace, or waits for no signal, is ended: everything that a plan does may be killed.
-///
-/// # Errors
-/// When there is no thread to be had.
-pub fn end_with_standard_input() -> io::Result<()> {
-    thread::Builder::new().name("parent".into()).spawn(|| {
-        let mut buffer = [0; 256];
-        while io::stdin().lock().read(&mut buffer).is_ok_and(|count| count > 0) {}
-        ORPHANED.send_replace(true);
-    })?;
-    let stop = stop_signal();
-    tokio::spawn(async move {
-        stop.await;
-        tokio::time::sleep(GRACE).await;
-        process::exit(1);
-    });
-    Ok(())
+/// Asks this process to stop, as a signal would: whom it works for has gone.
+#[cfg(feature = "local")]
+pub fn orphaned() {
+    ORPHANED.send_replace(true);
 }

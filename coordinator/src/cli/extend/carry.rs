@@ -7,15 +7,20 @@ use super::order::Order;
 use super::runner::Runner;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::output;
-use crate::cli::stop::{end_with_standard_input, stop_signal};
+use crate::cli::stop::{orphaned, stop_signal};
 use crate::driver::said::{PlanLine, state};
 use clap::Args;
 use ropewalk_shared::plan::OrderId;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
 use std::time::Duration;
 
 /// Pause between looks at a folder that another process has.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long this process may take to stop properly.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Carry out a plan for a coordinator.
 #[derive(Args, Debug)]
@@ -55,6 +60,24 @@ async fn carry_out(args: CarryArgs) -> Outcome {
     let (plan, args) = order.arguments(args.out, args.coordinator)?;
     let inputs = tokio::task::block_in_place(|| Inputs::open(&args, plan))?;
     Runner::new(&args, &inputs, folder)?.run().await
+}
+
+/// Lets this process stop when its standard input ends, as it does when whoever started it is gone, or wants its end. What
+/// does not stop within a grace, or waits for no signal, is ended: everything that a plan does may be killed.
+fn end_with_standard_input() -> io::Result<()> {
+    let watch = || {
+        let mut buffer = [0; 256];
+        while io::stdin().lock().read(&mut buffer).is_ok_and(|count| count > 0) {}
+        orphaned();
+    };
+    thread::Builder::new().name("parent".into()).spawn(watch)?;
+    let stop = stop_signal();
+    tokio::spawn(async move {
+        stop.await;
+        tokio::time::sleep(GRACE).await;
+        process::exit(1);
+    });
+    Ok(())
 }
 
 /// The folder, once nobody else has it: an earlier process may be about to end, or somebody runs the plan by hand.
