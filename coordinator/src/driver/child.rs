@@ -19,7 +19,7 @@ const MAX_LINE: u64 = 256 << 10;
 /// Reports that may wait until the engine has taken in those before.
 const REPORTS_AHEAD: usize = 64;
 /// Lines of its log that are kept for a failure, and characters of each.
-const KEPT_LINES: usize = 10;
+const KEPT_LINES: usize = 4;
 const KEPT_CHARACTERS: usize = 300;
 /// Pause between looks at a process that is about to end.
 const POLL: Duration = Duration::from_millis(20);

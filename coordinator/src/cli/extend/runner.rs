@@ -123,8 +123,8 @@ impl<'a> Runner<'a> {
 
     /// Puts out of the way what is to be made again.
     pub fn repeat(&self) -> Outcome {
-        let from = self.args.from.iter().flat_map(|from| self.inputs.plan.dependents(from));
-        from.map(|name| self.set_aside(name, "to be repeated")).collect()
+        let mut names = self.args.from.iter().flat_map(|from| self.inputs.plan.dependents(from));
+        names.try_for_each(|name| self.set_aside(name, "to be repeated"))
     }
 
     fn set_aside(&self, name: &str, why: &str) -> Outcome {
