@@ -4,8 +4,13 @@ use prost::Message as _;
 use std::path::PathBuf;
 
 const PROTO_ROOT: &str = "../proto";
-const FILES: [&str; 4] =
-    ["ropewalk/v1/job.proto", "ropewalk/v1/client.proto", "ropewalk/v1/worker.proto", "ropewalk/v1/training.proto"];
+const FILES: [&str; 5] = [
+    "ropewalk/v1/job.proto",
+    "ropewalk/v1/client.proto",
+    "ropewalk/v1/worker.proto",
+    "ropewalk/v1/training.proto",
+    "ropewalk/v1/plan.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");

@@ -41,6 +41,7 @@ mod results;
 mod search;
 mod serve;
 mod status;
+mod stop;
 mod watch;
 mod workers;
 
@@ -96,6 +97,10 @@ enum Command {
     /// Run a plan: search, fine-tune, second search, short-window recovery, evaluation, export
     #[cfg(feature = "local")]
     Extend(Box<extend::ExtendArgs>),
+    /// Carry out a plan for a coordinator, until standard input ends
+    #[cfg(feature = "local")]
+    #[command(hide = true)]
+    CarryPlan(extend::CarryArgs),
     /// Predict memory and time of a search before anything is spent
     #[cfg(feature = "local")]
     Plan(plan::PlanArgs),
@@ -138,6 +143,8 @@ async fn dispatch(command: Command) -> Outcome {
         Command::Finetune(args) => finetune::run(*args).await,
         #[cfg(feature = "local")]
         Command::Extend(args) => extend::run(*args).await,
+        #[cfg(feature = "local")]
+        Command::CarryPlan(args) => extend::carry(args).await,
         #[cfg(feature = "local")]
         Command::Plan(args) => plan::run(args).await,
     }

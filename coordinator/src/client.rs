@@ -1,6 +1,7 @@
 //! A client of the coordinator: domain types in and out, errors that say what to do next.
 
 mod error;
+mod plan;
 mod samples;
 mod training;
 mod watch;
@@ -13,6 +14,7 @@ use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::status::{JobStatus, WorkerStatus};
 use ropewalk_shared::wire::pb;
+use ropewalk_shared::wire::pb::plans_client::PlansClient;
 use ropewalk_shared::wire::pb::ropewalk_client::RopewalkClient;
 use ropewalk_shared::wire::pb::training_client::TrainingClient;
 use std::time::Duration;
@@ -29,6 +31,7 @@ pub struct Client {
     url: String,
     service: RopewalkClient<Channel>,
     trainings: TrainingClient<Channel>,
+    plans: PlansClient<Channel>,
 }
 
 /// The factors of a job, so far or for good.
@@ -72,8 +75,9 @@ impl Client {
             .map_err(|_| unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())))?
             .map_err(|e| unreachable(error::root_cause(&e)))?;
         let trainings = TrainingClient::new(channel.clone());
+        let plans = PlansClient::new(channel.clone());
         let service = RopewalkClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { url: with_scheme, service, trainings })
+        Ok(Self { url: with_scheme, service, trainings, plans })
     }
 
     /// The coordinator's address.

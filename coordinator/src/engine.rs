@@ -17,6 +17,8 @@ mod jobs;
 mod launch;
 mod listing;
 mod objective;
+mod plan;
+mod plans;
 mod report_plan;
 mod reports;
 mod short;
@@ -29,6 +31,7 @@ pub use self::core::{Core, Launched, ResultText};
 pub use actor::{Engine, EngineThreads, Stopped};
 pub use error::EngineError;
 pub use job::planned_evaluations;
+pub use plans::{AttemptEnd, PlanReport, PlanToRun};
 pub use time::Now;
 
 #[cfg(test)]

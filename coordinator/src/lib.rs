@@ -8,11 +8,13 @@
 //! ```
 //!
 //! [`documents`] turns texts into samples before a job is launched; [`export`] and [`report`] turn its result into what
-//! engines load and people read. A [`plan`] composes searches, fine-tuning and evaluation to the whole method.
+//! engines load and people read. A [`plan`] composes searches, fine-tuning and evaluation to the whole method; the [`driver`] has
+//! plans carried out that the engine keeps.
 
 pub mod cli;
 pub mod client;
 pub mod documents;
+pub mod driver;
 pub mod engine;
 pub mod export;
 pub mod plan;

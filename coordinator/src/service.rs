@@ -6,6 +6,7 @@
 mod access;
 mod clients;
 mod error;
+mod plans;
 mod samples;
 mod trainings;
 mod watch;
@@ -13,12 +14,16 @@ mod workers;
 
 pub use error::ServeError;
 
+use crate::driver::order::PlanRoot;
+use crate::driver::{Driver, PlanOptions};
 use crate::engine::{Engine, EngineThreads, Stopped};
 use crate::scheduler::SchedulerOptions;
 use crate::store::Store;
 use access::admit;
 use clients::Clients;
+use plans::Plans;
 use ropewalk_shared::wire::DESCRIPTORS;
+use ropewalk_shared::wire::pb::plans_server::PlansServer;
 use ropewalk_shared::wire::pb::ropewalk_server::RopewalkServer;
 use ropewalk_shared::wire::pb::training_server::TrainingServer;
 use ropewalk_shared::wire::pb::work_server::WorkServer;
@@ -48,6 +53,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 pub struct ServeOptions {
     /// How long a lease lasts after it was given or renewed: what a worker that dies costs.
     pub lease: Duration,
+    /// How plans are carried out; absent where none are.
+    pub plans: Option<PlanOptions>,
 }
 
 /// A running coordinator. It runs until the shutdown it was given completes, even when this is dropped.
@@ -59,7 +66,7 @@ pub struct Serving {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(60) }
+        Self { lease: Duration::from_secs(60), plans: None }
     }
 }
 
@@ -77,9 +84,10 @@ pub async fn serve(
 ) -> Result<Serving, ServeError> {
     let listener = bind(listen).await?;
     let address = listener.local_addr().map_err(|error| bind_error(listen, &error))?;
-    let scheduler = SchedulerOptions { lease: options.lease, ..SchedulerOptions::default() };
+    let ServeOptions { lease, plans } = options;
+    let scheduler = SchedulerOptions { lease, ..SchedulerOptions::default() };
     let (engine, threads) = start_engine(store.to_owned(), scheduler).await?;
-    let ended = tokio::spawn(run(listener, engine, threads, shutdown));
+    let ended = tokio::spawn(run(listener, engine, threads, plans, shutdown));
     Ok(Serving { address, ended })
 }
 
@@ -93,15 +101,7 @@ impl Serving {
 
     /// The address as clients and workers on this machine write it.
     pub fn url(&self) -> String {
-        let mut address = self.address;
-        if address.ip().is_unspecified() {
-            // Bound to every address of the machine, which is none to connect to.
-            address.set_ip(match address {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        format!("http://{address}")
+        url_of(self.address)
     }
 
     /// Waits until the coordinator has stopped, everything is flushed and the store is free.
@@ -111,6 +111,17 @@ impl Serving {
     pub async fn finished(self) -> Result<(), ServeError> {
         self.ended.await.unwrap_or_else(|error| Err(ServeError::Server(error.to_string())))
     }
+}
+
+fn url_of(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        // Bound to every address of the machine, which is none to connect to.
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
 }
 
 async fn bind(listen: &str) -> Result<TcpListener, ServeError> {
@@ -138,10 +149,14 @@ async fn run(
     listener: TcpListener,
     engine: Engine,
     threads: EngineThreads,
+    plans: Option<PlanOptions>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let (close, closing) = channel::channel(false);
-    let router = router(&engine, &closing).await?;
+    let root = plans.as_ref().map(|plans| plans.root.clone());
+    let router = router(&engine, root, &closing).await?;
+    let url = listener.local_addr().map(url_of).map_err(|error| ServeError::Server(error.to_string()))?;
+    let driver = plans.map(|plans| tokio::spawn(Driver::new(engine.clone(), plans, url).run(closing.clone())));
     let stopped = engine.clone();
     let signal = async move {
         tokio::select! {
@@ -164,6 +179,10 @@ async fn run(
             () = deadline => Ok(()),
         }
     };
+    if let Some(driver) = driver {
+        // It ends with the flag that ended the server, and its processes with it.
+        let _ = driver.await;
+    }
     engine.stop().await;
     threads.join().await;
     match engine.stopped().await {
@@ -179,19 +198,26 @@ async fn raised(closing: &mut channel::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-async fn router(engine: &Engine, closing: &channel::Receiver<bool>) -> Result<Router, ServeError> {
+async fn router(
+    engine: &Engine,
+    root: Option<PlanRoot>,
+    closing: &channel::Receiver<bool>,
+) -> Result<Router, ServeError> {
     let transfers = Transfers::new(engine.store().clone());
     let (engine, closing) = (engine.clone(), closing.clone());
     let clients = Clients { engine: engine.clone(), transfers: transfers.clone(), closing: closing.clone() };
     let trainings = Trainings { engine: engine.clone(), closing: closing.clone() };
+    let plans = Plans { engine: engine.clone(), root };
     let workers = Workers { engine, transfers, closing };
     let clients = RopewalkServer::new(clients).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let workers = WorkServer::new(workers).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let trainings = TrainingServer::new(trainings).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let plans = PlansServer::new(plans).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RopewalkServer<Clients>>().await;
     health.set_serving::<WorkServer<Workers>>().await;
     health.set_serving::<TrainingServer<Trainings>>().await;
+    health.set_serving::<PlansServer<Plans>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -204,5 +230,6 @@ async fn router(engine: &Engine, closing: &channel::Receiver<bool>) -> Result<Ro
         .add_service(reflection)
         .add_service(InterceptedService::new(clients, admit))
         .add_service(InterceptedService::new(workers, admit))
-        .add_service(InterceptedService::new(trainings, admit)))
+        .add_service(InterceptedService::new(trainings, admit))
+        .add_service(InterceptedService::new(plans, admit)))
 }

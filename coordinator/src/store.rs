@@ -18,13 +18,14 @@ mod value;
 pub use batch::Batch;
 pub use error::StoreError;
 pub use open::SCHEMA;
-pub use records::{ClosedGeneration, Ended, GenerationRecord, Holder, JobRecord, Stage, TrainingRecord};
+pub use records::{ClosedGeneration, Ended, GenerationRecord, Holder, JobRecord, PlanRecord, Stage, TrainingRecord};
 
 use crate::search::StrategyState;
 use keys::Space;
 use ropewalk_shared::event::Event;
 use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::outcome::{Loss, LossSlope};
+use ropewalk_shared::plan::PlanJob;
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
 use ropewalk_shared::training::TrainingJob;
@@ -128,6 +129,15 @@ impl Store {
     pub fn training(&self, job: &JobId) -> Result<TrainingJob, StoreError> {
         let training: TrainingJob = self.require("a training", &keys::training(job))?;
         if training.id() == *job { Ok(training) } else { Err(self.corrupt("a training", "it is another job's")) }
+    }
+
+    /// The specification a plan was launched with.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn plan(&self, job: &JobId) -> Result<PlanJob, StoreError> {
+        let plan: PlanJob = self.require("a plan", &keys::plan(job))?;
+        if plan.id() == *job { Ok(plan) } else { Err(self.corrupt("a plan", "it is another job's")) }
     }
 
     /// The state of a job's search; absent before its first generation.

@@ -9,6 +9,8 @@ mod fake_worker;
 mod jobs;
 #[path = "service_loopback/leasing.rs"]
 mod leasing;
+#[path = "service_loopback/plans.rs"]
+mod plans;
 #[path = "service_loopback/support.rs"]
 mod support;
 #[path = "service_loopback/trainings.rs"]

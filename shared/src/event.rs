@@ -4,6 +4,7 @@
 //! version reads [`JobEvent::Unknown`] and goes on.
 
 use crate::fingerprint::Fingerprint;
+use crate::job::JobId;
 use crate::outcome::FailureKind;
 use crate::rope::Rescale;
 use crate::sample::SampleId;
@@ -144,6 +145,37 @@ pub enum JobEvent {
     Trained {
         /// Its fingerprint.
         fingerprint: Fingerprint,
+    },
+    /// A plan was launched.
+    PlanLaunched {
+        /// Stages it has.
+        stages: u32,
+    },
+    /// A stage of a plan has begun, or goes on after something else was at work.
+    StageBegun {
+        /// Its name.
+        stage: String,
+        /// Its kind, as plans name it.
+        stage_kind: String,
+    },
+    /// A stage of a plan waits for another job.
+    StageJob {
+        /// The stage.
+        stage: String,
+        /// The search or training.
+        job: JobId,
+    },
+    /// A stage of a plan is done.
+    StageDone {
+        /// Its name.
+        stage: String,
+        /// What it made, in one line.
+        summary: String,
+    },
+    /// The process that carried a plan out has ended, though the plan has not; another will follow.
+    PlanReturned {
+        /// What is known of why.
+        reason: String,
     },
     /// No further unit is leased.
     Paused,

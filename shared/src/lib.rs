@@ -13,6 +13,7 @@ pub mod grid;
 pub mod job;
 pub mod model_description;
 pub mod outcome;
+pub mod plan;
 pub mod racing;
 pub mod retrieval;
 pub mod rope;

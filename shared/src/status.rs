@@ -1,6 +1,7 @@
 //! How jobs and workers stand, as `ropewalk status`, `jobs` and `workers` show it.
 
 use crate::job::{JobId, SearchObjective};
+use crate::plan::PlanProgress;
 use crate::rope::Rescale;
 use crate::training::TrainingProgress;
 use serde::{Deserialize, Serialize};
@@ -10,13 +11,13 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Being searched, or trained.
+    /// Being searched, trained or, of a plan, carried out.
     Running,
     /// No new unit is leased until it is resumed.
     Paused,
     /// The search has ended; the winner and the baselines are being measured.
     Reporting,
-    /// The report is complete, or the model in its place.
+    /// The report is complete, the model in its place, or every stage done.
     Done,
     /// Ended by its owner; launching it again goes on from where it stood.
     Cancelled,
@@ -71,6 +72,9 @@ pub struct JobStatus {
     /// How the training stands, where the job is one and no search: it has neither generations nor candidates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingProgress>,
+    /// How the plan stands, where the job is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanProgress>,
 }
 
 /// A worker, seen from the coordinator.

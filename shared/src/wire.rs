@@ -5,6 +5,7 @@
 
 mod field;
 mod job;
+mod plan;
 mod sample;
 mod status;
 mod training;

@@ -92,6 +92,14 @@ impl SmallPlan {
         ropewalk(self.arguments(out)?.into_iter().chain(more))
     }
 
+    /// Hands it over to a coordinator, and returns the job's id.
+    ///
+    /// # Errors
+    /// When the coordinator does not take it.
+    pub fn launch(&self, out: &Path, url: &str) -> Result<String> {
+        Ok(self.run(out, &["--coordinator", url, "--detach"])?.done()?.stdout.trim().to_owned())
+    }
+
     /// Starts it, to be killed.
     ///
     /// # Errors

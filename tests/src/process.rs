@@ -33,6 +33,7 @@ pub struct Coordinator {
     pub url: String,
     store: PathBuf,
     folder: PathBuf,
+    more: Vec<String>,
 }
 
 /// A worker and how it was started.
@@ -141,13 +142,23 @@ impl Coordinator {
     /// # Errors
     /// When it does not say where it listens.
     pub fn start(folder: &Path) -> Result<Self> {
-        Self::start_at(folder, &folder.join("store"), &free_address()?)
+        Self::start_at(folder, &folder.join("store"), &free_address()?, Vec::new())
     }
 
-    fn start_at(folder: &Path, store: &Path, listen: &str) -> Result<Self> {
+    /// Starts one that carries out plans below `plan_root`.
+    ///
+    /// # Errors
+    /// When it does not say where it listens.
+    pub fn start_with_plans(folder: &Path, plan_root: &Path) -> Result<Self> {
+        let more = vec!["--plan-root".to_owned(), plan_root.to_string_lossy().into_owned()];
+        Self::start_at(folder, &folder.join("store"), &free_address()?, more)
+    }
+
+    fn start_at(folder: &Path, store: &Path, listen: &str, more: Vec<String>) -> Result<Self> {
         let store_text = store.to_string_lossy();
         let arguments =
             ["serve", "--listen", listen, "--store", &store_text, "--lease", LEASE_SECONDS, "--log", "info"];
+        let arguments = arguments.into_iter().chain(more.iter().map(String::as_str));
         let (process, stdout) = Process::start(&binaries::ropewalk()?, arguments, folder)?;
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
@@ -161,7 +172,7 @@ impl Coordinator {
             .with_context(|| format!("it does not say where it listens: {}", process.log()))??;
         let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
         let url = url.with_context(|| format!("its first line is {line:?}: {}", process.log()))?;
-        Ok(Self { process, stdout: Some(stdout), url, store: store.to_owned(), folder: folder.to_owned() })
+        Ok(Self { process, stdout: Some(stdout), url, store: store.to_owned(), folder: folder.to_owned(), more })
     }
 
     /// Kills it.
@@ -179,7 +190,7 @@ impl Coordinator {
     pub fn restart(&mut self) -> Result<()> {
         self.stdout = None;
         let address = self.url.trim_start_matches("http://").to_owned();
-        *self = Self::start_at(&self.folder, &self.store, &address)?;
+        *self = Self::start_at(&self.folder, &self.store, &address, self.more.clone())?;
         Ok(())
     }
 

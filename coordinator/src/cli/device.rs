@@ -1,7 +1,8 @@
 //! Options that say on which devices a command computes, and with how much of their memory.
 
 use clap::Args;
-use ropewalk_worker::device::{self, DeviceChoice, Devices};
+use ropewalk_worker::device::{self, DeviceChoice, DeviceError, Devices};
+use serde::{Deserialize, Serialize};
 
 /// Where to compute.
 #[derive(Args, Clone, Debug)]
@@ -20,9 +21,31 @@ pub struct DeviceArgs {
     pub device_memory: Option<u64>,
 }
 
+/// The same as a file keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    devices: String,
+    device_memory: Option<u64>,
+}
+
+// === impl DeviceArgs ===
+
 impl DeviceArgs {
     /// The devices that are named.
     pub fn devices(&self) -> Devices {
         self.devices.clone().unwrap_or_else(|| self.device.into())
+    }
+
+    /// What was typed, for a file.
+    pub fn record(&self) -> DeviceRecord {
+        DeviceRecord { devices: self.devices().to_string(), device_memory: self.device_memory }
+    }
+}
+
+impl TryFrom<DeviceRecord> for DeviceArgs {
+    type Error = DeviceError;
+    fn try_from(record: DeviceRecord) -> Result<Self, DeviceError> {
+        let devices = Some(record.devices.parse()?);
+        Ok(Self { device: DeviceChoice::default(), devices, device_memory: record.device_memory })
     }
 }

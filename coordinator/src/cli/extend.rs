@@ -3,10 +3,13 @@
 //! The folder `--out` is the plan's whole state. Every stage has a folder in it, and a `result.json` that is written last and
 //! whole, with the identity of everything that determined it. So the command is its own resumption: killed at any moment and
 //! typed again, it passes over what is done and goes on inside the stage it died in, whose search has its store, whose
-//! training its checkpoints and whose evaluation its measurements. No service has to know of plans; searches and trainings are jobs
-//! like any other, of a coordinator in this process or of one that outlives it.
+//! training its checkpoints and whose evaluation its measurements. Searches and trainings are jobs like any other, of a coordinator in
+//! this process or of one that outlives it. With --detach the plan is such a job, too: the coordinator runs this same code in a
+//! process of its own ([`carry`]), as often as it takes.
 
+mod carry;
 mod command;
+mod detach;
 mod documents;
 mod evaluate;
 mod export;
@@ -14,10 +17,13 @@ mod finetune;
 mod folder;
 mod forecast;
 mod inputs;
+mod order;
 mod remote;
 mod runner;
 mod search;
 mod status;
+
+pub use carry::{CarryArgs, carry};
 
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::JsonArgs;
@@ -31,7 +37,8 @@ use std::path::{Path, PathBuf};
 /// Run a plan: searches, fine-tuning, a second search, recovery of short windows, evaluation and export.
 ///
 /// Killed or interrupted, the same command goes on where it stopped. Everything is kept in --out, with a folder for each stage
-/// and the models that were made in models/. With --check nothing runs: what each stage would take is printed.
+/// and the models that were made in models/. With --check nothing runs: what each stage would take is printed. With --detach
+/// a coordinator carries the plan out, and goes on by itself whatever is killed.
 #[derive(Args, Debug)]
 pub struct ExtendArgs {
     /// The plan, a TOML file with a [[stage]] for each step
@@ -71,6 +78,11 @@ pub struct ExtendArgs {
     #[arg(long, requires = "coordinator")]
     train_here: bool,
 
+    /// Hand the plan over to the coordinator, which carries it out by itself, and print the job's id. The coordinator sees --out
+    /// (its --plan-root), the model and the documents under the same paths as this machine
+    #[arg(long, requires = "coordinator", conflicts_with_all = ["check", "status"])]
+    detach: bool,
+
     /// Print what every stage would take, and everything that is wrong or missing; nothing runs
     #[arg(long, conflicts_with_all = ["status", "from"])]
     check: bool,
@@ -92,13 +104,17 @@ pub struct ExtendArgs {
 
     #[command(flatten)]
     output: JsonArgs,
+
+    /// Whether this process carries the plan out for a coordinator, which hears of stages and shows jobs itself.
+    #[arg(skip)]
+    carried: bool,
 }
 
 pub(super) async fn run(args: ExtendArgs) -> Outcome {
     if args.status {
         return status::run(&args.out, args.output);
     }
-    let plan = args.plan()?;
+    let (plan, text) = args.plan()?;
     if let Some(from) = args.from.as_ref().filter(|from| plan.stage(from).is_none()) {
         let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
         let message = format!("--from {from}: no such stage; the plan has {}", names.join(", "));
@@ -108,22 +124,33 @@ pub(super) async fn run(args: ExtendArgs) -> Outcome {
         return forecast::run(&args, plan);
     }
     let inputs = inputs::Inputs::open(&args, plan)?;
-    runner::Runner::new(&args, &inputs)?.run().await
+    if args.detach {
+        return detach::run(&args, &inputs, text).await;
+    }
+    runner::Runner::new(&args, &inputs, folder::PlanFolder::open(&args.out)?)?.run().await
 }
 
 // === impl ExtendArgs ===
 
 impl ExtendArgs {
-    fn plan(&self) -> Result<Plan, Failure> {
+    /// The plan, and its text.
+    fn plan(&self) -> Result<(Plan, String), Failure> {
         let preset = self.preset.as_deref().and_then(presets::text);
         match (&self.plan, preset) {
             (Some(path), _) => {
                 let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
-                Plan::read(&text.or_input()?).with_context(|| path.display().to_string()).or_input()
+                let text = text.or_input()?;
+                let plan = Plan::read(&text).with_context(|| path.display().to_string()).or_input()?;
+                Ok((plan, text))
             }
-            (None, Some(text)) => Plan::read(text).or_input(),
+            (None, Some(text)) => Ok((Plan::read(text).or_input()?, text.to_owned())),
             (None, None) => Err(Failure::input_message("name a plan, or a --preset")),
         }
+    }
+
+    /// The form of what is said of jobs that stages wait for.
+    fn of_jobs(&self) -> JsonArgs {
+        JsonArgs { json: self.output.json && !self.carried }
     }
 
     fn model(&self) -> Result<&Path, Failure> {

@@ -39,6 +39,11 @@ impl Failure {
         Self { error: self.error.context(context), ..self }
     }
 
+    /// Whether the request itself was wrong.
+    pub fn is_input(&self) -> bool {
+        self.status == 2
+    }
+
     /// The status for the shell.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.status)

@@ -45,6 +45,18 @@ fn table(jobs: &[JobStatus]) -> String {
                 "training".into(),
             ];
         }
+        if let Some(plan) = &job.plan {
+            let at_work = plan.stage.as_ref().map_or_else(|| "-".to_owned(), |stage| stage.name.clone());
+            return vec![
+                job.job_id.to_string(),
+                job.state.to_string(),
+                format!("{} -> {}", job.original_length, job.target_length),
+                "-".into(),
+                format!("stage {}/{}", plan.stages_done, plan.stages),
+                at_work,
+                "plan".into(),
+            ];
+        }
         vec![
             job.job_id.to_string(),
             job.state.to_string(),

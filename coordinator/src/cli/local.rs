@@ -6,7 +6,7 @@ use super::output::note;
 use super::prepare::{ModelFolder, PreparedJob};
 use super::results::Results;
 use super::search::MachineArgs;
-use super::serve::stop_signal;
+use super::stop::stop_signal;
 use super::watch::{ended_well, follow};
 use crate::client::{Client, JobResult};
 use crate::service::{ServeOptions, serve};

@@ -5,6 +5,7 @@ use super::output;
 use super::status::measure;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::plan::PlanProgress;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_shared::training::TrainingProgress;
 use std::io::IsTerminal as _;
@@ -66,6 +67,9 @@ impl JobProgress {
         if let Some(training) = &status.training {
             return self.draw_training(training, status);
         }
+        if let Some(plan) = &status.plan {
+            return self.draw_plan(plan, status);
+        }
         self.bar.set_length(status.planned_evaluations);
         self.bar.set_position(status.evaluations);
         self.bar.set_prefix(status.state.to_string());
@@ -90,6 +94,16 @@ impl JobProgress {
         let loss = training.loss.map(|loss| format!("loss {loss:.4}"));
         let waits = status.reason.as_ref().map(|reason| format!("  {reason}"));
         self.bar.set_message([loss, left, waits].into_iter().flatten().collect::<String>());
+    }
+
+    fn draw_plan(&self, plan: &PlanProgress, status: &JobStatus) {
+        self.bar.set_length(plan.stages.into());
+        self.bar.set_position(plan.stages_done.into());
+        self.bar.set_prefix(status.state.to_string());
+        let stage = plan.stage.as_ref().map(|stage| format!("{} ({})", stage.name, stage.kind));
+        let job = plan.job.as_ref().map(|job| format!(", job {job}"));
+        let waits = status.reason.as_ref().map(|reason| format!("  {reason}"));
+        self.bar.set_message([stage, job, waits].into_iter().flatten().collect::<String>());
     }
 
     /// From the document passes since this began; nothing before the first.
@@ -134,6 +148,10 @@ impl JobProgress {
                 let steps = status.training.as_ref().map_or(0, |training| training.steps);
                 format!("step {} of {steps}: loss {:.4}, gradient {:.3}", step.step, step.loss, step.gradient_norm)
             }
+            JobEvent::StageBegun { stage, stage_kind } => format!("stage {stage} ({stage_kind})"),
+            JobEvent::StageJob { stage, job } => format!("stage {stage} waits for job {job}"),
+            JobEvent::StageDone { stage, summary } => format!("stage {stage} is done: {summary}"),
+            JobEvent::PlanReturned { reason } => format!("it will be tried again: {reason}"),
             JobEvent::Paused => "paused".to_owned(),
             JobEvent::Resumed => "resumed".to_owned(),
             JobEvent::Restarted => "launched again; going on from where it stood".to_owned(),

@@ -3,7 +3,12 @@
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::DEFAULT_LISTEN;
 use super::output::{self, note};
+use super::stop::stop_signal;
+#[cfg(feature = "local")]
+use crate::driver::{PlanOptions, order::PlanRoot};
 use crate::service::{ServeOptions, serve};
+#[cfg(feature = "local")]
+use anyhow::Context as _;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,40 +30,41 @@ pub struct ServeArgs {
     /// Seconds after which the work of a silent worker goes to another
     #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=86_400))]
     lease: u64,
+
+    /// Carry out plans (`ropewalk extend --detach`) whose folders lie in this one, or which is a plan's own. What a plan's
+    /// stages compute besides searches and trainings runs on this machine, programs that the plan names too
+    #[cfg(feature = "local")]
+    #[arg(long, env = "ROPEWALK_PLAN_ROOT", value_name = "DIR")]
+    plan_root: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: ServeArgs) -> Outcome {
-    let options = ServeOptions { lease: Duration::from_secs(args.lease) };
+    let options = ServeOptions { lease: Duration::from_secs(args.lease), plans: args.plans()? };
     let serving = serve(&args.listen, &args.store, options, stop_signal()).await.map_err(Failure::work)?;
     output::line(format!("listening on {}", serving.url()))?;
     note(format!("store: {}; stop with Ctrl-C, nothing is lost", args.store.display()));
     serving.finished().await.or_work()
 }
 
-/// Completes when the process is asked to stop.
-///
-/// The signals are caught from this call on, not only once somebody waits: whoever reads that the coordinator listens
-/// can also stop it properly.
-pub(super) fn stop_signal() -> impl Future<Output = ()> + Send + 'static {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{Signal, SignalKind, signal};
-        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
-        async fn received(signal: Option<Signal>) {
-            match signal {
-                Some(mut signal) => _ = signal.recv().await,
-                // Without a handler the default action ends the process, which loses nothing either.
-                None => std::future::pending().await,
-            }
+// === impl ServeArgs ===
+
+impl ServeArgs {
+    #[cfg(feature = "local")]
+    fn plans(&self) -> Result<Option<PlanOptions>, Failure> {
+        let Some(root) = &self.plan_root else { return Ok(None) };
+        let root = root.canonicalize().with_context(|| format!("--plan-root {}", root.display())).or_input()?;
+        if !root.is_dir() {
+            let message =
+                format!("--plan-root {} is not a folder; it has plans' folders in it, or is one", root.display());
+            return Err(Failure::input_message(message));
         }
-        async move {
-            tokio::select! { () = received(interrupt) => {}, () = received(terminate) => {} }
-        }
+        let program = std::env::current_exe().context("cannot tell where this program lies").or_work()?;
+        Ok(Some(PlanOptions { root: PlanRoot::new(root), program }))
     }
-    #[cfg(not(unix))]
-    async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
-        }
+
+    /// Carrying out a plan takes the evaluator.
+    #[cfg(not(feature = "local"))]
+    fn plans(&self) -> Result<Option<crate::driver::PlanOptions>, Failure> {
+        Ok(None)
     }
 }

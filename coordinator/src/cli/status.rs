@@ -6,6 +6,7 @@ use super::output;
 use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::job::SearchObjective;
+use ropewalk_shared::plan::PlanProgress;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_shared::training::TrainingProgress;
 
@@ -49,6 +50,14 @@ fn of_training(training: &TrainingProgress) -> Vec<String> {
     lines
 }
 
+fn of_plan(plan: &PlanProgress, is_over: bool) -> Vec<String> {
+    let mut lines = vec![format!("stages       {} of {} done", plan.stages_done, plan.stages)];
+    let begun = if is_over { "ended in" } else { "at work" };
+    lines.extend(plan.stage.as_ref().map(|stage| format!("{begun:<12} {} ({})", stage.name, stage.kind)));
+    lines.extend(plan.job.as_ref().map(|job| format!("             its job is {job}")));
+    lines
+}
+
 fn describe(status: &JobStatus) -> String {
     let mut lines = vec![
         format!("job          {}", status.job_id),
@@ -60,6 +69,10 @@ fn describe(status: &JobStatus) -> String {
     }
     if let Some(training) = &status.training {
         lines.extend(of_training(training));
+        return lines.join("\n");
+    }
+    if let Some(plan) = &status.plan {
+        lines.extend(of_plan(plan, status.state.is_final()));
         return lines.join("\n");
     }
     lines.push(format!("generation   {} of {}", status.generation, status.generations));

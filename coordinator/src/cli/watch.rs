@@ -10,7 +10,7 @@ use clap::Args;
 use ropewalk_shared::event::Event;
 use ropewalk_shared::status::{JobState, JobStatus};
 
-/// Follow a job until it ends, then print its comparison.
+/// Follow a job until it ends, then print its comparison. Of a plan, stages are told as they begin and end.
 #[derive(Args, Debug)]
 pub struct WatchArgs {
     /// The job's id, or a beginning of it that fits one job only
@@ -30,7 +30,7 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
     let last = follow(&client, status.job_id.as_str(), args.from.unwrap_or(1), args.output).await?;
     if args.output.json {
         output::json(&last)?;
-    } else if last.state == JobState::Done && last.training.is_none() {
+    } else if last.state == JobState::Done && last.training.is_none() && last.plan.is_none() {
         let result = client.result(last.job_id.as_str()).await.or_work()?;
         compare::print(&result.factors)?;
         note(format!("`ropewalk export {} --format hf` writes what an engine loads", last.job_id));

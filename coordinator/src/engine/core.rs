@@ -8,6 +8,7 @@ use super::error::EngineError;
 use super::factors::factors_so_far;
 use super::job::ActiveJob;
 use super::jobs::{EndedJob, Job, unreadable};
+use super::plan::ActivePlan;
 use super::time::Now;
 use super::training::ActiveTraining;
 use crate::scheduler::{Scheduler, SchedulerOptions};
@@ -78,6 +79,10 @@ impl Core {
             let training = ActiveTraining::restore(&self.desk.store, id.clone(), record.clone(), (lease, now));
             return self.readable(id, record, training.map(|training| Job::Training(Box::new(training))));
         }
+        if record.is_plan() {
+            let plan = ActivePlan::restore(&self.desk.store, id, record.clone(), now);
+            return self.readable(id, record, plan.map(|plan| Job::Plan(Box::new(plan))));
+        }
         let reopened = ActiveJob::restore(&self.desk.store, id.clone(), record.clone(), now).and_then(|mut job| {
             self.desk.open_stage(&mut job)?;
             self.desk.advance(&mut job, now)?;
@@ -118,6 +123,11 @@ impl Core {
             {
                 self.desk.batch.job(&training.id, &training.to_record());
             }
+            if let Job::Plan(plan) = job
+                && std::mem::take(&mut plan.is_dirty)
+            {
+                self.desk.batch.job(&plan.id, &plan.to_record());
+            }
         }
         // A job that is over is written once more, and then only its end is kept.
         for job in self.jobs.values_mut() {
@@ -128,7 +138,8 @@ impl Core {
                 Job::Training(training) if training.record.ended.is_some() => {
                     *job = Job::ended(&training.id, training.to_record());
                 }
-                Job::Active(_) | Job::Training(_) | Job::Ended(_) => {}
+                Job::Plan(plan) if plan.record.ended.is_some() => *job = Job::ended(&plan.id, plan.to_record()),
+                Job::Active(_) | Job::Training(_) | Job::Plan(_) | Job::Ended(_) => {}
             }
         }
         self.desk.take_batch()
@@ -181,6 +192,7 @@ impl Core {
             }
         }
         self.pass_time_of_trainings(now);
+        self.pass_time_of_plans(now);
         for job in self.jobs.values_mut() {
             let Job::Active(job) = job else { continue };
             let seconds = job.record.active_ms / 5000;
@@ -217,7 +229,13 @@ impl Core {
                 training.event(&mut self.desk.batch, now, what);
                 self.desk.scheduler.offer();
             }
-            Job::Active(_) | Job::Training(_) | Job::Ended(_) => {}
+            Job::Plan(plan) if plan.record.paused != paused => {
+                plan.record.paused = paused;
+                plan.event(&mut self.desk.batch, now, what);
+                self.desk.scheduler.offer();
+                self.pause_stage_job(&id, paused, now)?;
+            }
+            Job::Active(_) | Job::Training(_) | Job::Plan(_) | Job::Ended(_) => {}
         }
         self.status(id.as_str(), now).map(|(status, _)| status)
     }
@@ -233,6 +251,11 @@ impl Core {
             match unfinished(&mut self.jobs, &id, "cancelled")? {
                 Job::Active(job) => self.desk.end(job, Ended::Cancelled, now),
                 Job::Training(training) => training.end(&mut self.desk.batch, Ended::Cancelled, now),
+                Job::Plan(plan) => {
+                    plan.end(&mut self.desk.batch, Ended::Cancelled, now);
+                    self.desk.scheduler.offer();
+                    self.stop_stage_job(&id, now)?;
+                }
                 Job::Ended(_) => {}
             }
             tracing::info!(job = %id, "cancelled");
@@ -251,6 +274,8 @@ impl Core {
             Some(Job::Active(job)) => job.as_ref(),
             Some(Job::Training(_)) => return Err(EngineError::NoFactors(id)),
             Some(Job::Ended(ended)) if ended.record.is_training() => return Err(EngineError::NoFactors(id)),
+            Some(Job::Plan(_)) => return Err(EngineError::FactorsInFolder(id)),
+            Some(Job::Ended(ended)) if ended.record.is_plan() => return Err(EngineError::FactorsInFolder(id)),
             Some(Job::Ended(ended)) => {
                 restored = ActiveJob::restore(&self.desk.store, id.clone(), ended.record.clone(), now)?;
                 &restored

@@ -3,6 +3,7 @@
 use crate::scheduler::UnknownWorker;
 use crate::store::StoreError;
 use ropewalk_shared::job::{InvalidJob, JobId};
+use ropewalk_shared::plan::InvalidPlanJob;
 use ropewalk_shared::sample::SampleId;
 use ropewalk_shared::status::JobState;
 use ropewalk_shared::training::InvalidTraining;
@@ -17,6 +18,20 @@ pub enum EngineError {
     /// A training has problems.
     #[error(transparent)]
     InvalidTraining(#[from] InvalidTraining),
+    /// A plan has problems.
+    #[error(transparent)]
+    InvalidPlan(#[from] InvalidPlanJob),
+    /// Two plans in one folder would set each other's results aside.
+    #[error("plan {job} is at work in the folder {folder}: wait for its end, or cancel it first")]
+    PlanFolderInUse {
+        /// The folder.
+        folder: String,
+        /// The plan.
+        job: JobId,
+    },
+    /// What a plan found lies in its folder.
+    #[error("job {0} is a plan: its factors lie in stages/ of its folder, and its models in models/")]
+    FactorsInFolder(JobId),
     /// What was trained is no set of factors.
     #[error(
         "job {0} is a training: its model lies in models/ of the plan's folder, and there are no factors to hand over"

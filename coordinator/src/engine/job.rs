@@ -290,6 +290,7 @@ impl ActiveJob {
             created_ms: self.record.created_ms,
             finished_ms: self.record.finished_ms,
             training: None,
+            plan: None,
         }
     }
 }

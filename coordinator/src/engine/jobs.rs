@@ -1,6 +1,7 @@
 //! Jobs as the engine keeps them: under way with everything they need, or over with little more than a status.
 
 use super::job::ActiveJob;
+use super::plan::ActivePlan;
 use super::training::ActiveTraining;
 use crate::store::JobRecord;
 use ropewalk_shared::job::JobId;
@@ -11,6 +12,8 @@ pub(super) enum Job {
     Active(Box<ActiveJob>),
     /// A training, which is no search.
     Training(Box<ActiveTraining>),
+    /// A plan, which is neither.
+    Plan(Box<ActivePlan>),
     Ended(Box<EndedJob>),
 }
 
@@ -37,6 +40,7 @@ impl Job {
         match self {
             Self::Active(job) => job.state(),
             Self::Training(training) => training.state(),
+            Self::Plan(plan) => plan.state(),
             Self::Ended(job) => job.status.state,
         }
     }
@@ -73,5 +77,6 @@ pub(super) fn unreadable(id: &JobId, record: &JobRecord, reason: String) -> JobS
         created_ms: record.created_ms,
         finished_ms: record.finished_ms,
         training: None,
+        plan: None,
     }
 }

@@ -5,6 +5,7 @@ use super::error::EngineError;
 use super::job::{ActiveJob, planned_evaluations};
 use super::jobs::Job;
 use super::objective;
+use super::plan::ActivePlan;
 use super::time::Now;
 use super::training::ActiveTraining;
 use ropewalk_shared::event::JobEvent;
@@ -44,11 +45,17 @@ impl Core {
 
     pub(super) fn relaunch(&mut self, id: &JobId, now: Now) -> Result<(), EngineError> {
         let Some(Job::Ended(ended)) = self.jobs.get(id) else { return Ok(()) };
-        if ended.status.state == JobState::Done {
+        // Whether a plan is done is for its folder to say.
+        if ended.status.state == JobState::Done && !ended.record.is_plan() {
             return Ok(());
         }
         let mut record = ended.record.clone();
         (record.ended, record.finished_ms, record.final_status, record.paused) = (None, None, None, false);
+        if record.is_plan() {
+            let plan = ActivePlan::restore(&self.desk.store, id, record, now)?;
+            self.restart_plan(plan, now);
+            return Ok(());
+        }
         if record.is_training() {
             let lease = self.desk.scheduler.options().lease;
             let training = ActiveTraining::restore(&self.desk.store, id.clone(), record, (lease, now))?;

@@ -23,6 +23,7 @@ impl Core {
         match job {
             Job::Active(job) => (job.status(self.desk.scheduler.leased(&job.id), now), job.record.last_sequence),
             Job::Training(training) => (training.status(now), training.record.last_sequence),
+            Job::Plan(plan) => (plan.status(now), plan.record.last_sequence),
             Job::Ended(job) => (job.status.clone(), job.record.last_sequence),
         }
     }

@@ -45,7 +45,7 @@ impl Core {
     pub fn lease(&mut self, mut request: LeaseRequest, now: Now) -> Result<Vec<Unit>, EngineError> {
         let pairs = self.jobs.values().filter_map(|job| match job {
             Job::Active(job) => Some(job.description.geometry.pairs()),
-            Job::Training(_) | Job::Ended(_) => None,
+            Job::Training(_) | Job::Plan(_) | Job::Ended(_) => None,
         });
         // A factor and an attention factor of each pair.
         let fits = MAX_LEASED_BYTES / (16 * pairs.max().unwrap_or(1).max(1));

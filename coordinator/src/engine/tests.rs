@@ -4,6 +4,7 @@ mod disturbances;
 mod gaps;
 mod life;
 mod objective;
+mod plans;
 mod racing;
 mod rig;
 mod short;

@@ -204,6 +204,7 @@ impl ActiveTraining {
                 checkpoint: self.state.checkpoint,
                 worker: holder.map(|holder| holder.worker.clone()),
             }),
+            plan: None,
         }
     }
 

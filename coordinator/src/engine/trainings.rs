@@ -58,7 +58,7 @@ impl Core {
     pub fn offered_training(&self, request: &TrainingRequest, now: Now) -> Option<JobId> {
         let trainings = self.jobs.values().filter_map(|job| match job {
             Job::Training(training) => Some(training),
-            Job::Active(_) | Job::Ended(_) => None,
+            Job::Active(_) | Job::Plan(_) | Job::Ended(_) => None,
         });
         let free = trainings.filter(|training| training.is_free(now) && !request.declined.contains(&training.id));
         free.min_by_key(|training| training.record.created_ms).map(|training| training.id.clone())

@@ -40,6 +40,7 @@ pub(super) fn refused(error: EngineError) -> Status {
     let code = match &error {
         EngineError::InvalidJob(_)
         | EngineError::InvalidTraining(_)
+        | EngineError::InvalidPlan(_)
         | EngineError::ShortSample { .. }
         | EngineError::TooManyUnits { .. } => Code::InvalidArgument,
         EngineError::UnknownJob(_) | EngineError::UnknownWorker(_) => Code::NotFound,
@@ -47,7 +48,9 @@ pub(super) fn refused(error: EngineError) -> Status {
         | EngineError::AmbiguousJob { .. }
         | EngineError::WrongState { .. }
         | EngineError::NoResult(_)
-        | EngineError::NoFactors(_) => Code::FailedPrecondition,
+        | EngineError::NoFactors(_)
+        | EngineError::FactorsInFolder(_)
+        | EngineError::PlanFolderInUse { .. } => Code::FailedPrecondition,
         EngineError::TooManyWorkers => Code::ResourceExhausted,
         EngineError::Store(error) => store_code(error),
         EngineError::Stopping => Code::Unavailable,

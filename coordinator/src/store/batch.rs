@@ -7,6 +7,7 @@ use crate::search::StrategyState;
 use ropewalk_shared::event::Event;
 use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::outcome::{Loss, LossSlope};
+use ropewalk_shared::plan::PlanJob;
 use ropewalk_shared::rope::RescaleId;
 use ropewalk_shared::sample::SampleId;
 use ropewalk_shared::training::TrainingJob;
@@ -35,6 +36,11 @@ impl Batch {
     /// A training's specification.
     pub fn training(&mut self, job: &JobId, training: &TrainingJob) {
         self.record(&keys::training(job), training);
+    }
+
+    /// A plan's specification.
+    pub fn plan(&mut self, job: &JobId, plan: &PlanJob) {
+        self.record(&keys::plan(job), plan);
     }
 
     /// Where a job stands.

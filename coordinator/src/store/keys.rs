@@ -19,6 +19,7 @@ pub(super) enum Space {
     Event = b'e',
     Factors = b'f',
     Training = b'n',
+    Plan = b'l',
     /// Parts of values that were cut, of any kind.
     Part = b'p',
 }
@@ -54,6 +55,10 @@ pub(super) fn strategy(job: &JobId) -> Vec<u8> {
 
 pub(super) fn training(job: &JobId) -> Vec<u8> {
     of_job(Space::Training, job)
+}
+
+pub(super) fn plan(job: &JobId) -> Vec<u8> {
+    of_job(Space::Plan, job)
 }
 
 pub(super) fn factors(job: &JobId) -> Vec<u8> {

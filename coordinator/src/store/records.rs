@@ -3,6 +3,8 @@
 use crate::search::{GenerationSummary, Score};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::event::{Event, JobEvent};
+use ropewalk_shared::job::JobId;
+use ropewalk_shared::plan::StageAtWork;
 use ropewalk_shared::status::{JobState, JobStatus};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,24 @@ pub struct JobRecord {
     /// Of a training, how far it is; absent for searches. A training has no stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingRecord>,
+    /// Of a plan, how far it is; absent for all others. A plan has no stage of this kind either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanRecord>,
+}
+
+/// How far a plan is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Names of the stages that are done, each of which is an event.
+    pub done: Vec<String>,
+    /// The stage at work.
+    pub stage: Option<StageAtWork>,
+    /// The search or training that it waits for.
+    pub job: Option<JobId>,
+    /// How often it was begun to carry the plan out.
+    pub attempts: u32,
+    /// How often that failed since the last stage was done.
+    pub fruitless: u32,
 }
 
 /// How far a training is.
@@ -121,6 +141,11 @@ impl JobRecord {
         self.training.is_some()
     }
 
+    /// Whether the job is a plan.
+    pub fn is_plan(&self) -> bool {
+        self.plan.is_some()
+    }
+
     /// The record of a job that begins.
     pub fn new(created_ms: u64) -> Self {
         Self {
@@ -133,6 +158,7 @@ impl JobRecord {
             last_sequence: 0,
             final_status: None,
             training: None,
+            plan: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A coordinator of the test's own, and a small job.
 
 use ropewalk_coordinator::client::{Client, Watched};
+use ropewalk_coordinator::driver::PlanOptions;
 use ropewalk_coordinator::service::{ServeOptions, Serving, serve};
 use ropewalk_shared::event::Event;
 use ropewalk_shared::fingerprint::Fingerprint;
@@ -23,11 +24,20 @@ impl Coordinator {
     }
 
     pub async fn start_at(listen: &str, store: &Path) -> Self {
+        Self::open(listen, store, None).await
+    }
+
+    /// One that carries out plans, or does not.
+    pub async fn start_with(store: &Path, plans: Option<PlanOptions>) -> Self {
+        Self::open("127.0.0.1:0", store, plans).await
+    }
+
+    async fn open(listen: &str, store: &Path, plans: Option<PlanOptions>) -> Self {
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
         };
-        let options = ServeOptions { lease: Duration::from_secs(2) };
+        let options = ServeOptions { lease: Duration::from_secs(2), plans };
         let serving = serve(listen, store, options, shutdown).await.unwrap();
         Self { serving, stop }
     }

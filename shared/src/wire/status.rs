@@ -66,6 +66,7 @@ impl From<&JobStatus> for pb::JobStatus {
             model_name: status.model_name.clone(),
             objective: status.objective.to_string(),
             training: status.training.as_ref().map(Into::into),
+            plan: status.plan.as_ref().map(Into::into),
         }
     }
 }
@@ -96,6 +97,7 @@ impl TryFrom<pb::JobStatus> for JobStatus {
             created_ms: message.created_ms,
             finished_ms: (message.finished_ms != 0).then_some(message.finished_ms),
             training: message.training.map(TryInto::try_into).transpose()?,
+            plan: message.plan.map(TryInto::try_into).transpose()?,
         })
     }
 }

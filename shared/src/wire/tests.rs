@@ -215,6 +215,7 @@ fn statuses_come_back() {
             state,
             finished_ms: reason.as_ref().map(|_| 9),
             training: None,
+            plan: None,
             best: reason.as_ref().map(|_| Rescale::identity(4)),
             best_perplexity: reason.as_ref().map(|_| 9.5),
             reason,

@@ -2,7 +2,7 @@
 
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::output::note;
-use crate::cli::serve::stop_signal;
+use crate::cli::stop::stop_signal;
 use anyhow::Context as _;
 use fs2::FileExt as _;
 use std::fs::File;

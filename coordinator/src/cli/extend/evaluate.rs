@@ -9,7 +9,7 @@ use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::output::note;
 use crate::cli::prepare::ModelFolder;
 use crate::cli::progress::bar;
-use crate::cli::serve::stop_signal;
+use crate::cli::stop::stop_signal;
 use crate::documents::DocumentTokenizer;
 use crate::plan::{EvaluateStage, RetrievalTask, Stage};
 use crate::report::extension::{EXTENDED, LONG, ORIGINAL, SCHEMA};

@@ -81,18 +81,28 @@ struct Begun {
 impl PlanFolder {
     /// Opens or makes the folder, and keeps others out of it.
     pub fn open(root: &Path) -> Result<Self, Failure> {
+        Self::open_if_free(root)?.ok_or_else(|| {
+            Failure::work_message(format!(
+                "{} is in use by another process; wait for it, or use another --out",
+                root.display()
+            ))
+        })
+    }
+
+    /// The same; `None` where another process has the folder.
+    pub fn open_if_free(root: &Path) -> Result<Option<Self>, Failure> {
         let made = fs::create_dir_all(root.join("stages")).and_then(|()| fs::create_dir_all(root.join("models")));
         made.with_context(|| format!("cannot create {}", root.display())).or_work()?;
         let root = root.canonicalize().with_context(|| root.display().to_string()).or_work()?;
         let path = root.join("lock");
         let lock = File::create(&path).with_context(|| format!("cannot create {}", path.display())).or_work()?;
-        lock.try_lock_exclusive().map_err(|_| {
-            Failure::work_message(format!(
-                "{} is in use by another process; wait for it, or use another --out",
-                root.display()
-            ))
-        })?;
-        Ok(Self { root, _lock: lock })
+        match lock.try_lock_exclusive() {
+            Ok(()) => Ok(Some(Self { root, _lock: lock })),
+            Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(None),
+            Err(error) => {
+                Err(Failure::work(anyhow::Error::new(error).context(format!("cannot lock {}", path.display()))))
+            }
+        }
     }
 
     /// The folder.

@@ -3,7 +3,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
-use crate::cli::serve::stop_signal;
+use crate::cli::stop::stop_signal;
 use crate::client::ClientError;
 use std::time::Duration;
 

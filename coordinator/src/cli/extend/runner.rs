@@ -7,13 +7,14 @@ use crate::cli::factors::read_file;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::output::{self, note};
 use crate::cli::prepare::ModelFolder;
+use crate::driver::said::{PlanLine, state};
 use crate::plan::identity::StageId;
 use crate::plan::{FactorSource, Stage, Work};
 use anyhow::Context as _;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::job::JobId;
 use ropewalk_worker::model::fingerprint_dir;
-use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -33,33 +34,18 @@ pub(super) struct StageModel {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// What `--json` prints when a stage begins or ends.
-#[derive(Serialize)]
-struct StageEvent<'a> {
-    stage: &'a str,
-    kind: &'a str,
-    state: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a StageResult>,
-}
-
 // === impl Runner ===
 
 impl<'a> Runner<'a> {
-    /// Takes hold of the plan's folder.
-    pub fn new(args: &'a ExtendArgs, inputs: &'a Inputs) -> Result<Self, Failure> {
-        let out = PlanFolder::open(&args.out)?;
+    /// In the plan's folder, which was opened.
+    pub fn new(args: &'a ExtendArgs, inputs: &'a Inputs, out: PlanFolder) -> Result<Self, Failure> {
         out.record(&inputs.plan)?;
         Ok(Self { args, inputs, out, ids: HashMap::new(), results: HashMap::new() })
     }
 
     /// Runs what is not done.
     pub async fn run(mut self) -> Outcome {
-        if let Some(from) = &self.args.from {
-            for name in self.inputs.plan.dependents(from) {
-                self.set_aside(name, "to be repeated")?;
-            }
-        }
+        self.repeat()?;
         let count = self.inputs.plan.stages.len();
         for (number, stage) in self.inputs.plan.stages.iter().enumerate() {
             let (name, kind) = (stage.name.as_str(), stage.work.kind());
@@ -69,7 +55,7 @@ impl<'a> Runner<'a> {
                 Standing::Done(result) => {
                     self.tell(
                         stage,
-                        "done before",
+                        state::DONE_BEFORE,
                         Some(&result),
                         &format!("{step}: done before: {}", result.made.summary),
                     )?;
@@ -81,7 +67,7 @@ impl<'a> Runner<'a> {
                     }
                     let goes_on = matches!(standing, Standing::Begun);
                     let text = if goes_on { format!("{step}: going on") } else { step.clone() };
-                    self.tell(stage, if goes_on { "going on" } else { "begun" }, None, &text)?;
+                    self.tell(stage, if goes_on { state::GOING_ON } else { state::BEGUN }, None, &text)?;
                     let folder = self.out.begin(name, id)?;
                     let started = Instant::now();
                     let made =
@@ -91,7 +77,7 @@ impl<'a> Runner<'a> {
                     let took = output::duration(seconds);
                     self.tell(
                         stage,
-                        "done",
+                        state::DONE,
                         Some(&result),
                         &format!("{step}: done in {took}: {}", result.made.summary),
                     )?;
@@ -120,10 +106,25 @@ impl<'a> Runner<'a> {
 
     fn tell(&self, stage: &Stage, state: &str, result: Option<&StageResult>, text: &str) -> Outcome {
         if self.args.output.json {
-            return output::json(&StageEvent { stage: &stage.name, kind: stage.work.kind(), state, result });
+            let result = result.map(serde_json::to_value).transpose().or_work()?;
+            return output::json(&PlanLine { result, ..line(stage, state) });
         }
         note(text);
         Ok(())
+    }
+
+    /// Tells programs which job a stage will wait for, before it is launched.
+    pub(super) fn tell_job(&self, stage: &Stage, job: &JobId) -> Outcome {
+        if self.args.output.json {
+            output::json(&PlanLine { job: Some(job.to_string()), ..line(stage, state::JOB) })?;
+        }
+        Ok(())
+    }
+
+    /// Puts out of the way what is to be made again.
+    pub fn repeat(&self) -> Outcome {
+        let mut names = self.args.from.iter().flat_map(|from| self.inputs.plan.dependents(from));
+        names.try_for_each(|name| self.set_aside(name, "to be repeated"))
     }
 
     fn set_aside(&self, name: &str, why: &str) -> Outcome {
@@ -206,4 +207,9 @@ impl<'a> Runner<'a> {
     pub(super) fn below(&self, path: &Path) -> PathBuf {
         path.strip_prefix(self.out.root()).unwrap_or(path).to_owned()
     }
+}
+
+fn line(stage: &Stage, state: &str) -> PlanLine {
+    let (name, kind) = (stage.name.clone(), stage.work.kind().to_owned());
+    PlanLine { stage: Some(name), kind: Some(kind), state: state.to_owned(), ..PlanLine::default() }
 }

@@ -115,6 +115,7 @@ impl Runner<'_> {
         match &self.args.coordinator {
             Some(url) => {
                 self.show_to_workers(&model.folder.path)?;
+                self.tell_job(stage, &job.spec.id())?;
                 patiently(async || self.attempt(url, &job).await).await
             }
             None => {
@@ -145,7 +146,7 @@ impl Runner<'_> {
         if created {
             note(format!("launched as {id}; `ropewalk watch {id} --coordinator {url}` follows it too"));
         }
-        let status = match follow(&client, id.as_str(), 1, self.args.output).await {
+        let status = match follow(&client, id.as_str(), 1, self.args.of_jobs()).await {
             Ok(status) => status,
             Err(failure) => return Ok(Err(failure)),
         };

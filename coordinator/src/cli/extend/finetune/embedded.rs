@@ -6,7 +6,7 @@ use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::finetune::progress::TrainingProgress;
 use crate::cli::finetune::{csv, data, failure, points};
 use crate::cli::prepare::ModelFolder;
-use crate::cli::serve::stop_signal;
+use crate::cli::stop::stop_signal;
 use crate::plan::FinetuneStage;
 use crate::report::loss_plot;
 use ropewalk_shared::rope::Rescale;
@@ -83,7 +83,7 @@ impl Runner<'_> {
         // The training has threads of its own; the runtime only has to wait for it.
         let trained = tokio::task::block_in_place(|| {
             let sequences = data::sequences(&model.folder, &self.inputs.data, &spec)?;
-            let mut progress = TrainingProgress::new(spec.steps, self.args.output.json);
+            let mut progress = TrainingProgress::new(spec.steps, self.args.of_jobs().json);
             let mut told = Ok(());
             let mut tell = |event: TrainEvent| {
                 if told.is_ok() {

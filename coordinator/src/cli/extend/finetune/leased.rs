@@ -50,6 +50,7 @@ impl Runner<'_> {
             place: folders,
             repetition: self.out.times_set_aside(&stage.name),
         };
+        self.tell_job(stage, &job.id())?;
         let told = patiently(async || self.attempt_training(url, &job).await).await?;
         // Large, and of no further use. One that stays does no harm.
         let _ = std::fs::remove_file(job.place.sequences(self.out.root()));
@@ -83,7 +84,7 @@ impl Runner<'_> {
             JobEvent::Trained { fingerprint } => told.fingerprint = Some(*fingerprint),
             _ => {}
         };
-        let status = match follow_with(&client, id.as_str(), 1, self.args.output, &mut hear).await {
+        let status = match follow_with(&client, id.as_str(), 1, self.args.of_jobs(), &mut hear).await {
             Ok(status) => status,
             Err(failure) => return Ok(Err(failure)),
         };
