@@ -7,6 +7,7 @@ use crate::cli::factors::read_file;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::output::{self, note};
 use crate::cli::prepare::ModelFolder;
+use crate::cli::stop::stop_signal;
 use crate::driver::said::{PlanLine, state};
 use crate::plan::identity::StageId;
 use crate::plan::{FactorSource, Stage, Work};
@@ -47,10 +48,20 @@ impl<'a> Runner<'a> {
     pub async fn run(mut self) -> Outcome {
         self.repeat()?;
         let count = self.inputs.plan.stages.len();
+        // Stages look out for it while they work, which keeps it from ending the process; between them nobody would.
+        let mut stop = std::pin::pin!(stop_signal());
         for (number, stage) in self.inputs.plan.stages.iter().enumerate() {
             let (name, kind) = (stage.name.as_str(), stage.work.kind());
             let id = self.identity(stage)?;
             let step = format!("[{}/{count}] {name} ({kind})", number + 1);
+            tokio::select! {
+                biased;
+                () = &mut stop => {
+                    let message = format!("interrupted before stage {name}; the same command goes on where it stopped");
+                    return Err(Failure::work_message(message));
+                }
+                () = std::future::ready(()) => {}
+            }
             let result = match self.out.standing(name, id)? {
                 Standing::Done(result) => {
                     self.tell(
