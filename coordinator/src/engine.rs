@@ -19,6 +19,7 @@ mod listing;
 mod objective;
 mod plan;
 mod plans;
+mod record;
 mod report_plan;
 mod reports;
 mod short;

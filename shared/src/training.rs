@@ -157,6 +157,15 @@ impl Default for AdamW {
     }
 }
 
+// === impl Mix ===
+
+impl Mix {
+    /// The window that is trained for with sequences of `length` tokens.
+    pub fn reach(&self, length: u32) -> u32 {
+        self.skip_reach.filter(|_| self.skip_share > 0.0).unwrap_or(length)
+    }
+}
+
 // === impl TrainSpec ===
 
 impl TrainSpec {
@@ -188,7 +197,7 @@ impl TrainSpec {
 
     /// The window that the model is trained for: the reach of skipping positions, or the length of its sequences.
     pub fn reach(&self) -> u32 {
-        self.mix.skip_reach.filter(|_| self.mix.skip_share > 0.0).unwrap_or(self.length)
+        self.mix.reach(self.length)
     }
 
     /// The learning rate of a step, the first being 0.

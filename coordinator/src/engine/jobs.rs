@@ -2,6 +2,7 @@
 
 use super::job::ActiveJob;
 use super::plan::ActivePlan;
+use super::record::unreadable;
 use super::training::ActiveTraining;
 use crate::store::JobRecord;
 use ropewalk_shared::job::JobId;
@@ -49,34 +50,5 @@ impl Job {
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.state().name())
-    }
-}
-
-/// The status of a job of which only the record could be read.
-pub(super) fn unreadable(id: &JobId, record: &JobRecord, reason: String) -> JobStatus {
-    let name = id.as_str().rsplit_once('-').map_or(id.as_str(), |(name, _)| name);
-    JobStatus {
-        job_id: id.clone(),
-        name: name.to_owned(),
-        model_name: String::new(),
-        state: JobState::Failed,
-        reason: Some(reason),
-        generation: 0,
-        generations: 0,
-        evaluations: 0,
-        planned_evaluations: 0,
-        passes: 0,
-        stage_done: 0,
-        stage_units: 0,
-        leased: 0,
-        objective: Default::default(),
-        best_perplexity: None,
-        best: None,
-        original_length: 0,
-        target_length: 0,
-        created_ms: record.created_ms,
-        finished_ms: record.finished_ms,
-        training: None,
-        plan: None,
     }
 }

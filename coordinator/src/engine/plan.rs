@@ -4,6 +4,7 @@
 //! plan goes on by itself.
 
 use super::error::EngineError;
+use super::record::{end_event, state_without_search, status_without_search};
 use super::time::{Now, utc};
 use crate::store::{Batch, Ended, JobRecord, PlanRecord, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
@@ -117,11 +118,7 @@ impl ActivePlan {
 
     /// Ends it.
     pub fn end(&mut self, batch: &mut Batch, ended: Ended, now: Now) {
-        match &ended {
-            Ended::Done => self.event(batch, now, JobEvent::Done { perplexity: None, held_out: None }),
-            Ended::Cancelled => self.event(batch, now, JobEvent::Cancelled),
-            Ended::Failed(reason) => self.event(batch, now, JobEvent::Failed { reason: reason.clone() }),
-        }
+        self.event(batch, now, end_event(&ended));
         self.release(Duration::ZERO, now);
         self.record.ended = Some(ended);
         self.record.finished_ms = Some(now.unix_ms);
@@ -129,8 +126,7 @@ impl ActivePlan {
     }
 
     pub fn state(&self) -> JobState {
-        let going_on = if self.record.paused { JobState::Paused } else { JobState::Running };
-        self.record.ended_state().unwrap_or(going_on)
+        state_without_search(&self.record)
     }
 
     pub fn status(&self, now: Now) -> JobStatus {
@@ -141,28 +137,15 @@ impl ActivePlan {
             job: self.state.job.clone(),
         };
         JobStatus {
-            job_id: self.id.clone(),
             name: self.job.name.clone(),
             model_name: self.job.model.clone(),
-            state: self.state(),
             reason: self.reason(now),
-            generation: 0,
-            generations: 0,
-            evaluations: 0,
-            planned_evaluations: 0,
-            passes: 0,
             stage_done: progress.stages_done.into(),
             stage_units: progress.stages.into(),
-            leased: 0,
-            objective: Default::default(),
-            best_perplexity: None,
-            best: None,
             original_length: self.job.original_length,
             target_length: self.job.target_length,
-            created_ms: self.record.created_ms,
-            finished_ms: self.record.finished_ms,
-            training: None,
             plan: Some(progress),
+            ..status_without_search(&self.id, &self.record, self.state())
         }
     }
 

@@ -4,6 +4,7 @@
 //! that goes on from a checkpoint tells all that came before it.
 
 use super::error::EngineError;
+use super::record::{end_event, state_without_search, status_without_search};
 use super::time::{Now, utc};
 use crate::store::{Batch, Ended, Holder, JobRecord, Store, StoreError, TrainingRecord};
 use ropewalk_shared::event::JobEvent;
@@ -158,11 +159,7 @@ impl ActiveTraining {
 
     /// Ends it.
     pub fn end(&mut self, batch: &mut Batch, ended: Ended, now: Now) {
-        match &ended {
-            Ended::Done => self.event(batch, now, JobEvent::Done { perplexity: None, held_out: None }),
-            Ended::Cancelled => self.event(batch, now, JobEvent::Cancelled),
-            Ended::Failed(reason) => self.event(batch, now, JobEvent::Failed { reason: reason.clone() }),
-        }
+        self.event(batch, now, end_event(&ended));
         self.release(Duration::ZERO, now);
         self.record.ended = Some(ended);
         self.record.finished_ms = Some(now.unix_ms);
@@ -170,33 +167,20 @@ impl ActiveTraining {
     }
 
     pub fn state(&self) -> JobState {
-        let going_on = if self.record.paused { JobState::Paused } else { JobState::Running };
-        self.record.ended_state().unwrap_or(going_on)
+        state_without_search(&self.record)
     }
 
     pub fn status(&self, now: Now) -> JobStatus {
         let holder = self.deadline.and(self.state.holder.as_ref());
         JobStatus {
-            job_id: self.id.clone(),
             name: self.job.name.clone(),
             model_name: self.job.model.name.clone(),
-            state: self.state(),
             reason: self.reason(now),
-            generation: 0,
-            generations: 0,
-            evaluations: 0,
-            planned_evaluations: 0,
-            passes: 0,
             stage_done: self.state.steps_done.into(),
             stage_units: self.job.settings.steps.into(),
             leased: u32::from(holder.is_some()),
-            objective: Default::default(),
-            best_perplexity: None,
-            best: None,
             original_length: self.original_length,
             target_length: self.job.settings.length,
-            created_ms: self.record.created_ms,
-            finished_ms: self.record.finished_ms,
             training: Some(TrainingProgress {
                 steps_done: self.state.steps_done,
                 steps: self.job.settings.steps,
@@ -204,7 +188,7 @@ impl ActiveTraining {
                 checkpoint: self.state.checkpoint,
                 worker: holder.map(|holder| holder.worker.clone()),
             }),
-            plan: None,
+            ..status_without_search(&self.id, &self.record, self.state())
         }
     }
 

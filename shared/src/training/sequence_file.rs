@@ -33,16 +33,17 @@ pub enum InvalidSequences {
 pub fn write_sequences(sequences: &[TrainSequence]) -> (Vec<u8>, SequencesId) {
     let mut bytes = MAGIC.to_vec();
     for sequence in sequences {
-        bytes.push(match sequence.window {
+        let window = match sequence.window {
             Window::Long if sequence.gaps.is_empty() => LONG,
             Window::Original => ORIGINAL,
             Window::Long => LONG_WITH_GAPS,
-        });
+        };
+        bytes.push(window);
         let counts = [sequence.counted_from, sequence.documents.len() as u32, sequence.tokens.len() as u32];
         for number in counts.iter().chain(&sequence.documents).chain(&sequence.tokens) {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
-        if !sequence.gaps.is_empty() && sequence.window == Window::Long {
+        if window == LONG_WITH_GAPS {
             let gaps = sequence.gaps.iter().flat_map(|gap| [gap.before, gap.width]);
             for number in [sequence.gaps.len() as u32].into_iter().chain(gaps) {
                 bytes.extend_from_slice(&number.to_le_bytes());

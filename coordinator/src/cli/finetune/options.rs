@@ -111,7 +111,18 @@ enum PrecisionArg {
 impl TrainingArgs {
     /// The window that is trained for.
     pub fn reach(&self) -> u32 {
-        self.skip_reach.filter(|_| self.skip_share > 0.0).unwrap_or(self.length)
+        self.mix().reach(self.length)
+    }
+
+    fn mix(&self) -> Mix {
+        Mix {
+            short_share: self.short_share,
+            short_length: self.short_length,
+            retrieval_share: self.retrieval_share,
+            retrieval_answers_only: self.answers_only,
+            skip_share: self.skip_share,
+            skip_reach: self.skip_reach,
+        }
     }
 
     /// The training that was typed.
@@ -129,14 +140,7 @@ impl TrainingArgs {
             },
             adamw: AdamW { weight_decay: self.weight_decay, ..AdamW::default() },
             clip_norm: (self.clip != 0.0).then_some(self.clip),
-            mix: Mix {
-                short_share: self.short_share,
-                short_length: self.short_length,
-                retrieval_share: self.retrieval_share,
-                retrieval_answers_only: self.answers_only,
-                skip_share: self.skip_share,
-                skip_reach: self.skip_reach,
-            },
+            mix: self.mix(),
             method: self.lora_rank.map_or(Method::Full, |rank| {
                 let alpha = self.lora_alpha.unwrap_or(2.0 * f64::from(rank));
                 Method::Lora(Lora { rank, alpha, targets: self.lora_targets.clone() })
