@@ -118,6 +118,10 @@ pub struct Mix {
     /// Positions over which those are spread: the window that is to be reached without training in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_reach: Option<u32>,
+    /// Of documents the text at the skipped positions is left out, so that what is read are parts of a window as long as
+    /// the reach; else the text goes on and positions alone jump.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_text: bool,
 }
 
 /// So that settings without it stay what they were.

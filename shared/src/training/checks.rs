@@ -114,6 +114,9 @@ impl TrainSpec {
                 format!("{reach} must be above the length, {}, and at most {MAX_SAMPLE_TOKENS}", self.length)
             });
         }
+        checks.require(!mix.skip_text || mix.skip_share > 0.0, "skip_text", || {
+            "says what is skipped, and skip_share is 0".to_owned()
+        });
         let short = mix.short_length.unwrap_or(model.original_length);
         if mix.short_share > 0.0 {
             checks.require(short >= 2 && short <= self.length, "short_length", || {

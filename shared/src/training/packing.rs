@@ -75,7 +75,7 @@ pub fn pack(
                 (Kind::Retrieval, Some(prompts)) => prompts.build(&reader, &mut rng, slot)?,
                 _ => long_window(&reader, &mut rng, slot, length),
             };
-            skips.put(&mut sequence, &mut rng);
+            skips.put(&mut sequence, &reader, &mut rng, slot);
             Ok(sequence)
         })
         .collect()

@@ -70,6 +70,10 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "N", value_parser = tokens)]
     skip_reach: Option<u32>,
 
+    /// Leave out the text at the skipped positions, too: read parts of a window as long as the reach
+    #[arg(long, requires = "skip_reach")]
+    skip_text: bool,
+
     /// Train low-rank additions of this rank (LoRA) in the place of all weights; they are merged into the result
     #[arg(long, value_name = "RANK")]
     lora_rank: Option<u32>,
@@ -122,6 +126,7 @@ impl TrainingArgs {
             retrieval_answers_only: self.answers_only,
             skip_share: self.skip_share,
             skip_reach: self.skip_reach,
+            skip_text: self.skip_text,
         }
     }
 

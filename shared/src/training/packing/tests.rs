@@ -109,6 +109,45 @@ fn skips_have_their_share_and_reach_every_distance() {
     assert!(places().min() < Some(6) && places().max() > Some(58) && places().all(|place| (1..64).contains(&place)));
 }
 
+/// What is read are parts of one document, each where it stands there; positions spread over the reach, also of a document
+/// that is shorter.
+#[test]
+fn text_is_skipped_along_with_positions() {
+    let mix = Mix { skip_share: 0.5, skip_reach: Some(256), skip_text: true, ..Mix::default() };
+    let documents = documents(&[900, 200, 64, 20]);
+    let sequences = pack(&documents, &spec(mix), 16, None, 400).unwrap();
+    assert_eq!(sequences[..50], pack(&documents, &spec(mix), 16, None, 50).unwrap());
+    let skipping: Vec<&TrainSequence> = sequences.iter().filter(|sequence| !sequence.gaps.is_empty()).collect();
+    assert_eq!(skipping.len(), 200);
+    let (mut by_gaps, mut farthest, mut widened) = ([0; 4], 0, 0);
+    for sequence in &skipping {
+        assert_eq!((sequence.check(0, 10_000), sequence.tokens.len(), sequence.tokens[0]), (Ok(()), 64, 1));
+        let end = position(&sequence.gaps, 63);
+        assert!(end < 256, "{end}");
+        farthest = farthest.max(end);
+        by_gaps[sequence.gaps.len()] += 1;
+        let document = sequence.tokens[1] / 1000;
+        if sequence.documents.len() > 1 || document == 3 {
+            assert_eq!(sequence.gaps.len(), 1, "nothing to leave out: positions alone jump");
+            continue;
+        }
+        assert!(sequence.tokens[1..].iter().all(|token| token / 1000 == document), "{:?}", sequence.tokens);
+        let text = u64::from(sequence.tokens[63] - sequence.tokens[1]);
+        let jumps = sequence.tokens[1..].windows(2).filter(|two| two[1] != two[0] + 1).count();
+        // A gap right behind the beginning, which stands for nothing in the document, is no jump between two tokens.
+        let first = usize::from(sequence.gaps[0].before == 1);
+        assert!(jumps + first >= sequence.gaps.len() && jumps <= sequence.gaps.len(), "{jumps} {:?}", sequence.gaps);
+        let spread = end - position(&sequence.gaps, 1);
+        assert!(spread >= text, "{spread} {text}");
+        if document == 1 {
+            assert_eq!((spread, jumps + first), (text, sequence.gaps.len()), "a document with text for all of it");
+        }
+        widened += usize::from(spread > text);
+    }
+    assert!(by_gaps[1..].iter().all(|&count| count > 20), "{by_gaps:?}");
+    assert!(farthest > 250 && widened > 20, "{farthest} {widened}");
+}
+
 fn blake3_id(word: &str) -> u32 {
     10_000 + u32::from(blake3::hash(word.as_bytes()).as_bytes()[0])
 }
