@@ -162,7 +162,8 @@ pub struct SearchArgs {
     pub max_passes: Option<u64>,
 
     /// Drop a candidate before it was evaluated on every sample: never (off), when it will not become a parent, to 99.9 %
-    /// (safe), or when it will not become one of the best quarter of them, to 90 % (fast)
+    /// (safe), or when it will not become one of the best eighth of them, to 90 % (fast): then what is expected of it decides
+    /// whether it is a parent
     #[arg(long, default_value_t = Racing::Safe, value_name = "off|safe|fast")]
     pub racing: Racing,
 

@@ -51,22 +51,27 @@ impl Archive {
         self.asked.len()
     }
 
-    /// Takes in the results of a generation, in the order in which it was asked; those of dropped candidates are no results.
+    /// Takes in the results of a generation, in the order in which it was asked. Dropped candidates stand among the others
+    /// by their estimates, so that one of which enough is known can be a parent; none of them is ever the best.
     pub fn absorb(&mut self, results: impl IntoIterator<Item = Evaluated>) {
-        self.top.extend(results.into_iter().filter(|evaluated| evaluated.score.estimate().is_none()));
+        self.top.extend(results);
         // Stable: of equal scores, the one asked first stays in front.
-        self.top.sort_by_key(|evaluated| evaluated.score);
+        self.top.sort_by_key(|evaluated| (evaluated.score.likely(), evaluated.score.estimate().is_some()));
+        let best = self.top.iter().position(|evaluated| evaluated.score.value().is_some());
+        if let Some(best) = best.filter(|&best| best >= self.keep) {
+            self.top.swap(best, self.keep - 1);
+        }
         self.top.truncate(self.keep);
     }
 
-    /// The best candidates, best first. Failed ones stand at the end, while there is room.
+    /// The best candidates, best first, dropped ones by their estimates. Failed ones stand at the end, while there is room.
     pub fn top(&self) -> &[Evaluated] {
         &self.top
     }
 
-    /// The best candidate, if its score was measured.
+    /// The best of those whose score was measured.
     pub fn best(&self) -> Option<&Evaluated> {
-        self.top.first().filter(|best| best.score.value().is_some())
+        self.top.iter().find(|evaluated| evaluated.score.value().is_some())
     }
 
     /// The best candidates that can be parents: those with a usable score, or all if none has one.
@@ -132,6 +137,25 @@ mod tests {
         archive.absorb(results);
         let order: Vec<u32> = archive.top().iter().map(|e| e.candidate.factors[0]).collect();
         assert_eq!(order, [4, 1, 3]);
+    }
+
+    #[test]
+    fn dropped_candidates_can_be_parents_but_never_the_best() {
+        let evaluated = |number, score| Evaluated { candidate: candidate(number), score };
+        let mut archive = Archive::new(3);
+        archive.absorb([
+            evaluated(1, Score::dropped(2.0)),
+            evaluated(2, Score::new(2.0)),
+            evaluated(3, Score::new(4.0)),
+        ]);
+        let order = |archive: &Archive| archive.parents().iter().map(|e| e.candidate.factors[0]).collect::<Vec<_>>();
+        assert_eq!(order(&archive), [2, 1, 3], "of equals, the measured one stands in front");
+        // More estimates below what was measured than there is room for.
+        archive.absorb((4..8).map(|number| evaluated(number, Score::dropped(1.0))));
+        assert_eq!(order(&archive), [4, 5, 2]);
+        assert_eq!(archive.best(), Some(&evaluated(2, Score::new(2.0))));
+        archive.absorb([evaluated(8, Score::dropped(f64::INFINITY)), evaluated(9, Score::new(0.5))]);
+        assert_eq!(order(&archive), [9, 4, 5]);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl GenerationSummary {
         let mut sorted = scores.to_vec();
         sorted.sort();
         let generation_best = sorted.first().copied().filter(|best| best.estimate().is_none()).unwrap_or(Score::FAILED);
-        let mut likely: Vec<Score> = scores.iter().map(|score| score.estimate().map_or(*score, Score::new)).collect();
+        let mut likely: Vec<Score> = scores.iter().map(|score| score.likely()).collect();
         likely.sort();
         Self {
             generation,

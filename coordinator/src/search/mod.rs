@@ -29,7 +29,7 @@ pub use evolution::{Evolution, EvolutionSettings};
 pub use history::GenerationSummary;
 pub use outcome::Outcome;
 pub use pair_attention::{PairAttention, PairAttentionSettings};
-pub use racing::{Race, Verdict};
+pub use racing::{Race, RaceMemory, Verdict};
 pub use ropewalk::{Ropewalk, RopewalkSettings};
 pub use score::Score;
 pub use strategy::{Ask, InvalidState, Slope, Strategy, StrategyState, TellError};

@@ -4,7 +4,8 @@
 //! the parents on the first samples foretells what it loses on all. How well, is measured on the candidates that were
 //! evaluated in full before: their full difference is fitted to their differences on the first `m` samples. A candidate
 //! is dropped when the lower end of its prediction lies above what it would have to reach. The one-sided bound is
-//! Student's, and the scatter of the fit grows with the distance from the parents, as it does in truth.
+//! Student's, and the scatter of the fit grows with the distance from the parents, as it does in truth. What was predicted
+//! of a dropped candidate stays with it: it can still be a parent, in the place that the prediction gives it.
 //!
 //! The rule of a generation comes from closed generations, and a verdict from the rule and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
@@ -106,7 +107,7 @@ impl RaceMemory {
         let (rank, quantile) = match racing {
             Racing::Off => return None,
             Racing::Safe => (parents, 3.090_232_306_167_813),
-            Racing::Fast => ((parents / 4).max(1), 1.281_551_565_544_600_5),
+            Racing::Fast => ((parents / 8).max(1), 1.281_551_565_544_600_5),
         };
         if parents == 0 || self.best.len() < parents {
             return None;

@@ -78,6 +78,11 @@ impl Score {
         }
     }
 
+    /// The score as it would be if estimates were true.
+    pub fn likely(self) -> Self {
+        self.estimate().map_or(self, Self::new)
+    }
+
     /// Whether the evaluation failed or gave no number.
     pub fn is_failed(self) -> bool {
         matches!(self.0, Kind::Failed)

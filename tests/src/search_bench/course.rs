@@ -27,6 +27,17 @@ pub struct Point {
     pub held_out: Option<f64>,
 }
 
+/// What came of one candidate.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// The generation that asked it.
+    pub generation: u32,
+    /// Its factors.
+    pub rescale: Rescale,
+    /// Mean losses by document, in nats; fewer than the documents where it was dropped.
+    pub means: Vec<f64>,
+}
+
 /// A search from its beginning to its end.
 #[derive(Clone, Debug, Serialize)]
 pub struct Course {
@@ -41,6 +52,9 @@ pub struct Course {
     /// Those of its pairs; empty for 1 each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pair_attention: Vec<f64>,
+    /// All candidates, in the order in which they were asked.
+    #[serde(skip)]
+    pub tried: Vec<Tried>,
 }
 
 /// Perplexity of factors on documents.
@@ -88,12 +102,17 @@ pub fn run(
     let as_rescale = |candidate: &Candidate| candidate.rescale(grid, attention);
     let mut points: Vec<Point> = Vec::new();
     let (mut passes, mut read_at, mut last_read) = (0, 0, None);
+    let mut tried = Vec::new();
     while let Ask::Evaluate { generation, candidates } = strategy.ask() {
         let before = losses.passes;
         let race = strategy.race();
         let raced = candidates.iter().map(|candidate| outcome(losses, &as_rescale(candidate), search, race.as_ref()));
         let outcomes: Vec<Outcome> = raced.collect::<Result<_>>()?;
         passes += losses.passes - before;
+        tried.extend(candidates.iter().zip(&outcomes).map(|(candidate, outcome)| {
+            let (rescale, means) = (as_rescale(candidate), outcome.means.clone());
+            Tried { generation, rescale, means }
+        }));
         strategy.tell_outcomes(generation, &outcomes)?;
         let Some((best, score)) = strategy.best() else { continue };
         let best = as_rescale(best);
@@ -116,7 +135,7 @@ pub fn run(
     }
     let Some((best, _)) = strategy.best() else { anyhow::bail!("no candidate could be evaluated") };
     let Rescale { factors, start_tokens, attention_factor, pair_attention } = as_rescale(best);
-    Ok(Course { points, factors, start_tokens, attention_factor, pair_attention })
+    Ok(Course { points, factors, start_tokens, attention_factor, pair_attention, tried })
 }
 
 impl Course {

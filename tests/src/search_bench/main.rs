@@ -9,6 +9,7 @@ mod methods;
 mod methods_table;
 mod options;
 mod plot;
+mod replay;
 mod results;
 mod valley;
 
@@ -19,8 +20,9 @@ use methods_table::Published;
 use options::{Contender, Options};
 use results::{Results, Run};
 use ropewalk_coordinator::documents::{DocumentTokenizer, Documents, NamedSample, SamplePlan};
-use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
+use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::racing::Racing;
 use ropewalk_shared::sample::Sample;
 use ropewalk_shared::space::PAPER_START_TOKENS;
 use ropewalk_worker::device::Dtype;
@@ -88,11 +90,18 @@ fn main() -> Result<()> {
                 let passes = course.points.last().map_or(0, |point| point.passes);
                 yardstick_passes.get_or_insert(passes);
                 let (strategy, best_baseline) = (name.clone(), best_baseline.clone());
-                results.runs.push(Run { ratio, seed, strategy, best_baseline, course });
+                // The population of `ropewalk` races in some generations alone, which a replay does not know.
+                let raced = contender.racing.is_off() && contender.kind != StrategyKind::Ropewalk;
+                let parents = job.search.evolution.parents as usize;
+                let replayed = |racing| replay::replay(&course.tried, racing, parents).filter(|_| raced);
+                let races = [Racing::Safe, Racing::Fast].map(|racing| (racing, replayed(racing)));
+                let races = races.into_iter().filter_map(|(racing, replay)| Some((racing, replay?))).collect();
+                results.runs.push(Run { ratio, seed, strategy, best_baseline, course, races });
             }
         }
     }
     std::io::stdout().write_all(results.table().as_bytes())?;
+    std::io::stdout().write_all(results.races().as_bytes())?;
     std::io::stdout().write_all(methods_table::table(&results).as_bytes())?;
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&results)?).with_context(|| path.display().to_string())?;
@@ -100,6 +109,7 @@ fn main() -> Result<()> {
     if let Some(folder) = &options.out {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         std::fs::write(folder.join("search.csv"), results.csv())?;
+        std::fs::write(folder.join("candidates.csv"), results.candidates_csv())?;
         for &ratio in &options.ratios {
             std::fs::write(folder.join(format!("search-{ratio}x.svg")), plot::curves(&results, ratio)?)?;
         }

@@ -100,9 +100,22 @@ mod tests {
         };
         let run = |seed, held_out| {
             let points = vec![Point { passes: 10, search: 1.0, held_out: Some(held_out) }];
-            let course =
-                Course { points, factors: vec![], start_tokens: 0, attention_factor: 1.0, pair_attention: vec![] };
-            Run { ratio: 8, seed, strategy: "ropewalk".into(), best_baseline: method("yarn", 1.25, 20.0), course }
+            let course = Course {
+                points,
+                factors: vec![],
+                start_tokens: 0,
+                attention_factor: 1.0,
+                pair_attention: vec![],
+                tried: vec![],
+            };
+            Run {
+                ratio: 8,
+                seed,
+                strategy: "ropewalk".into(),
+                best_baseline: method("yarn", 1.25, 20.0),
+                course,
+                races: vec![],
+            }
         };
         let results = Results {
             samples: 5,

@@ -69,7 +69,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Write curves (CSV and SVG) into this folder
+    /// Write curves (CSV and SVG) and all candidates (CSV) into this folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }

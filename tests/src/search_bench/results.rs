@@ -1,8 +1,11 @@
 //! What the comparison found, as a table, CSV and JSON.
 
-use super::course::Course;
+use super::course::{Course, Tried};
 use super::methods::Method;
 use super::methods_table::Published;
+use super::replay::Replay;
+use ropewalk_shared::racing::Racing;
+use ropewalk_shared::rope::Rescale;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -19,6 +22,8 @@ pub struct Run {
     pub best_baseline: Method,
     /// What it did.
     pub course: Course,
+    /// What races would have made of it; empty where it raced itself.
+    pub races: Vec<(Racing, Replay)>,
 }
 
 /// Everything.
@@ -112,6 +117,26 @@ impl Results {
         text
     }
 
+    /// What racing would have saved and mistaken, replayed on the runs in which nothing was dropped.
+    pub fn races(&self) -> String {
+        let mut text = String::new();
+        for run in &self.runs {
+            for (racing, replay) in &run.races {
+                let Run { ratio, strategy, seed, .. } = run;
+                let Replay { saved, other_parents, other_best, best_dropped } = replay;
+                let _ = writeln!(
+                    text,
+                    "{ratio}x seed {seed} {strategy}, replayed with --racing {racing}: saves {:.1} % of its passes; {:.1} % of all parents and {:.1} % \
+                     of the best quarter are others; the best candidate had been dropped in {best_dropped} generations",
+                    100.0 * saved,
+                    100.0 * other_parents,
+                    100.0 * other_best
+                );
+            }
+        }
+        text
+    }
+
     /// All curves.
     pub fn csv(&self) -> String {
         let mut text = String::from("ratio,strategy,seed,passes,search,held_out\n");
@@ -120,6 +145,24 @@ impl Results {
                 let held_out = point.held_out.map_or(String::new(), |value| value.to_string());
                 let Run { ratio, strategy, seed, .. } = run;
                 let _ = writeln!(text, "{ratio},{strategy},{seed},{},{},{held_out}", point.passes, point.search);
+            }
+        }
+        text
+    }
+
+    /// All candidates, with their losses on each document.
+    pub fn candidates_csv(&self) -> String {
+        let mut text = String::from("ratio,strategy,seed,generation,start_tokens,attention_factor,factors,losses\n");
+        let joined = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(" ");
+        for run in &self.runs {
+            let Run { ratio, strategy, seed, .. } = run;
+            for Tried { generation, rescale, means } in &run.course.tried {
+                let Rescale { factors, start_tokens, attention_factor, .. } = rescale;
+                let (factors, means) = (joined(factors), joined(means));
+                let _ = writeln!(
+                    text,
+                    "{ratio},{strategy},{seed},{generation},{start_tokens},{attention_factor},{factors},{means}"
+                );
             }
         }
         text
@@ -145,10 +188,16 @@ mod tests {
     fn run(strategy: &str, points: &[(u64, f64, f64)]) -> Run {
         let point = |&(passes, search, held_out): &(u64, f64, f64)| Point { passes, search, held_out: Some(held_out) };
         let points = points.iter().map(point).collect();
-        let course =
-            Course { points, factors: vec![1.0], start_tokens: 0, attention_factor: 1.0, pair_attention: vec![] };
+        let course = Course {
+            points,
+            factors: vec![1.0],
+            start_tokens: 0,
+            attention_factor: 1.0,
+            pair_attention: vec![],
+            tried: vec![],
+        };
         let best_baseline = Method { name: "yarn".into(), attention_factor: 1.2, search: 19.0, held_out: 20.0 };
-        Run { ratio: 8, seed: 0, strategy: strategy.into(), best_baseline, course }
+        Run { ratio: 8, seed: 0, strategy: strategy.into(), best_baseline, course, races: vec![] }
     }
 
     #[test]

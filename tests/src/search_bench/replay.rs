@@ -1,0 +1,128 @@
+//! What racing would have made of a search that evaluated everything: what it saves, and whom it takes for a parent.
+
+use super::course::Tried;
+use ropewalk_coordinator::search::{RaceMemory, Verdict};
+use ropewalk_shared::racing::Racing;
+use serde::Serialize;
+
+/// A race replayed on recorded losses. It does not follow what other parents would have bred.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Replay {
+    /// Document passes saved, as a share of all.
+    pub saved: f64,
+    /// Share of the parents, over all generations, that would not have been parents with everything evaluated.
+    pub other_parents: f64,
+    /// The same for the best quarter of them.
+    pub other_best: f64,
+    /// Generations whose best candidate so far had been dropped.
+    pub best_dropped: usize,
+}
+
+/// A candidate's place among the others: in truth, and as the race has it.
+struct Known {
+    measured: f64,
+    raced: f64,
+    dropped: bool,
+}
+
+/// Replays a race of candidates that were all evaluated on every document; `parents` are the best that breed. `None`
+/// where there was nothing to drop.
+pub fn replay(tried: &[Tried], racing: Racing, parents: usize) -> Option<Replay> {
+    let samples = tried.first()?.means.len();
+    if samples < 2 || tried.iter().any(|candidate| candidate.means.len() != samples) {
+        return None;
+    }
+    let mut memory = RaceMemory::default();
+    let mut known: Vec<Known> = Vec::new();
+    let (mut passes, mut generations, mut best_dropped) = (0, 0, 0);
+    let (mut other_parents, mut other_best) = (0.0, 0.0);
+    for generation in tried.chunk_by(|a, b| a.generation == b.generation) {
+        let race = memory.race(racing, parents);
+        for candidate in generation {
+            let measured = mean(&candidate.means);
+            let dropped = (1..samples).find_map(|seen| match race.as_ref()?.verdict(&candidate.means[..seen]) {
+                Verdict::Drop { estimate } => Some((seen, estimate.ln())),
+                Verdict::Continue => None,
+            });
+            passes += dropped.map_or(samples, |(seen, _)| seen);
+            known.push(Known {
+                measured,
+                raced: dropped.map_or(measured, |(_, estimate)| estimate),
+                dropped: dropped.is_some(),
+            });
+            if dropped.is_none() {
+                memory.note(&candidate.means, parents);
+            }
+        }
+        if race.is_some() {
+            generations += 1;
+            other_parents += others(&known, parents);
+            other_best += others(&known, (parents / 4).max(1));
+            let best = known.iter().min_by(|a, b| a.measured.total_cmp(&b.measured));
+            best_dropped += usize::from(best.is_some_and(|best| best.dropped));
+        }
+    }
+    (generations > 0).then(|| Replay {
+        saved: 1.0 - passes as f64 / (tried.len() * samples) as f64,
+        other_parents: other_parents / f64::from(generations),
+        other_best: other_best / f64::from(generations),
+        best_dropped,
+    })
+}
+
+/// Share of the best `count` by the race that are not among the best `count` in truth.
+fn others(known: &[Known], count: usize) -> f64 {
+    let best = |value: fn(&Known) -> f64| {
+        let mut order: Vec<usize> = (0..known.len()).collect();
+        order.sort_by(|&a, &b| value(&known[a]).total_cmp(&value(&known[b])));
+        order.truncate(count);
+        order
+    };
+    let (truth, raced) = (best(|known| known.measured), best(|known| known.raced));
+    raced.iter().filter(|index| !truth.contains(index)).count() as f64 / raced.len().max(1) as f64
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ropewalk_shared::rope::Rescale;
+
+    fn tried(generation: u32, means: &[f64]) -> Tried {
+        let rescale = Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0, pair_attention: vec![] };
+        Tried { generation, rescale, means: means.to_vec() }
+    }
+
+    /// The first document tells everything but of one candidate, which it slanders.
+    fn recorded() -> Vec<Tried> {
+        let losses = |generation: u32, index: u32| {
+            let bad = f64::from((index * 7 + generation * 3) % 16) * 0.01;
+            let scatter = f64::from((index * 5 + generation) % 3) * 1e-5;
+            tried(generation, &[2.0 + bad, 2.5 + bad + scatter, 3.0 + bad - scatter])
+        };
+        let mut all: Vec<Tried> =
+            (0..8).flat_map(|generation| (0..16).map(move |index| losses(generation, index))).collect();
+        all.push(tried(8, &[2.9, 1.0, 1.0]));
+        all
+    }
+
+    #[test]
+    fn what_is_saved_and_who_is_mistaken_for_a_parent() {
+        let all = recorded();
+        let plain = replay(&all[..128], Racing::Fast, 8).unwrap();
+        assert!((0.3..0.7).contains(&plain.saved) && plain.best_dropped == 0, "{plain:?}");
+        let slandered = replay(&all, Racing::Fast, 8).unwrap();
+        assert_eq!(slandered.best_dropped, 1, "{slandered:?}");
+        assert!(slandered.other_best > plain.other_best && slandered.other_parents > plain.other_parents);
+    }
+
+    #[test]
+    fn nothing_to_replay() {
+        assert_eq!(replay(&recorded(), Racing::Off, 8), None);
+        assert_eq!(replay(&[], Racing::Fast, 8), None);
+        assert_eq!(replay(&[tried(0, &[1.0])], Racing::Fast, 1), None);
+    }
+}
