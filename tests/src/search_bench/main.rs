@@ -9,6 +9,7 @@ mod methods;
 mod methods_table;
 mod options;
 mod plot;
+mod prefixes;
 mod replay;
 mod results;
 mod valley;
@@ -87,6 +88,11 @@ fn main() -> Result<()> {
                         point.search
                     );
                 })?;
+                if !options.prefixes.is_empty() && contender.racing.is_off() {
+                    let rows = prefixes::measure(&course.tried, &search, &options.prefixes, &mut losses)?;
+                    let table = prefixes::table(&rows);
+                    std::io::stdout().write_all(format!("{ratio}x seed {seed} {name}: {table}").as_bytes())?;
+                }
                 let passes = course.points.last().map_or(0, |point| point.passes);
                 yardstick_passes.get_or_insert(passes);
                 let (strategy, best_baseline) = (name.clone(), best_baseline.clone());

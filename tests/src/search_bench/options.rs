@@ -45,6 +45,10 @@ pub struct Options {
     #[arg(long, default_value_t = AttentionFactorPolicy::LongRope, value_name = "POLICY")]
     pub attention_factor: AttentionFactorPolicy,
 
+    /// Measure how well the first N tokens of documents rank the candidates of strategies that do not race
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub prefixes: Vec<usize>,
+
     /// Let every strategy go on until the yardstick's document passes
     #[arg(long)]
     pub equal_passes: bool,
