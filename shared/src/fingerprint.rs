@@ -1,9 +1,7 @@
 //! The fingerprint of a model: workers prove by it that they loaded what the job was searched for.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::io::{self, Read};
-use std::str::FromStr;
 
 /// Keys of config.json that change with the tool that saved it and not with the model.
 const VOLATILE_KEYS: [&str; 5] = ["transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"];
@@ -87,37 +85,7 @@ impl From<[u8; 32]> for Fingerprint {
     }
 }
 
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fingerprint({self})")
-    }
-}
-
-impl FromStr for Fingerprint {
-    type Err = InvalidFingerprint;
-    fn from_str(text: &str) -> Result<Self, InvalidFingerprint> {
-        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| InvalidFingerprint)
-    }
-}
-
-impl TryFrom<String> for Fingerprint {
-    type Error = InvalidFingerprint;
-    fn try_from(text: String) -> Result<Self, InvalidFingerprint> {
-        text.parse()
-    }
-}
-
-impl From<Fingerprint> for String {
-    fn from(fingerprint: Fingerprint) -> String {
-        fingerprint.to_string()
-    }
-}
+crate::hex_digest!(Fingerprint, InvalidFingerprint);
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 pub mod attention_factor;
 pub mod baselines;
 pub mod candidate;
+pub mod digest;
 pub mod event;
 pub mod factor_file;
 pub mod fingerprint;

@@ -11,7 +11,6 @@ use crate::job::{JobId, Problem, is_plain};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Longest name of a plan, in bytes, so that the job's id remains one.
 const MAX_NAME: usize = 60;
@@ -137,37 +136,7 @@ impl OrderId {
     }
 }
 
-impl fmt::Display for OrderId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for OrderId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrderId({self})")
-    }
-}
-
-impl FromStr for OrderId {
-    type Err = InvalidOrderId;
-    fn from_str(text: &str) -> Result<Self, InvalidOrderId> {
-        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| InvalidOrderId)
-    }
-}
-
-impl TryFrom<String> for OrderId {
-    type Error = InvalidOrderId;
-    fn try_from(text: String) -> Result<Self, InvalidOrderId> {
-        text.parse()
-    }
-}
-
-impl From<OrderId> for String {
-    fn from(id: OrderId) -> String {
-        id.to_string()
-    }
-}
+crate::hex_digest!(OrderId, InvalidOrderId);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@
 //! angle_i(n) = n / (lambda_i * theta^(2i/d))    n >= start_tokens
 //! ```
 
+use crate::digest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -210,7 +211,7 @@ impl From<[u8; 16]> for RescaleId {
 
 impl fmt::Display for RescaleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        digest::write_hex(&self.0, f)
     }
 }
 

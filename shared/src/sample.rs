@@ -1,8 +1,6 @@
 //! Samples: the token ids a candidate is judged on.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// The longest sample accepted anywhere, in tokens (16 times the paper's longest window).
 pub const MAX_SAMPLE_TOKENS: usize = 1 << 25;
@@ -146,37 +144,7 @@ impl From<[u8; 32]> for SampleId {
     }
 }
 
-impl fmt::Display for SampleId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for SampleId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SampleId({self})")
-    }
-}
-
-impl FromStr for SampleId {
-    type Err = InvalidSampleId;
-    fn from_str(text: &str) -> Result<Self, InvalidSampleId> {
-        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| InvalidSampleId)
-    }
-}
-
-impl TryFrom<String> for SampleId {
-    type Error = InvalidSampleId;
-    fn try_from(text: String) -> Result<Self, InvalidSampleId> {
-        text.parse()
-    }
-}
-
-impl From<SampleId> for String {
-    fn from(id: SampleId) -> String {
-        id.to_string()
-    }
-}
+crate::hex_digest!(SampleId, InvalidSampleId);
 
 #[cfg(test)]
 mod tests {

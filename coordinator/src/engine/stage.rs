@@ -156,7 +156,7 @@ impl Stage {
         // Also where everything is known already: the answer is the same as it would have been one by one.
         while slot.failure.is_none() && slot.dropped.is_none() && slot.judged < means.len() {
             slot.judged += 1;
-            if let Verdict::Drop { estimate } = race.verdict(&means[..slot.judged]) {
+            if let Verdict::Drop { estimate } = race.verdict(index as usize, &means[..slot.judged]) {
                 slot.dropped = Some(estimate);
                 self.open -= u64::from(slot.missing);
                 return Raced::Dropped;

@@ -2,8 +2,6 @@
 
 use super::stage::Stage;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// A digest of a stage's settings, of the inputs it reads, and of the identities of the stages it needs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,34 +39,4 @@ impl StageId {
     }
 }
 
-impl fmt::Display for StageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for StageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StageId({self})")
-    }
-}
-
-impl FromStr for StageId {
-    type Err = InvalidStageId;
-    fn from_str(text: &str) -> Result<Self, InvalidStageId> {
-        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| InvalidStageId)
-    }
-}
-
-impl TryFrom<String> for StageId {
-    type Error = InvalidStageId;
-    fn try_from(text: String) -> Result<Self, InvalidStageId> {
-        text.parse()
-    }
-}
-
-impl From<StageId> for String {
-    fn from(id: StageId) -> String {
-        id.to_string()
-    }
-}
+ropewalk_shared::hex_digest!(StageId, InvalidStageId);

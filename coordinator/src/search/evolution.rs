@@ -140,12 +140,13 @@ impl Strategy for Evolution {
     fn tell_outcomes(&mut self, generation: u32, outcomes: &[Outcome]) -> Result<(), TellError> {
         let scores: Vec<Score> = outcomes.iter().map(|outcome| outcome.score).collect();
         TellError::check((generation, scores.len()), (self.generation(), self.pending.len()))?;
-        self.memory.note_outcomes(outcomes, self.settings.documents, self.settings.options.parents as usize);
+        let parents = self.settings.options.parents as usize;
+        self.memory.note_outcomes((&self.pending, outcomes), self.settings.documents, parents);
         self.close(generation, &scores, outcomes.iter().map(|outcome| outcome.passes).sum())
     }
 
     fn race(&self) -> Option<Race> {
-        self.memory.race(self.settings.documents.racing, self.settings.options.parents as usize)
+        self.memory.race(self.settings.documents.racing, self.settings.options.parents as usize, &self.pending)
     }
 
     fn why_finished(&self) -> Option<String> {

@@ -13,6 +13,7 @@ pub mod history;
 mod isotonic;
 mod least_squares;
 pub mod mutation;
+mod neighbours;
 pub mod operators;
 pub mod outcome;
 pub mod pair_attention;

@@ -176,7 +176,8 @@ impl Strategy for PairAttention {
             return Ok(());
         };
         TellError::check((generation, outcomes.len()), (open, shaping.pending.len()))?;
-        shaping.memory.note_outcomes(outcomes, self.settings.documents, self.settings.parents);
+        let parents = self.settings.parents;
+        shaping.memory.note_outcomes((&shaping.pending, outcomes), self.settings.documents, parents);
         let scores: Vec<Score> = outcomes.iter().map(|outcome| outcome.score).collect();
         self.close(&scores, outcomes.iter().map(|outcome| outcome.passes).sum());
         Ok(())
@@ -195,7 +196,10 @@ impl Strategy for PairAttention {
             None => self.factors().race(),
             // The values of a star say how far to go along a number, be they good or bad.
             Some(shaping) if shaping.star.is_at_star() => None,
-            Some(shaping) => shaping.memory.race(self.settings.documents.racing, self.settings.parents),
+            Some(shaping) => {
+                let Self { settings, .. } = self;
+                shaping.memory.race(settings.documents.racing, settings.parents, &shaping.pending)
+            }
         }
     }
 

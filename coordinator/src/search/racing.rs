@@ -1,11 +1,15 @@
 //! Racing: dropping a candidate before it was evaluated on every sample.
 //!
-//! All candidates are evaluated on the same samples, so that differences are paired: what a candidate loses against
-//! the parents on the first samples foretells what it loses on all. How well, is measured on the candidates that were
-//! evaluated in full before: their full difference is fitted to their differences on the first `m` samples. A candidate
-//! is dropped when the lower end of its prediction lies above what it would have to reach. The one-sided bound is
-//! Student's, and the scatter of the fit grows with the distance from the parents, as it does in truth. What was predicted
-//! of a dropped candidate stays with it: it can still be a parent, in the place that the prediction gives it.
+//! All candidates are evaluated on the same samples, so that differences are paired: what a candidate loses on the first
+//! samples, against what was expected of it there, foretells what it loses on all. How well, is measured on the candidates
+//! that were evaluated in full before: their full difference is fitted to their differences on the first `m` samples. A
+//! candidate is dropped when the lower end of its prediction lies above what it would have to reach. The one-sided bound is
+//! Student's, and the scatter of the fit grows with the distance from what was expected, as it does in truth.
+//!
+//! What is expected is, in a safe race, what the parents lose on average. In a fast one it is what the nearest of those
+//! evaluated lose ([`super::neighbours`]), which is nearer to the truth by far, but far off more often than chance would
+//! have it. What was predicted of a dropped candidate stays with it: it can still be a parent, in the place that the
+//! prediction gives it.
 //!
 //! The rule of a generation comes from closed generations, and a verdict from the rule and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
@@ -15,7 +19,9 @@
 
 use super::evolution::DocumentOptions;
 use super::least_squares::Fit;
+use super::neighbours::{self, Expected};
 use super::outcome::Outcome;
+use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -26,24 +32,36 @@ const WINDOW: usize = 320;
 const MIN_FREEDOM: usize = 24;
 /// Most samples with which candidates race; the rule would grow with their square.
 pub const MAX_SAMPLES: usize = 32;
-/// Where the scatter of a fit stops shrinking, as a share of the usual distance from the parents.
+/// Where the scatter of a fit stops shrinking, as a share of the usual distance from what was expected.
 const FLOOR: f64 = 0.5;
 
 /// What the candidates evaluated so far lost on each sample, as far as racing needs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RaceMemory {
-    /// Mean losses by sample, of the latest.
-    latest: VecDeque<Vec<f64>>,
-    /// The same of the best, best first.
-    best: Vec<Vec<f64>>,
+    /// The latest.
+    evaluated: VecDeque<Known>,
+    /// The best, best first.
+    leaders: Vec<Known>,
+}
+
+/// A candidate that was evaluated in full.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Known {
+    candidate: Candidate,
+    /// Mean losses by sample.
+    means: Vec<f64>,
+    /// What was expected of it, where somebody was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<Expected>,
 }
 
 /// The rule of one generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Race {
-    /// Mean loss of the parents on each sample.
-    reference: Vec<f64>,
-    /// What the mean over all samples must not exceed, as a difference to the reference.
+    /// Of each candidate.
+    expected: Vec<Expected>,
+    /// What the mean over all samples must not exceed.
     cut: f64,
     /// What the first sample tells, the first two, and so on.
     fits: Vec<Option<Ahead>>,
@@ -66,94 +84,136 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq)]
 struct Ahead {
     fit: Fit,
-    /// Square of the distance at which the scatter stops shrinking.
+    /// Square of the size at which the scatter stops shrinking.
     floor: f64,
 }
 
 // === impl RaceMemory ===
 
 impl RaceMemory {
-    /// Takes in the mean losses of a candidate evaluated in full, of which the best `parents` are kept for good.
-    pub fn note(&mut self, means: &[f64], parents: usize) {
-        let fits = self.latest.front().is_none_or(|first| first.len() == means.len());
-        if !fits || !(2..=MAX_SAMPLES).contains(&means.len()) || means.iter().any(|mean| !mean.is_finite()) {
-            return;
+    /// Takes in a closed generation, as far as it was evaluated in full: candidates and their mean losses, in nats. The
+    /// best `parents` are kept for good.
+    pub fn note(&mut self, racing: Racing, generation: &[(&Candidate, &[f64])], parents: usize) {
+        let samples = self.evaluated.front().map(|first| first.means.len());
+        let is_usable = |means: &[f64]| {
+            samples.is_none_or(|samples| samples == means.len())
+                && (2..=MAX_SAMPLES).contains(&means.len())
+                && means.iter().all(|mean| mean.is_finite())
+        };
+        let usable = generation.iter().filter(|(_, means)| is_usable(means));
+        // What is expected of a candidate comes from generations before it.
+        let known = usable.map(|&(candidate, means)| Known {
+            candidate: candidate.clone(),
+            means: means.to_vec(),
+            expected: if racing == Racing::Fast { self.expected(candidate) } else { None },
+        });
+        for known in known.collect::<Vec<_>>() {
+            let place = self.leaders.partition_point(|leader| average(&leader.means) <= average(&known.means));
+            self.leaders.insert(place, known.clone());
+            self.leaders.truncate(parents);
+            self.evaluated.push_back(known);
         }
-        self.latest.push_back(means.to_vec());
-        if self.latest.len() > WINDOW {
-            self.latest.pop_front();
-        }
-        let place = self.best.partition_point(|known| average(known) <= average(means));
-        self.best.insert(place, means.to_vec());
-        self.best.truncate(parents);
+        self.evaluated.drain(..self.evaluated.len().saturating_sub(WINDOW));
     }
 
     /// Takes in what came of a generation, if candidates race at all.
-    pub(super) fn note_outcomes(&mut self, outcomes: &[Outcome], documents: DocumentOptions, parents: usize) {
+    pub(super) fn note_outcomes(
+        &mut self,
+        (asked, outcomes): (&[Candidate], &[Outcome]),
+        documents: DocumentOptions,
+        parents: usize,
+    ) {
         if documents.racing.is_off() {
             return;
         }
         let samples = documents.samples as usize;
-        let is_whole = |outcome: &&Outcome| outcome.means.len() == samples && outcome.score.value().is_some();
-        for outcome in outcomes.iter().filter(is_whole) {
-            self.note(&outcome.means, parents);
-        }
+        let whole = asked
+            .iter()
+            .zip(outcomes)
+            .filter(|(_, outcome)| outcome.means.len() == samples && outcome.score.value().is_some());
+        let whole: Vec<_> = whole.map(|(candidate, outcome)| (candidate, outcome.means.as_slice())).collect();
+        self.note(documents.racing, &whole, parents);
     }
 
     /// The rule of the next generation; `None` where nothing is dropped: without racing, and while there are fewer
     /// candidates than parents.
-    pub fn race(&self, racing: Racing, parents: usize) -> Option<Race> {
-        // One-sided 99.9 % and 90 %.
-        let (rank, quantile) = match racing {
-            Racing::Off => return None,
-            Racing::Safe => (parents, 3.090_232_306_167_813),
-            Racing::Fast => ((parents / 8).max(1), 1.281_551_565_544_600_5),
-        };
-        if parents == 0 || self.best.len() < parents {
+    pub fn race(&self, racing: Racing, parents: usize, generation: &[Candidate]) -> Option<Race> {
+        // One-sided 99.9 %.
+        let quantile = 3.090_232_306_167_813;
+        if racing.is_off() || parents == 0 || self.leaders.len() < parents {
             return None;
         }
-        let samples = self.best[0].len();
-        let reference: Vec<f64> = (0..samples)
-            .map(|sample| self.best.iter().map(|means| means[sample]).sum::<f64>() / self.best.len() as f64)
-            .collect();
-        let cut = average(&self.best[rank - 1]) - average(&reference);
-        let differences: Vec<Vec<f64>> = self.latest.iter().map(|means| difference(means, &reference)).collect();
-        let fits = (1..samples).map(|seen| Ahead::after(seen, &differences)).collect();
-        Some(Race { reference, cut, fits, quantile })
+        let samples = self.leaders[0].means.len();
+        let of_parents = |sample: usize| {
+            self.leaders.iter().map(|leader| leader.means[sample]).sum::<f64>() / self.leaders.len() as f64
+        };
+        let (rank, expected, past): (_, Vec<Expected>, Vec<(Vec<f64>, f64)>) = match racing {
+            Racing::Fast => {
+                let expected = generation.iter().map(|candidate| self.expected(candidate)).collect::<Option<_>>()?;
+                let past = self.evaluated.iter().filter_map(|known| {
+                    let expected = known.expected.as_ref()?;
+                    Some((difference(&known.means, &expected.means), expected.doubt))
+                });
+                (1, expected, past.collect())
+            }
+            Racing::Off | Racing::Safe => {
+                let parents_lose = Expected { means: (0..samples).map(of_parents).collect(), doubt: 0.0 };
+                let past = self.evaluated.iter().map(|known| (difference(&known.means, &parents_lose.means), 0.0));
+                let past = past.collect();
+                (parents, vec![parents_lose; generation.len()], past)
+            }
+        };
+        let cut = average(&self.leaders[rank - 1].means);
+        let fits = (1..samples).map(|seen| Ahead::after(seen, &past)).collect();
+        Some(Race { expected, cut, fits, quantile })
+    }
+
+    /// What the nearest of the latest and of the best say.
+    fn expected(&self, candidate: &Candidate) -> Option<Expected> {
+        // One that is among both must not be asked twice.
+        let is_late = |leader: &Known| self.evaluated.iter().any(|known| known.candidate == leader.candidate);
+        let older = self.leaders.iter().filter(|leader| !is_late(leader));
+        let known = self.evaluated.iter().chain(older);
+        neighbours::expected(candidate, known.map(|known| (&known.candidate, known.means.as_slice())))
     }
 
     /// Whether what was read from storage can have come from here.
     pub(super) fn is_sound(&self) -> bool {
-        let mut all = self.latest.iter().chain(&self.best);
-        let length = self.latest.front().map_or(0, Vec::len);
-        all.all(|means| means.len() == length && means.iter().all(|mean| mean.is_finite()))
+        let length = self.evaluated.front().map_or(0, |first| first.means.len());
+        let is_sound = |means: &[f64]| means.len() == length && means.iter().all(|mean| mean.is_finite());
+        self.evaluated.iter().chain(&self.leaders).all(|known| {
+            let of_expected = known.expected.as_ref();
+            is_sound(&known.means)
+                && of_expected.is_none_or(|expected| is_sound(&expected.means) && expected.doubt.is_finite())
+        })
     }
 }
 
 // === impl Race ===
 
 impl Race {
-    /// How many samples there are.
+    /// How many samples there are; 0 without candidates.
     pub fn samples(&self) -> usize {
-        self.reference.len()
+        self.expected.first().map_or(0, |expected| expected.means.len())
     }
 
-    /// Judges a candidate by its mean losses on the first samples, in nats.
+    /// Judges the candidate of a slot by its mean losses on the first samples, in nats.
     ///
     /// One that is infinite or not a number on any of them is so on all, and dropped.
-    pub fn verdict(&self, means: &[f64]) -> Verdict {
+    pub fn verdict(&self, slot: usize, means: &[f64]) -> Verdict {
         if means.iter().any(|mean| !mean.is_finite()) {
             return Verdict::Drop { estimate: f64::INFINITY };
         }
-        let Some(Some(ahead)) = means.len().checked_sub(1).and_then(|seen| self.fits.get(seen)) else {
+        let ahead = means.len().checked_sub(1).and_then(|seen| self.fits.get(seen)?.as_ref());
+        let Some((ahead, expected)) = ahead.zip(self.expected.get(slot)) else {
             return Verdict::Continue;
         };
-        let seen = difference(means, &self.reference);
-        let predicted = ahead.fit.predict(&seen);
-        let error = ahead.fit.error(&seen, ahead.weight(&seen));
+        let seen = difference(means, &expected.means);
+        let predicted = average(&expected.means) + ahead.fit.predict(&seen);
+        let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected.doubt));
         // Written so that a prediction that is no number drops nobody.
         if predicted - student(self.quantile, ahead.fit.freedom()) * error > self.cut {
-            Verdict::Drop { estimate: (average(&self.reference) + predicted).exp() }
+            Verdict::Drop { estimate: predicted.exp() }
         } else {
             Verdict::Continue
         }
@@ -163,31 +223,28 @@ impl Race {
 // === impl Ahead ===
 
 impl Ahead {
-    /// Fits the mean difference over all samples to the differences on the first `seen`.
-    fn after(seen: usize, differences: &[Vec<f64>]) -> Option<Self> {
-        let rows: Vec<&[f64]> = differences.iter().map(|row| &row[..seen]).collect();
-        let targets: Vec<f64> = differences.iter().map(|row| average(row)).collect();
-        let mut distances: Vec<f64> = rows.iter().map(|row| distance(row)).collect();
-        distances.sort_by(f64::total_cmp);
-        let usual = distances.get(distances.len() / 2)?;
-        let floor = (FLOOR * usual).powi(2).max(f64::MIN_POSITIVE);
-        let weights: Vec<f64> = rows.iter().map(|row| weight(floor, row)).collect();
+    /// Fits the mean difference over all samples to the differences on the first `seen`. `past` has differences from what
+    /// was expected, and the doubt that there was.
+    fn after(seen: usize, past: &[(Vec<f64>, f64)]) -> Option<Self> {
+        let rows: Vec<&[f64]> = past.iter().map(|(row, _)| &row[..seen]).collect();
+        let targets: Vec<f64> = past.iter().map(|(row, _)| average(row)).collect();
+        let mut sizes: Vec<f64> = past.iter().map(|(row, doubt)| size(&row[..seen], *doubt)).collect();
+        sizes.sort_by(f64::total_cmp);
+        let floor = (FLOOR * FLOOR * sizes.get(sizes.len() / 2)?).max(f64::MIN_POSITIVE);
+        let weights: Vec<f64> = past.iter().map(|(row, doubt)| weight(floor, &row[..seen], *doubt)).collect();
         let fit = Fit::of(&rows, &targets, &weights).filter(|fit| fit.freedom() >= MIN_FREEDOM)?;
         Some(Self { fit, floor })
     }
-
-    fn weight(&self, row: &[f64]) -> f64 {
-        weight(self.floor, row)
-    }
 }
 
-fn weight(floor: f64, row: &[f64]) -> f64 {
-    1.0 / (floor + distance(row).powi(2))
+fn weight(floor: f64, row: &[f64], doubt: f64) -> f64 {
+    1.0 / (floor + size(row, doubt))
 }
 
-/// Mean distance from the parents, sample by sample.
-fn distance(row: &[f64]) -> f64 {
-    row.iter().map(|difference| difference.abs()).sum::<f64>() / row.len() as f64
+/// The square of what scatter grows with: the mean distance from what was expected, and the doubt there was.
+fn size(row: &[f64], doubt: f64) -> f64 {
+    let distance = row.iter().map(|difference| difference.abs()).sum::<f64>() / row.len() as f64;
+    distance.powi(2) + doubt.powi(2)
 }
 
 fn average(means: &[f64]) -> f64 {

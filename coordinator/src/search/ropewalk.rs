@@ -311,7 +311,7 @@ impl Strategy for Ropewalk {
         // What is asked for its slope was evaluated before.
         if !self.wants_slope {
             let (documents, options) = (self.settings.common.documents, self.settings.common.options);
-            self.memory.note_outcomes(outcomes, documents, options.parents as usize);
+            self.memory.note_outcomes((&self.pending, outcomes), documents, options.parents as usize);
         }
         let scores: Vec<Score> = outcomes.iter().map(|outcome| outcome.score).collect();
         let slopes: Vec<Option<Slope>> = outcomes.iter().map(|outcome| outcome.slope.clone()).collect();
@@ -324,7 +324,8 @@ impl Strategy for Ropewalk {
         if self.pattern.as_ref().is_some_and(Pattern::is_at_star) {
             return None;
         }
-        self.memory.race(self.settings.common.documents.racing, self.settings.common.options.parents as usize)
+        let common = &self.settings.common;
+        self.memory.race(common.documents.racing, common.options.parents as usize, &self.pending)
     }
 
     fn certain_work(&self) -> Vec<Candidate> {

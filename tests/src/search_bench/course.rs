@@ -32,6 +32,8 @@ pub struct Point {
 pub struct Tried {
     /// The generation that asked it.
     pub generation: u32,
+    /// In points of the grid.
+    pub candidate: Candidate,
     /// Its factors.
     pub rescale: Rescale,
     /// Mean losses by document, in nats; fewer than the documents where it was dropped.
@@ -67,7 +69,12 @@ pub fn perplexity_on(losses: &mut Losses, rescale: &Rescale, samples: &[Sample])
 }
 
 /// Evaluates a candidate as the service does: its documents in their order, each judged before the next.
-fn outcome(losses: &mut Losses, rescale: &Rescale, samples: &[Sample], race: Option<&Race>) -> Result<Outcome> {
+fn outcome(
+    losses: &mut Losses,
+    rescale: &Rescale,
+    samples: &[Sample],
+    (race, slot): (Option<&Race>, usize),
+) -> Result<Outcome> {
     let before = losses.passes;
     let mut all: Vec<Loss> = Vec::new();
     let mut score = None;
@@ -75,7 +82,7 @@ fn outcome(losses: &mut Losses, rescale: &Rescale, samples: &[Sample], race: Opt
         all.push(losses.loss(rescale, sample)?);
         let means: Vec<f64> = all.iter().map(Loss::mean).collect();
         if all.len() < samples.len()
-            && let Some(Verdict::Drop { estimate }) = race.map(|race| race.verdict(&means))
+            && let Some(Verdict::Drop { estimate }) = race.map(|race| race.verdict(slot, &means))
         {
             score = Some(Score::dropped(estimate));
             break;
@@ -106,12 +113,15 @@ pub fn run(
     while let Ask::Evaluate { generation, candidates } = strategy.ask() {
         let before = losses.passes;
         let race = strategy.race();
-        let raced = candidates.iter().map(|candidate| outcome(losses, &as_rescale(candidate), search, race.as_ref()));
+        let raced = candidates
+            .iter()
+            .zip(0..)
+            .map(|(candidate, slot)| outcome(losses, &as_rescale(candidate), search, (race.as_ref(), slot)));
         let outcomes: Vec<Outcome> = raced.collect::<Result<_>>()?;
         passes += losses.passes - before;
         tried.extend(candidates.iter().zip(&outcomes).map(|(candidate, outcome)| {
-            let (rescale, means) = (as_rescale(candidate), outcome.means.clone());
-            Tried { generation, rescale, means }
+            let (candidate, rescale, means) = (candidate.clone(), as_rescale(candidate), outcome.means.clone());
+            Tried { generation, candidate, rescale, means }
         }));
         strategy.tell_outcomes(generation, &outcomes)?;
         let Some((best, score)) = strategy.best() else { continue };

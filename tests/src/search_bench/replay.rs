@@ -2,6 +2,7 @@
 
 use super::course::Tried;
 use ropewalk_coordinator::search::{RaceMemory, Verdict};
+use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
 use serde::Serialize;
 
@@ -37,10 +38,12 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize) -> Option<Replay>
     let (mut passes, mut generations, mut best_dropped) = (0, 0, 0);
     let (mut other_parents, mut other_best) = (0.0, 0.0);
     for generation in tried.chunk_by(|a, b| a.generation == b.generation) {
-        let race = memory.race(racing, parents);
-        for candidate in generation {
+        let asked: Vec<Candidate> = generation.iter().map(|tried| tried.candidate.clone()).collect();
+        let race = memory.race(racing, parents, &asked);
+        let mut whole: Vec<(&Candidate, &[f64])> = Vec::new();
+        for (slot, candidate) in generation.iter().enumerate() {
             let measured = mean(&candidate.means);
-            let dropped = (1..samples).find_map(|seen| match race.as_ref()?.verdict(&candidate.means[..seen]) {
+            let dropped = (1..samples).find_map(|seen| match race.as_ref()?.verdict(slot, &candidate.means[..seen]) {
                 Verdict::Drop { estimate } => Some((seen, estimate.ln())),
                 Verdict::Continue => None,
             });
@@ -51,9 +54,10 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize) -> Option<Replay>
                 dropped: dropped.is_some(),
             });
             if dropped.is_none() {
-                memory.note(&candidate.means, parents);
+                whole.push((&candidate.candidate, &candidate.means));
             }
         }
+        memory.note(racing, &whole, parents);
         if race.is_some() {
             generations += 1;
             other_parents += others(&known, parents);
@@ -93,7 +97,10 @@ mod tests {
 
     fn tried(generation: u32, means: &[f64]) -> Tried {
         let rescale = Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0, pair_attention: vec![] };
-        Tried { generation, rescale, means: means.to_vec() }
+        // The worse, the larger.
+        let factor = (means.iter().sum::<f64>() * 1000.0) as u32;
+        let candidate = Candidate { factors: vec![factor], start_tokens: 0, attention: None, pair_attention: vec![] };
+        Tried { generation, candidate, rescale, means: means.to_vec() }
     }
 
     /// The first document tells everything but of one candidate, which it slanders.

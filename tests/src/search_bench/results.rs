@@ -156,7 +156,7 @@ impl Results {
         let joined = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(" ");
         for run in &self.runs {
             let Run { ratio, strategy, seed, .. } = run;
-            for Tried { generation, rescale, means } in &run.course.tried {
+            for Tried { generation, rescale, means, .. } in &run.course.tried {
                 let Rescale { factors, start_tokens, attention_factor, .. } = rescale;
                 let (factors, means) = (joined(factors), joined(means));
                 let _ = writeln!(
