@@ -4,7 +4,7 @@
 //! them than what all parents lost on average: children of a parent that trades one document for another do so too.
 //! Only operations that IEEE 754 rounds exactly are used, so that every platform expects the same.
 
-use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::candidate::{ATTENTION_STEP, Candidate};
 use serde::{Deserialize, Serialize};
 
 /// So many of the nearest are asked.
@@ -14,7 +14,7 @@ const NEAR: f64 = 1e-9;
 /// A share of an attention factor changes a candidate as much as so many of a rescale factor.
 const ATTENTION: f64 = 5.0;
 /// An attention factor of 1 in its points.
-const ONE: u32 = 1000;
+const ONE: u32 = (1.0 / ATTENTION_STEP) as u32;
 
 /// What a candidate is expected to lose.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,7 +69,8 @@ pub fn expected<'a>(
     Some(Expected { means, doubt })
 }
 
-fn average(means: &[f64]) -> f64 {
+/// The mean of mean losses.
+pub fn average(means: &[f64]) -> f64 {
     means.iter().sum::<f64>() / means.len() as f64
 }
 

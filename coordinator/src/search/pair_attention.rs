@@ -197,8 +197,7 @@ impl Strategy for PairAttention {
             // The values of a star say how far to go along a number, be they good or bad.
             Some(shaping) if shaping.star.is_at_star() => None,
             Some(shaping) => {
-                let Self { settings, .. } = self;
-                shaping.memory.race(settings.documents.racing, settings.parents, &shaping.pending)
+                shaping.memory.race(self.settings.documents.racing, self.settings.parents, &shaping.pending)
             }
         }
     }

@@ -19,7 +19,7 @@
 
 use super::evolution::DocumentOptions;
 use super::least_squares::Fit;
-use super::neighbours::{self, Expected};
+use super::neighbours::{self, Expected, average};
 use super::outcome::Outcome;
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
@@ -34,6 +34,8 @@ const MIN_FREEDOM: usize = 24;
 pub const MAX_SAMPLES: usize = 32;
 /// Where the scatter of a fit stops shrinking, as a share of the usual distance from what was expected.
 const FLOOR: f64 = 0.5;
+/// One-sided quantile of the normal distribution at 99.9 %, the confidence of every verdict.
+const QUANTILE: f64 = 3.090_232_306_167_813;
 
 /// What the candidates evaluated so far lost on each sample, as far as racing needs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,8 +67,6 @@ pub struct Race {
     cut: f64,
     /// What the first sample tells, the first two, and so on.
     fits: Vec<Option<Ahead>>,
-    /// Quantile of the normal distribution.
-    quantile: f64,
 }
 
 /// What becomes of a candidate.
@@ -102,12 +102,13 @@ impl RaceMemory {
         };
         let usable = generation.iter().filter(|(_, means)| is_usable(means));
         // What is expected of a candidate comes from generations before it.
-        let known = usable.map(|&(candidate, means)| Known {
+        let before = if racing == Racing::Fast { self.known() } else { Vec::new() };
+        let new = usable.map(|&(candidate, means)| Known {
             candidate: candidate.clone(),
             means: means.to_vec(),
-            expected: if racing == Racing::Fast { self.expected(candidate) } else { None },
+            expected: neighbours::expected(candidate, before.iter().copied()),
         });
-        for known in known.collect::<Vec<_>>() {
+        for known in new.collect::<Vec<_>>() {
             let place = self.leaders.partition_point(|leader| average(&leader.means) <= average(&known.means));
             self.leaders.insert(place, known.clone());
             self.leaders.truncate(parents);
@@ -138,8 +139,6 @@ impl RaceMemory {
     /// The rule of the next generation; `None` where nothing is dropped: without racing, and while there are fewer
     /// candidates than parents.
     pub fn race(&self, racing: Racing, parents: usize, generation: &[Candidate]) -> Option<Race> {
-        // One-sided 99.9 %.
-        let quantile = 3.090_232_306_167_813;
         if racing.is_off() || parents == 0 || self.leaders.len() < parents {
             return None;
         }
@@ -149,7 +148,10 @@ impl RaceMemory {
         };
         let (rank, expected, past): (_, Vec<Expected>, Vec<(Vec<f64>, f64)>) = match racing {
             Racing::Fast => {
-                let expected = generation.iter().map(|candidate| self.expected(candidate)).collect::<Option<_>>()?;
+                let known = self.known();
+                let expected =
+                    generation.iter().map(|candidate| neighbours::expected(candidate, known.iter().copied()));
+                let expected = expected.collect::<Option<_>>()?;
                 let past = self.evaluated.iter().filter_map(|known| {
                     let expected = known.expected.as_ref()?;
                     Some((difference(&known.means, &expected.means), expected.doubt))
@@ -165,16 +167,15 @@ impl RaceMemory {
         };
         let cut = average(&self.leaders[rank - 1].means);
         let fits = (1..samples).map(|seen| Ahead::after(seen, &past)).collect();
-        Some(Race { expected, cut, fits, quantile })
+        Some(Race { expected, cut, fits })
     }
 
-    /// What the nearest of the latest and of the best say.
-    fn expected(&self, candidate: &Candidate) -> Option<Expected> {
-        // One that is among both must not be asked twice.
+    /// The latest and the best, who can be asked what is expected; one that is among both only once.
+    fn known(&self) -> Vec<(&Candidate, &[f64])> {
         let is_late = |leader: &Known| self.evaluated.iter().any(|known| known.candidate == leader.candidate);
         let older = self.leaders.iter().filter(|leader| !is_late(leader));
         let known = self.evaluated.iter().chain(older);
-        neighbours::expected(candidate, known.map(|known| (&known.candidate, known.means.as_slice())))
+        known.map(|known| (&known.candidate, known.means.as_slice())).collect()
     }
 
     /// Whether what was read from storage can have come from here.
@@ -212,7 +213,7 @@ impl Race {
         let predicted = average(&expected.means) + ahead.fit.predict(&seen);
         let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected.doubt));
         // Written so that a prediction that is no number drops nobody.
-        if predicted - student(self.quantile, ahead.fit.freedom()) * error > self.cut {
+        if predicted - student(QUANTILE, ahead.fit.freedom()) * error > self.cut {
             Verdict::Drop { estimate: predicted.exp() }
         } else {
             Verdict::Continue
@@ -245,10 +246,6 @@ fn weight(floor: f64, row: &[f64], doubt: f64) -> f64 {
 fn size(row: &[f64], doubt: f64) -> f64 {
     let distance = row.iter().map(|difference| difference.abs()).sum::<f64>() / row.len() as f64;
     distance.powi(2) + doubt.powi(2)
-}
-
-fn average(means: &[f64]) -> f64 {
-    means.iter().sum::<f64>() / means.len() as f64
 }
 
 fn difference(means: &[f64], reference: &[f64]) -> Vec<f64> {

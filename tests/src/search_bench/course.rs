@@ -59,6 +59,16 @@ pub struct Course {
     pub tried: Vec<Tried>,
 }
 
+/// Candidates, generation by generation.
+pub fn generations(tried: &[Tried]) -> impl Iterator<Item = &[Tried]> {
+    tried.chunk_by(|a, b| a.generation == b.generation)
+}
+
+/// The mean of some numbers; NaN of none.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 /// Perplexity of factors on documents.
 ///
 /// # Errors

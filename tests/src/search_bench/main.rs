@@ -97,11 +97,11 @@ fn main() -> Result<()> {
                 yardstick_passes.get_or_insert(passes);
                 let (strategy, best_baseline) = (name.clone(), best_baseline.clone());
                 // The population of `ropewalk` races in some generations alone, which a replay does not know.
-                let raced = contender.racing.is_off() && contender.kind != StrategyKind::Ropewalk;
+                let can_be_replayed = contender.racing.is_off() && contender.kind != StrategyKind::Ropewalk;
                 let parents = job.search.evolution.parents as usize;
-                let replayed = |racing| replay::replay(&course.tried, racing, parents).filter(|_| raced);
-                let races = [Racing::Safe, Racing::Fast].map(|racing| (racing, replayed(racing)));
-                let races = races.into_iter().filter_map(|(racing, replay)| Some((racing, replay?))).collect();
+                let replayed = |racing| Some((racing, replay::replay(&course.tried, racing, parents)?));
+                let races = [Racing::Safe, Racing::Fast].into_iter().filter(|_| can_be_replayed);
+                let races = races.filter_map(replayed).collect();
                 results.runs.push(Run { ratio, seed, strategy, best_baseline, course, races });
             }
         }

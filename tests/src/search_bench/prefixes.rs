@@ -1,6 +1,6 @@
 //! How well the beginnings of documents rank candidates, beside whole documents of the same cost.
 
-use super::course::Tried;
+use super::course::{Tried, generations, mean};
 use super::losses::Losses;
 use super::results::median;
 use anyhow::Result;
@@ -33,8 +33,7 @@ pub struct Prefixes {
 /// # Errors
 /// When one cannot be evaluated.
 pub fn measure(tried: &[Tried], search: &[Sample], lengths: &[usize], losses: &mut Losses) -> Result<Vec<Prefixes>> {
-    let generations: Vec<&[Tried]> =
-        tried.chunk_by(|a, b| a.generation == b.generation).skip(FIRST).step_by(EVERY).collect();
+    let generations: Vec<&[Tried]> = generations(tried).skip(FIRST).step_by(EVERY).collect();
     let whole = search.iter().map(|sample| sample.tokens().len()).max().unwrap_or(0);
     let mut rows = Vec::new();
     for &tokens in lengths.iter().filter(|&&tokens| tokens < whole).chain([&whole]) {
@@ -72,10 +71,6 @@ pub fn table(rows: &[Prefixes]) -> String {
         let _ = writeln!(text, "{tokens:>6} {documents:>10} {cost:>5.2} {correlation:>17.3} {kept:>30.1} %");
     }
     text
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Places in ascending order; of equals, the first one stands in front.

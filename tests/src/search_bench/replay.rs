@@ -1,6 +1,6 @@
 //! What racing would have made of a search that evaluated everything: what it saves, and whom it takes for a parent.
 
-use super::course::Tried;
+use super::course::{Tried, generations, mean};
 use ropewalk_coordinator::search::{RaceMemory, Verdict};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
@@ -35,9 +35,9 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize) -> Option<Replay>
     }
     let mut memory = RaceMemory::default();
     let mut known: Vec<Known> = Vec::new();
-    let (mut passes, mut generations, mut best_dropped) = (0, 0, 0);
+    let (mut passes, mut races, mut best_dropped) = (0, 0, 0);
     let (mut other_parents, mut other_best) = (0.0, 0.0);
-    for generation in tried.chunk_by(|a, b| a.generation == b.generation) {
+    for generation in generations(tried) {
         let asked: Vec<Candidate> = generation.iter().map(|tried| tried.candidate.clone()).collect();
         let race = memory.race(racing, parents, &asked);
         let mut whole: Vec<(&Candidate, &[f64])> = Vec::new();
@@ -59,17 +59,17 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize) -> Option<Replay>
         }
         memory.note(racing, &whole, parents);
         if race.is_some() {
-            generations += 1;
+            races += 1;
             other_parents += others(&known, parents);
             other_best += others(&known, (parents / 4).max(1));
             let best = known.iter().min_by(|a, b| a.measured.total_cmp(&b.measured));
             best_dropped += usize::from(best.is_some_and(|best| best.dropped));
         }
     }
-    (generations > 0).then(|| Replay {
+    (races > 0).then(|| Replay {
         saved: 1.0 - passes as f64 / (tried.len() * samples) as f64,
-        other_parents: other_parents / f64::from(generations),
-        other_best: other_best / f64::from(generations),
+        other_parents: other_parents / f64::from(races),
+        other_best: other_best / f64::from(races),
         best_dropped,
     })
 }
@@ -84,10 +84,6 @@ fn others(known: &[Known], count: usize) -> f64 {
     };
     let (truth, raced) = (best(|known| known.measured), best(|known| known.raced));
     raced.iter().filter(|index| !truth.contains(index)).count() as f64 / raced.len().max(1) as f64
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]
