@@ -6,12 +6,12 @@
 //! candidate is dropped when the lower end of its prediction lies above what it would have to reach. The one-sided bound is
 //! Student's, and the scatter of the fit grows with the distance from what was expected, as it does in truth.
 //!
-//! What is expected is, in a safe race, what the parents lose on average. In a fast one it is what the nearest of those
-//! evaluated lose ([`super::neighbours`]), which is nearer to the truth by far, but far off more often than chance would
-//! have it. What was predicted of a dropped candidate stays with it: it can still be a parent, in the place that the
-//! prediction gives it.
+//! What is expected is, in a safe race, what the parents lose on average, and a candidate has to become a parent. A fast race
+//! has a second rule, which expects what the nearest of those evaluated lose ([`super::neighbours`]): that is nearer to the
+//! truth by far, but far off more often than chance would have it. There a candidate has to become the best, and what was
+//! predicted of a dropped one stays with it: it can still be a parent, in the place that the prediction gives it.
 //!
-//! The rule of a generation comes from closed generations, and a verdict from the rule and the candidate's own losses:
+//! The rules of a generation come from closed generations, and a verdict from the rules and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
 //! bend the rule, since they were picked by what the fit is given, not by what it predicts.
 //!
@@ -58,15 +58,32 @@ struct Known {
     expected: Option<Expected>,
 }
 
-/// The rule of one generation.
+/// The rules of one generation: a candidate is dropped when one of them says so.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Race {
+    samples: usize,
+    /// The one whose predictions are the best comes first.
+    rules: Vec<Rule>,
+}
+
+/// What a candidate has to reach, and how that is foretold.
+#[derive(Clone, Debug, PartialEq)]
+struct Rule {
     /// Of each candidate.
     expected: Vec<Expected>,
     /// What the mean over all samples must not exceed.
     cut: f64,
     /// What the first sample tells, the first two, and so on.
     fits: Vec<Option<Ahead>>,
+}
+
+/// What a rule foretells, in nats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Forecast {
+    /// The mean over all samples.
+    predicted: f64,
+    /// The lower end of its interval.
+    low: f64,
 }
 
 /// What becomes of a candidate.
@@ -136,38 +153,47 @@ impl RaceMemory {
         self.note(documents.racing, &whole, parents);
     }
 
-    /// The rule of the next generation; `None` where nothing is dropped: without racing, and while there are fewer
+    /// The rules of the next generation; `None` where nothing is dropped: without racing, and while there are fewer
     /// candidates than parents.
     pub fn race(&self, racing: Racing, parents: usize, generation: &[Candidate]) -> Option<Race> {
         if racing.is_off() || parents == 0 || self.leaders.len() < parents {
             return None;
         }
         let samples = self.leaders[0].means.len();
+        let safe = self.safe_rule(samples, parents, generation.len());
+        let rules = match racing {
+            Racing::Fast => self.fast_rule(generation).into_iter().chain([safe]).collect(),
+            Racing::Off | Racing::Safe => vec![safe],
+        };
+        Some(Race { samples, rules })
+    }
+
+    /// Drops what will not become a parent; what the parents lose on average is expected of everybody.
+    fn safe_rule(&self, samples: usize, parents: usize, candidates: usize) -> Rule {
         let of_parents = |sample: usize| {
             self.leaders.iter().map(|leader| leader.means[sample]).sum::<f64>() / self.leaders.len() as f64
         };
-        let (rank, expected, past): (_, Vec<Expected>, Vec<(Vec<f64>, f64)>) = match racing {
-            Racing::Fast => {
-                let known = self.known();
-                let expected =
-                    generation.iter().map(|candidate| neighbours::expected(candidate, known.iter().copied()));
-                let expected = expected.collect::<Option<_>>()?;
-                let past = self.evaluated.iter().filter_map(|known| {
-                    let expected = known.expected.as_ref()?;
-                    Some((difference(&known.means, &expected.means), expected.doubt))
-                });
-                (1, expected, past.collect())
-            }
-            Racing::Off | Racing::Safe => {
-                let parents_lose = Expected { means: (0..samples).map(of_parents).collect(), doubt: 0.0 };
-                let past = self.evaluated.iter().map(|known| (difference(&known.means, &parents_lose.means), 0.0));
-                let past = past.collect();
-                (parents, vec![parents_lose; generation.len()], past)
-            }
-        };
-        let cut = average(&self.leaders[rank - 1].means);
-        let fits = (1..samples).map(|seen| Ahead::after(seen, &past)).collect();
-        Some(Race { expected, cut, fits })
+        let parents_lose = Expected { means: (0..samples).map(of_parents).collect(), doubt: 0.0 };
+        let past = self.evaluated.iter().map(|known| (difference(&known.means, &parents_lose.means), 0.0));
+        let past: Vec<_> = past.collect();
+        Rule::new(self.cut(parents), vec![parents_lose; candidates], &past)
+    }
+
+    /// Drops what will not become the best; what the nearest lose is expected.
+    fn fast_rule(&self, generation: &[Candidate]) -> Option<Rule> {
+        let known = self.known();
+        let expected = generation.iter().map(|candidate| neighbours::expected(candidate, known.iter().copied()));
+        let past = self.evaluated.iter().filter_map(|known| {
+            let expected = known.expected.as_ref()?;
+            Some((difference(&known.means, &expected.means), expected.doubt))
+        });
+        let past: Vec<_> = past.collect();
+        Some(Rule::new(self.cut(1), expected.collect::<Option<_>>()?, &past))
+    }
+
+    /// What the leader of a rank has lost.
+    fn cut(&self, rank: usize) -> f64 {
+        average(&self.leaders[rank - 1].means)
     }
 
     /// The latest and the best, who can be asked what is expected; one that is among both only once.
@@ -193,9 +219,9 @@ impl RaceMemory {
 // === impl Race ===
 
 impl Race {
-    /// How many samples there are; 0 without candidates.
+    /// How many samples there are.
     pub fn samples(&self) -> usize {
-        self.expected.first().map_or(0, |expected| expected.means.len())
+        self.samples
     }
 
     /// Judges the candidate of a slot by its mean losses on the first samples, in nats.
@@ -205,19 +231,34 @@ impl Race {
         if means.iter().any(|mean| !mean.is_finite()) {
             return Verdict::Drop { estimate: f64::INFINITY };
         }
-        let ahead = means.len().checked_sub(1).and_then(|seen| self.fits.get(seen)?.as_ref());
-        let Some((ahead, expected)) = ahead.zip(self.expected.get(slot)) else {
-            return Verdict::Continue;
-        };
+        let forecasts = || self.rules.iter().filter_map(|rule| Some((rule, rule.forecast(slot, means)?)));
+        match forecasts().next() {
+            // Written so that a prediction that is no number drops nobody.
+            Some((_, best)) if forecasts().any(|(rule, forecast)| forecast.low > rule.cut) => {
+                Verdict::Drop { estimate: best.predicted.exp() }
+            }
+            _ => Verdict::Continue,
+        }
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    /// `past` has differences from what was expected, and the doubt that there was.
+    fn new(cut: f64, expected: Vec<Expected>, past: &[(Vec<f64>, f64)]) -> Self {
+        let samples = past.first().map_or(0, |(row, _)| row.len());
+        Self { expected, cut, fits: (1..samples).map(|seen| Ahead::after(seen, past)).collect() }
+    }
+
+    /// What the first samples foretell of the candidate of a slot, where enough is known for that.
+    fn forecast(&self, slot: usize, means: &[f64]) -> Option<Forecast> {
+        let ahead = self.fits.get(means.len().checked_sub(1)?)?.as_ref()?;
+        let expected = self.expected.get(slot)?;
         let seen = difference(means, &expected.means);
         let predicted = average(&expected.means) + ahead.fit.predict(&seen);
         let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected.doubt));
-        // Written so that a prediction that is no number drops nobody.
-        if predicted - student(QUANTILE, ahead.fit.freedom()) * error > self.cut {
-            Verdict::Drop { estimate: predicted.exp() }
-        } else {
-            Verdict::Continue
-        }
+        Some(Forecast { predicted, low: predicted - student(QUANTILE, ahead.fit.freedom()) * error })
     }
 }
 

@@ -68,6 +68,21 @@ fn mistakes_are_as_rare_as_stated_and_passes_are_saved() {
     assert!(fast.2 > safe.2 + 0.05, "{fast:?} against {safe:?}");
 }
 
+/// Also while no neighbours have been asked often enough.
+#[test]
+fn a_fast_race_drops_whatever_a_safe_one_does() {
+    for (count, seed) in [(40, 3), (300, 4)] {
+        let mut rng = stream(seed, 0, 0, Purpose::Initial);
+        let memory = remembered(Racing::Fast, &mut rng, count);
+        let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..500).map(|_| drawn(&mut rng)).unzip();
+        let [safe, fast] = [Racing::Safe, Racing::Fast].map(|racing| memory.race(racing, 8, &next).unwrap());
+        let dropped = |race: &Race, slot: usize| race.verdict(slot, &losses[slot][..3]) != Verdict::Continue;
+        let by_safe: Vec<usize> = (0..next.len()).filter(|&slot| dropped(&safe, slot)).collect();
+        assert!(by_safe.len() > 20, "{} with {count} known", by_safe.len());
+        assert!(by_safe.iter().all(|&slot| dropped(&fast, slot)), "with {count} known");
+    }
+}
+
 #[test]
 fn estimates_are_near_what_would_have_come() {
     for racing in [Racing::Safe, Racing::Fast] {
