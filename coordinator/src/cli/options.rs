@@ -161,7 +161,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "N")]
     pub max_passes: Option<u64>,
 
-    /// Drop a candidate before it was evaluated on every sample: never (off), when it will not become a parent (safe), or
+    /// Drop a candidate before it was evaluated on every sample: never (off), when it will not become a parent (safe), or also
     /// when it will not become the best, so that an estimate decides whether it is a parent (fast), each to 99.9 %
     #[arg(long, default_value_t = Racing::Safe, value_name = "off|safe|fast")]
     pub racing: Racing,

@@ -32,6 +32,9 @@ use ropewalk_worker::model::{Model, fingerprint_dir};
 use std::io::Write as _;
 use std::sync::Arc;
 
+/// What the seed of random numbers grows by from one repeat to the next.
+const BETWEEN_REPEATS: u64 = 1_000_000;
+
 fn main() -> Result<()> {
     let options = Options::parse().effective();
     let contenders = options.contenders()?;
@@ -69,8 +72,10 @@ fn main() -> Result<()> {
             let best_baseline = published.best().context("no published method could be evaluated")?.clone();
             results.published.push(published);
             let mut yardstick_passes = None;
-            for contender in &contenders {
-                let mut job = job(&identity, contender, length, seed, both);
+            for (contender, repeat) in
+                contenders.iter().flat_map(|one| (0..options.repeats).map(move |repeat| (one, repeat)))
+            {
+                let mut job = job(&identity, contender, length, seed + repeat * BETWEEN_REPEATS, both);
                 job.search.max_evaluations = options.max_evaluations;
                 if options.equal_passes
                     && let Some(passes) = yardstick_passes
@@ -78,7 +83,10 @@ fn main() -> Result<()> {
                     job.search.evolution.generations = 1_000_000;
                     job.search.max_passes = Some(passes);
                 }
-                let name = &contender.name;
+                let name = match repeat {
+                    0 => contender.name.clone(),
+                    _ => format!("{}#{}", contender.name, repeat + 1),
+                };
                 let course = course::run(&job, &description, both, &mut losses, &mut |point| {
                     let held_out = point.held_out.map_or(String::new(), |value| format!(", held-out {value:.4}"));
                     let _ = writeln!(
@@ -95,14 +103,14 @@ fn main() -> Result<()> {
                 }
                 let passes = course.points.last().map_or(0, |point| point.passes);
                 yardstick_passes.get_or_insert(passes);
-                let (strategy, best_baseline) = (name.clone(), best_baseline.clone());
+                let best_baseline = best_baseline.clone();
                 // The population of `ropewalk` races in some generations alone, which a replay does not know.
                 let can_be_replayed = contender.racing.is_off() && contender.kind != StrategyKind::Ropewalk;
                 let parents = job.search.evolution.parents as usize;
                 let replayed = |racing| Some((racing, replay::replay(&course.tried, racing, parents)?));
                 let races = [Racing::Safe, Racing::Fast].into_iter().filter(|_| can_be_replayed);
                 let races = races.filter_map(replayed).collect();
-                results.runs.push(Run { ratio, seed, strategy, best_baseline, course, races });
+                results.runs.push(Run { ratio, seed, strategy: name, best_baseline, course, races });
             }
         }
     }

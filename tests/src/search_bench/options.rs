@@ -33,6 +33,11 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1, 2, 3, 4], value_name = "LIST")]
     pub seeds: Vec<u64>,
 
+    /// Run each strategy so often on the same documents, with other random numbers each time: how much of a difference is
+    /// chance. Later runs are called NAME#2 and so on
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100), value_name = "N")]
+    pub repeats: u64,
+
     /// Documents searched on
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub samples: usize,
