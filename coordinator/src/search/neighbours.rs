@@ -23,6 +23,13 @@ pub struct Expected {
     pub means: Vec<f64>,
     /// By how much the neighbours differ, in nats.
     pub doubt: f64,
+    /// The square of how far away they are; of what was stored without it, that of nobody in particular.
+    #[serde(default = "unknown")]
+    pub distance: f64,
+}
+
+fn unknown() -> f64 {
+    1.0
 }
 
 /// The square of the distance of two candidates: of the shares by which their factors differ, all added up. Numbers of
@@ -66,7 +73,7 @@ pub fn expected<'a>(
     let means: Vec<f64> = (0..samples).map(|sample| weighed(&|means| means[sample])).collect();
     let middle = average(&means);
     let doubt = weighed(&|means| (average(means) - middle).powi(2)).sqrt();
-    Some(Expected { means, doubt })
+    Some(Expected { means, doubt, distance: weights.len() as f64 / total })
 }
 
 /// The mean of mean losses.
@@ -113,6 +120,7 @@ mod tests {
         assert!((between.means[0] - by_hand([1.0, 2.0, 4.0])).abs() < 1e-6, "{between:?}");
         assert!((between.means[1] - by_hand([3.0, 2.0, 2.0])).abs() < 1e-6, "{between:?}");
         let middle = by_hand([2.0, 2.0, 3.0]);
+        assert!((between.distance - 3.0 / (1.0 + 0.5 + 1.0 / 3.0)).abs() < 1e-6, "{between:?}");
         let doubt = by_hand([2.0f64, 2.0, 3.0].map(|value| (value - middle).powi(2))).sqrt();
         assert!((between.doubt - doubt).abs() < 1e-6, "{between:?}");
         assert_eq!(expected(&known[0].0, std::iter::empty()), None);

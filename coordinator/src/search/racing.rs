@@ -4,12 +4,13 @@
 //! samples, against what was expected of it there, foretells what it loses on all. How well, is measured on the candidates
 //! that were evaluated in full before: their full difference is fitted to their differences on the first `m` samples. A
 //! candidate is dropped when the lower end of its prediction lies above what it would have to reach. The one-sided bound is
-//! Student's, and the scatter of the fit grows with the distance from what was expected, as it does in truth.
+//! Student's, and the scatter of the fit grows with the difference to what was expected and with how far away those are who
+//! were asked, as it does in truth.
 //!
 //! What is expected is, in a safe race, what the parents lose on average, and a candidate has to become a parent. A fast race
 //! has a second rule, which expects what the nearest of those evaluated lose ([`super::neighbours`]): that is nearer to the
-//! truth by far, but far off more often than chance would have it. There a candidate has to become the best, and what was
-//! predicted of a dropped one stays with it: it can still be a parent, in the place that the prediction gives it.
+//! truth by far, but far off more often than chance would have it. There a candidate has to become the best by a margin that is
+//! worth it, and what was predicted of a dropped one stays with it: it can still be a parent, in the place that the prediction gives it.
 //!
 //! The rules of a generation come from closed generations, and a verdict from the rules and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
@@ -32,8 +33,11 @@ const WINDOW: usize = 320;
 const MIN_FREEDOM: usize = 24;
 /// Most samples with which candidates race; the rule would grow with their square.
 pub const MAX_SAMPLES: usize = 32;
-/// Where the scatter of a fit stops shrinking, as a share of the usual distance from what was expected.
+/// Where the scatter of a fit stops shrinking, as a share of the usual difference to what was expected.
 const FLOOR: f64 = 0.5;
+/// Nats by which a candidate would have to be better than the best to be worth more documents in a fast race: 0.01 % of
+/// perplexity. Populations that have converged are full of candidates that differ by less.
+const MARGIN: f64 = 1e-4;
 /// One-sided quantile of the normal distribution at 99.9 %, the confidence of every verdict.
 const QUANTILE: f64 = 3.090_232_306_167_813;
 
@@ -101,8 +105,16 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq)]
 struct Ahead {
     fit: Fit,
-    /// Square of the size at which the scatter stops shrinking.
+    /// Square of the size at which the scatter stops shrinking, for a candidate at distance 1 from whom was asked.
     floor: f64,
+}
+
+/// A candidate that was evaluated in full, against what was expected of it.
+#[derive(Clone, Debug, PartialEq)]
+struct Past<'a> {
+    /// Differences by sample.
+    differences: Vec<f64>,
+    expected: &'a Expected,
 }
 
 // === impl RaceMemory ===
@@ -173,22 +185,18 @@ impl RaceMemory {
         let of_parents = |sample: usize| {
             self.leaders.iter().map(|leader| leader.means[sample]).sum::<f64>() / self.leaders.len() as f64
         };
-        let parents_lose = Expected { means: (0..samples).map(of_parents).collect(), doubt: 0.0 };
-        let past = self.evaluated.iter().map(|known| (difference(&known.means, &parents_lose.means), 0.0));
-        let past: Vec<_> = past.collect();
-        Rule::new(self.cut(parents), vec![parents_lose; candidates], &past)
+        let parents_lose = Expected { means: (0..samples).map(of_parents).collect(), doubt: 0.0, distance: 1.0 };
+        let past: Vec<Past<'_>> = self.evaluated.iter().map(|known| known.against(&parents_lose)).collect();
+        Rule::new(self.cut(parents), vec![parents_lose.clone(); candidates], &past)
     }
 
-    /// Drops what will not become the best; what the nearest lose is expected.
+    /// Drops what will not become the best, by a margin that is worth it; what the nearest lose is expected.
     fn fast_rule(&self, generation: &[Candidate]) -> Option<Rule> {
         let known = self.known();
         let expected = generation.iter().map(|candidate| neighbours::expected(candidate, known.iter().copied()));
-        let past = self.evaluated.iter().filter_map(|known| {
-            let expected = known.expected.as_ref()?;
-            Some((difference(&known.means, &expected.means), expected.doubt))
-        });
-        let past: Vec<_> = past.collect();
-        Some(Rule::new(self.cut(1), expected.collect::<Option<_>>()?, &past))
+        let past = self.evaluated.iter().filter_map(|known| Some(known.against(known.expected.as_ref()?)));
+        let past: Vec<Past<'_>> = past.collect();
+        Some(Rule::new(self.cut(1) - MARGIN, expected.collect::<Option<_>>()?, &past))
     }
 
     /// What the leader of a rank has lost.
@@ -211,8 +219,18 @@ impl RaceMemory {
         self.evaluated.iter().chain(&self.leaders).all(|known| {
             let of_expected = known.expected.as_ref();
             is_sound(&known.means)
-                && of_expected.is_none_or(|expected| is_sound(&expected.means) && expected.doubt.is_finite())
+                && of_expected.is_none_or(|expected| {
+                    is_sound(&expected.means) && expected.doubt.is_finite() && expected.distance >= 0.0
+                })
         })
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    fn against<'a>(&self, expected: &'a Expected) -> Past<'a> {
+        Past { differences: difference(&self.means, &expected.means), expected }
     }
 }
 
@@ -245,9 +263,8 @@ impl Race {
 // === impl Rule ===
 
 impl Rule {
-    /// `past` has differences from what was expected, and the doubt that there was.
-    fn new(cut: f64, expected: Vec<Expected>, past: &[(Vec<f64>, f64)]) -> Self {
-        let samples = past.first().map_or(0, |(row, _)| row.len());
+    fn new(cut: f64, expected: Vec<Expected>, past: &[Past<'_>]) -> Self {
+        let samples = past.first().map_or(0, |past| past.differences.len());
         Self { expected, cut, fits: (1..samples).map(|seen| Ahead::after(seen, past)).collect() }
     }
 
@@ -257,7 +274,7 @@ impl Rule {
         let expected = self.expected.get(slot)?;
         let seen = difference(means, &expected.means);
         let predicted = average(&expected.means) + ahead.fit.predict(&seen);
-        let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected.doubt));
+        let error = ahead.fit.error(&seen, ahead.weight(&seen, expected));
         Some(Forecast { predicted, low: predicted - student(QUANTILE, ahead.fit.freedom()) * error })
     }
 }
@@ -265,17 +282,25 @@ impl Rule {
 // === impl Ahead ===
 
 impl Ahead {
-    /// Fits the mean difference over all samples to the differences on the first `seen`. `past` has differences from what
-    /// was expected, and the doubt that there was.
-    fn after(seen: usize, past: &[(Vec<f64>, f64)]) -> Option<Self> {
-        let rows: Vec<&[f64]> = past.iter().map(|(row, _)| &row[..seen]).collect();
-        let targets: Vec<f64> = past.iter().map(|(row, _)| average(row)).collect();
-        let mut sizes: Vec<f64> = past.iter().map(|(row, doubt)| size(&row[..seen], *doubt)).collect();
-        sizes.sort_by(f64::total_cmp);
-        let floor = (FLOOR * FLOOR * sizes.get(sizes.len() / 2)?).max(f64::MIN_POSITIVE);
-        let weights: Vec<f64> = past.iter().map(|(row, doubt)| weight(floor, &row[..seen], *doubt)).collect();
+    /// Fits the mean difference over all samples to the differences on the first `seen`.
+    fn after(seen: usize, past: &[Past<'_>]) -> Option<Self> {
+        let rows: Vec<&[f64]> = past.iter().map(|past| &past.differences[..seen]).collect();
+        let targets: Vec<f64> = past.iter().map(|past| average(&past.differences)).collect();
+        let size = middle(rows.iter().zip(past).map(|(row, past)| size(row, past.expected.doubt)))?;
+        let distance = middle(past.iter().map(|past| past.expected.distance))?;
+        let floor = (FLOOR * FLOOR * size / distance.max(f64::MIN_POSITIVE)).clamp(f64::MIN_POSITIVE, f64::MAX);
+        let weights: Vec<f64> = rows
+            .iter()
+            .zip(past)
+            .map(|(row, past)| weight(floor * past.expected.distance, row, past.expected.doubt))
+            .collect();
         let fit = Fit::of(&rows, &targets, &weights).filter(|fit| fit.freedom() >= MIN_FREEDOM)?;
         Some(Self { fit, floor })
+    }
+
+    /// The weight of a candidate by its differences on the first samples.
+    fn weight(&self, seen: &[f64], expected: &Expected) -> f64 {
+        weight(self.floor * expected.distance, seen, expected.doubt)
     }
 }
 
@@ -283,10 +308,17 @@ fn weight(floor: f64, row: &[f64], doubt: f64) -> f64 {
     1.0 / (floor + size(row, doubt))
 }
 
-/// The square of what scatter grows with: the mean distance from what was expected, and the doubt there was.
+/// The square of what scatter grows with: the mean difference to what was expected, and the doubt there was.
 fn size(row: &[f64], doubt: f64) -> f64 {
     let distance = row.iter().map(|difference| difference.abs()).sum::<f64>() / row.len() as f64;
     distance.powi(2) + doubt.powi(2)
+}
+
+/// The upper one of the middle values.
+fn middle(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 fn difference(means: &[f64], reference: &[f64]) -> Vec<f64> {

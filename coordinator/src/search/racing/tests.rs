@@ -161,6 +161,31 @@ fn nothing_is_dropped_before_enough_is_known() {
     }
 }
 
+/// What a child next to its parents loses is known by one sample; of one from far away it is not.
+#[test]
+fn who_is_near_is_known_sooner() {
+    let mut rng = stream(6, 0, 0, Purpose::Initial);
+    let mut memory = RaceMemory::default();
+    // What a step changes in the losses is in proportion to it, and long ones are for the worse.
+    let child = |step: f64, rng: &mut ChaCha8Rng| {
+        let means = [2.6, 2.7, 3.0, 3.3, 3.6]
+            .map(|mean| mean + step * if step < 0.01 { normal(rng) } else { normal(rng).abs() });
+        (at(100_000.0 * (1.0 + step * normal(rng))), means)
+    };
+    for _ in 0..16 {
+        let children: Vec<(Candidate, [f64; SAMPLES])> =
+            (0..20).map(|number| child([1e-5, 0.03][number % 2], &mut rng)).collect();
+        let children: Vec<_> = children.iter().map(|(candidate, means)| (candidate, means.as_slice())).collect();
+        memory.note(Racing::Fast, &children, PARENTS);
+    }
+    let best = memory.leaders[0].means.clone();
+    let next = [at(100_000.0), at(130_000.0)];
+    let race = memory.race(Racing::Fast, 2, &next).unwrap();
+    let rule = &race.rules[0];
+    let [near, far] = [0, 1].map(|slot| rule.forecast(slot, &best[..1]).unwrap());
+    assert!(near.predicted - near.low < (far.predicted - far.low) / 5.0, "{near:?} {far:?}");
+}
+
 /// Equal candidates leave no scatter to fit; nobody is dropped by such a rule, and nothing panics.
 #[test]
 fn a_population_of_equals_races_without_harm() {
@@ -186,6 +211,12 @@ fn what_is_remembered_is_bounded_and_survives_storage() {
     let read: RaceMemory = serde_json::from_str(&text).unwrap();
     let next = [drawn(&mut rng).0];
     assert_eq!(read.race(Racing::Fast, PARENTS, &next), before.race(Racing::Fast, PARENTS, &next));
+    // What was kept without distances is read as it was.
+    let mut stored: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let of_last = stored["evaluated"].as_array_mut().unwrap().last_mut().unwrap()["expected"].as_object_mut().unwrap();
+    assert!(of_last.remove("distance").is_some());
+    let stored: RaceMemory = serde_json::from_value(stored).unwrap();
+    assert!(stored.is_sound() && stored.race(Racing::Fast, PARENTS, &next).is_some());
     // What versions before kept is no longer read, and does no harm.
     let old: RaceMemory = serde_json::from_str(r#"{"latest": [[2.0, 3.0]], "best": [[2.0, 3.0]]}"#).unwrap();
     assert_eq!(old, RaceMemory::default());
