@@ -9,8 +9,8 @@
 //!
 //! What is expected is, in a safe race, what the parents lose on average, and a candidate has to become a parent. A fast race
 //! has a second rule, which expects what the nearest of those evaluated lose ([`super::neighbours`]): that is nearer to the
-//! truth by far, but far off more often than chance would have it. There a candidate has to become the best by a margin that is
-//! worth it, and what was predicted of a dropped one stays with it: it can still be a parent, in the place that the prediction gives it.
+//! truth by far, but far off more often than chance would have it. There a candidate has to become the best, and what was
+//! predicted of a dropped one stays with it: it can still be a parent, in the place that the prediction gives it.
 //!
 //! The rules of a generation come from closed generations, and a verdict from the rules and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
@@ -35,9 +35,6 @@ const MIN_FREEDOM: usize = 24;
 pub const MAX_SAMPLES: usize = 32;
 /// Where the scatter of a fit stops shrinking, as a share of the usual difference to what was expected.
 const FLOOR: f64 = 0.5;
-/// Nats by which a candidate would have to be better than the best to be worth more documents in a fast race: 0.01 % of
-/// perplexity. Populations that have converged are full of candidates that differ by less.
-const MARGIN: f64 = 1e-4;
 /// One-sided quantile of the normal distribution at 99.9 %, the confidence of every verdict.
 const QUANTILE: f64 = 3.090_232_306_167_813;
 
@@ -190,13 +187,13 @@ impl RaceMemory {
         Rule::new(self.cut(parents), vec![parents_lose.clone(); candidates], &past)
     }
 
-    /// Drops what will not become the best, by a margin that is worth it; what the nearest lose is expected.
+    /// Drops what will not become the best; what the nearest lose is expected.
     fn fast_rule(&self, generation: &[Candidate]) -> Option<Rule> {
         let known = self.known();
         let expected = generation.iter().map(|candidate| neighbours::expected(candidate, known.iter().copied()));
         let past = self.evaluated.iter().filter_map(|known| Some(known.against(known.expected.as_ref()?)));
         let past: Vec<Past<'_>> = past.collect();
-        Some(Rule::new(self.cut(1) - MARGIN, expected.collect::<Option<_>>()?, &past))
+        Some(Rule::new(self.cut(1), expected.collect::<Option<_>>()?, &past))
     }
 
     /// What the leader of a rank has lost.
