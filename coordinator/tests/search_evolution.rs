@@ -2,39 +2,17 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+mod searches;
+
 use proptest::prelude::*;
 use ropewalk_coordinator::search::rng::{Purpose, stream};
-use ropewalk_coordinator::search::{
-    Ask, Evolution, EvolutionSettings, Score, Strategy, StrategyState, TellError, seeds,
-};
+use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Score, Strategy, StrategyState, TellError};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::grid::Grid;
 use ropewalk_shared::job::EvolutionOptions;
-use ropewalk_shared::rope::RopeGeometry;
-use ropewalk_shared::space::{PAPER_START_TOKENS, SearchSpace};
+use ropewalk_shared::space::SearchSpace;
+use searches::paper;
 use std::collections::HashSet;
-
-/// A model of 256 tokens stretched eightfold, with the paper's parameters.
-fn paper(pairs: usize, seed: u64) -> EvolutionSettings {
-    let space = SearchSpace {
-        grid: Grid::PAPER,
-        pairs,
-        max_point: 1000,
-        start_tokens: PAPER_START_TOKENS.to_vec(),
-        attention: None,
-    };
-    let geometry = RopeGeometry { head_dim: 2 * pairs, rotary_dim: 2 * pairs, theta: 10_000.0 };
-    EvolutionSettings {
-        seeds: seeds::seeds(&space, &geometry, 256, 8.0, 1.0, &[]),
-        space,
-        options: EvolutionOptions::default(),
-        seed,
-        patience: None,
-        max_evaluations: None,
-        operators: Default::default(),
-        documents: Default::default(),
-    }
-}
 
 /// A quicker search, for properties.
 fn small(pairs: usize, seed: u64) -> EvolutionSettings {

@@ -4,16 +4,15 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+mod searches;
+
 use rand::RngExt as _;
 use ropewalk_coordinator::search::evolution::DocumentOptions;
 use ropewalk_coordinator::search::rng::{Purpose, stream};
-use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, Score, Strategy as _, Verdict, seeds};
+use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, Score, Strategy as _, Verdict};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::grid::Grid;
-use ropewalk_shared::job::EvolutionOptions;
 use ropewalk_shared::racing::Racing;
-use ropewalk_shared::rope::RopeGeometry;
-use ropewalk_shared::space::{PAPER_START_TOKENS, SearchSpace};
 
 const PAIRS: usize = 32;
 /// Documents searched on; twice as many are held out.
@@ -67,25 +66,8 @@ fn perplexity(losses: &[f64]) -> f64 {
 
 /// A search of 256 tokens stretched eightfold, with the paper's parameters.
 fn search(racing: Racing, seed: u64) -> End {
-    let space = SearchSpace {
-        grid: Grid::PAPER,
-        pairs: PAIRS,
-        max_point: 1000,
-        start_tokens: PAPER_START_TOKENS.to_vec(),
-        attention: None,
-    };
-    let geometry = RopeGeometry { head_dim: 2 * PAIRS, rotary_dim: 2 * PAIRS, theta: 10_000.0 };
-    let mut strategy = Evolution::new(EvolutionSettings {
-        seeds: seeds::seeds(&space, &geometry, 256, 8.0, 1.0, &[]),
-        space,
-        options: EvolutionOptions::default(),
-        seed,
-        patience: None,
-        max_evaluations: None,
-        operators: Default::default(),
-        documents: DocumentOptions { samples: DOCUMENTS as u32, racing, max_passes: None },
-    })
-    .unwrap();
+    let documents = DocumentOptions { samples: DOCUMENTS as u32, racing, max_passes: None };
+    let mut strategy = Evolution::new(EvolutionSettings { documents, ..searches::paper(PAIRS, seed) }).unwrap();
     let documents = Document::drawn(seed);
     let (searched, held_out) = documents.split_at(DOCUMENTS);
     let losses = |candidate: &Candidate, documents: &[Document]| -> Vec<f64> {

@@ -271,7 +271,7 @@ impl Rule {
         let expected = self.expected.get(slot)?;
         let seen = difference(means, &expected.means);
         let predicted = average(&expected.means) + ahead.fit.predict(&seen);
-        let error = ahead.fit.error(&seen, ahead.weight(&seen, expected));
+        let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected));
         Some(Forecast { predicted, low: predicted - student(QUANTILE, ahead.fit.freedom()) * error })
     }
 }
@@ -286,23 +286,15 @@ impl Ahead {
         let size = middle(rows.iter().zip(past).map(|(row, past)| size(row, past.expected.doubt)))?;
         let distance = middle(past.iter().map(|past| past.expected.distance))?;
         let floor = (FLOOR * FLOOR * size / distance.max(f64::MIN_POSITIVE)).clamp(f64::MIN_POSITIVE, f64::MAX);
-        let weights: Vec<f64> = rows
-            .iter()
-            .zip(past)
-            .map(|(row, past)| weight(floor * past.expected.distance, row, past.expected.doubt))
-            .collect();
+        let weights: Vec<f64> = rows.iter().zip(past).map(|(row, past)| weight(floor, row, past.expected)).collect();
         let fit = Fit::of(&rows, &targets, &weights).filter(|fit| fit.freedom() >= MIN_FREEDOM)?;
         Some(Self { fit, floor })
     }
-
-    /// The weight of a candidate by its differences on the first samples.
-    fn weight(&self, seen: &[f64], expected: &Expected) -> f64 {
-        weight(self.floor * expected.distance, seen, expected.doubt)
-    }
 }
 
-fn weight(floor: f64, row: &[f64], doubt: f64) -> f64 {
-    1.0 / (floor + size(row, doubt))
+/// The weight of a candidate by its differences on the first samples.
+fn weight(floor: f64, seen: &[f64], expected: &Expected) -> f64 {
+    1.0 / (floor * expected.distance + size(seen, expected.doubt))
 }
 
 /// The square of what scatter grows with: the mean difference to what was expected, and the doubt there was.
