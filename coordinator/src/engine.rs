@@ -18,6 +18,7 @@ mod launch;
 mod listing;
 mod objective;
 mod plan;
+mod planned;
 mod plans;
 mod record;
 mod report_plan;
@@ -31,7 +32,7 @@ mod trainings;
 pub use self::core::{Core, Launched, ResultText};
 pub use actor::{Engine, EngineThreads, Stopped};
 pub use error::EngineError;
-pub use job::planned_evaluations;
+pub use planned::SearchPasses;
 pub use plans::{AttemptEnd, PlanReport, PlanToRun};
 pub use time::Now;
 

@@ -235,6 +235,23 @@ fn attention_factors_of_pairs_belong_to_the_last_search() {
     assert!(found.iter().any(|p| p.field == "pair_attention" && p.reason.contains("longrope2")), "{found:?}");
 }
 
+/// What a second search or a recovery would start from is no reason to fail after the training.
+#[test]
+fn longrope2_has_its_own_start() {
+    let with =
+        |field: &str| WHOLE.replace("length = \"1k\"", &format!("length = \"1k\"\nstrategy = \"longrope2\"\n{field}"));
+    let plan = Plan::read(&with("")).unwrap();
+    let Work::Search(second) = &plan.stage("second").unwrap().work else { panic!("no search") };
+    assert_eq!(second.start, None);
+    let (identity, description) = model(64);
+    assert_eq!(plan.problems_with(&identity, &description), []);
+    assert!(problems(&with("start = \"first\""))[0].contains("stage second: start: the strategy longrope2"));
+    // Windows that are not extended have no extension ratio, which its last factors have.
+    let short = WHOLE.replace("max_factor = 2", "max_factor = 2\nstrategy = \"dim-piece-mono\"");
+    let found = Plan::read(&short).unwrap().problems_with(&identity, &description);
+    assert!(found.iter().any(|p| p.field == "strategy" && p.reason.contains("64 tokens is not extended")), "{found:?}");
+}
+
 #[test]
 fn what_is_no_plan_is_refused() {
     for text in ["", "stage = 3", "[[stage]]", "name = ", "[stage]\nname = \"x\"", &"x".repeat(2 << 20)] {

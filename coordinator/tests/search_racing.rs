@@ -9,7 +9,7 @@ mod searches;
 use rand::RngExt as _;
 use ropewalk_coordinator::search::evolution::DocumentOptions;
 use ropewalk_coordinator::search::rng::{Purpose, stream};
-use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, Score, Strategy as _, Verdict};
+use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, Score, Strategy as _};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::grid::Grid;
 use ropewalk_shared::racing::Racing;
@@ -78,10 +78,8 @@ fn search(racing: Racing, seed: u64) -> End {
         let race = strategy.race();
         let outcome = |(slot, candidate): (usize, &Candidate)| {
             let means = losses(candidate, searched);
-            let dropped = (1..DOCUMENTS).find_map(|seen| match race.as_ref()?.verdict(slot, &means[..seen]) {
-                Verdict::Drop { estimate } => Some((seen, Score::dropped(estimate))),
-                Verdict::Continue => None,
-            });
+            let dropped = race.as_ref().and_then(|race| race.dropped(slot, &means));
+            let dropped = dropped.map(|(seen, estimate)| (seen, Score::dropped(estimate)));
             let (seen, score) = dropped.unwrap_or_else(|| (DOCUMENTS, Score::new(perplexity(&means))));
             Outcome { score, means: means[..seen].to_vec(), slope: None, passes: seen as u64 }
         };

@@ -265,8 +265,8 @@ impl FactorFile {
         self.window_for(length).map_or_else(|| self.rescale(), |window| window.rescale.clone())
     }
 
-    /// The file with one set only: that of the table's window `length` lies in. What was measured is kept with the last
-    /// window's, which it belongs to.
+    /// The file with one set only: that of the table's window `length` lies in, for the longest input that it serves. What was
+    /// measured is kept with the last window's, which it belongs to.
     ///
     /// # Errors
     /// [`InvalidWindows::NoTable`] for a file without a table.
@@ -279,7 +279,11 @@ impl FactorFile {
             pair_attention: window.rescale.pair_attention.clone(),
             ..self.clone()
         };
-        if self.windows.last() != Some(window) {
+        let next = self.windows.iter().find(|next| next.from_length > window.from_length);
+        if let Some(next) = next {
+            let served = next.from_length - 1;
+            file.target_length = Some(served);
+            file.extension_ratio = self.original_length.map(|original| f64::from(served) / f64::from(original));
             (file.objective, file.search) = (None, None);
             file.baselines.clear();
         }
@@ -376,6 +380,10 @@ mod tests {
 
         let one = file.at_window(300).unwrap();
         assert_eq!((one.rescale(), one.windows.len(), &one.objective), (short, 0, &None));
+        assert_eq!((one.target_length, one.extension_ratio), (Some(511), None));
+        let known = FactorFile { original_length: Some(256), extension_ratio: Some(16.0), ..file.clone() };
+        assert_eq!(known.at_window(300).unwrap().extension_ratio, Some(511.0 / 256.0));
+        assert_eq!(known.at_window(600).unwrap().extension_ratio, Some(16.0));
         assert_eq!(file.at_window(5000).unwrap(), FactorFile { windows: Vec::new(), ..file.clone() });
         assert_eq!(one.at_window(300), Err(InvalidWindows::NoTable));
 

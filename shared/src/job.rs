@@ -205,9 +205,14 @@ impl StrategyKind {
         }
     }
 
-    /// Whether it asks for gradients, which not every worker can compute.
-    pub fn follows_gradients(self) -> bool {
-        self == Self::Ropewalk
+    /// Whether it can start from given factors.
+    pub fn takes_init(self) -> bool {
+        self != Self::LongRope2
+    }
+
+    /// Whether its last factors have the extension ratio, so that there must be one.
+    pub fn ends_at_ratio(self) -> bool {
+        matches!(self, Self::DimPieceMono | Self::LongRope2)
     }
 
     /// Whether attention factors of single pairs can be searched after the factors that it finds.

@@ -158,15 +158,29 @@ impl Rescale {
         Self { pair_attention: Vec::new(), ..self.clone() }
     }
 
-    /// The same factors for another extension ratio: `1 + (lambda - 1)(s_target - 1)/(s_origin - 1)`, as the authors
-    /// rescale what a secondary search starts from. `None` unless both ratios are finite and above 1.
-    pub fn for_ratio(&self, origin: f64, target: f64) -> Option<Self> {
-        if !(origin.is_finite() && target.is_finite() && origin > 1.0 && target > 1.0) {
-            return None;
+    /// The same factors for another extension ratio, as the authors rescale what a second search starts from:
+    /// `1 + (lambda - 1)(s_target - 1)/(s_origin - 1)`.
+    ///
+    /// A pair that was left alone stays alone, and one that was interpolated in full (`lambda = s_origin`) is so again.
+    /// What the attention factor has above 1 grows as YaRN's does, with the logarithm of the ratio: `1 + (a - 1) ln
+    /// s_target / ln s_origin`. Starting tokens are kept. Where one of both windows is not extended (a ratio of 1 or less, or
+    /// no number), there is no such formula, and everything is kept.
+    #[must_use]
+    pub fn for_ratio(&self, origin: f64, target: f64) -> Self {
+        if [origin, target].iter().any(|ratio| !ratio.is_finite() || *ratio <= 1.0) {
+            return self.clone();
         }
         let scale = (target - 1.0) / (origin - 1.0);
-        let factors = self.factors.iter().map(|factor| 1.0 + (factor - 1.0) * scale).collect();
-        Some(Self { factors, ..self.clone() }).filter(|rescaled| rescaled.factors.iter().all(|&factor| usable(factor)))
+        let growth = target.ln() / origin.ln();
+        Self {
+            factors: self.factors.iter().map(|factor| 1.0 + (factor - 1.0) * scale).collect(),
+            // Below 1 it would shrink to nothing.
+            attention_factor: match self.attention_factor {
+                above if above > 1.0 => 1.0 + (above - 1.0) * growth,
+                other => other,
+            },
+            ..self.clone()
+        }
     }
 
     /// A digest of every number, for storage keys and for finding what was evaluated before.
@@ -288,6 +302,28 @@ mod tests {
         assert!((rule.angle(1, 2) - 0.2).abs() < 1e-15);
         assert!((rule.angle(1, 3) - 0.15).abs() < 1e-15);
         assert!((rule.angle(3, 1000) - 0.125).abs() < 1e-15);
+    }
+
+    /// By hand: from 8 to 64 times the differences from 1 grow by 63 / 7 = 9, and ln 64 / ln 8 = 2.
+    #[test]
+    fn pairs_left_alone_and_pairs_interpolated_in_full_stay_so_at_another_ratio() {
+        let short =
+            Rescale { start_tokens: 4, attention_factor: 1.17, ..Rescale::with_factors(vec![1.0, 1.5, 8.0, 10.0]) };
+        let long = short.for_ratio(8.0, 64.0);
+        assert_eq!(long.factors, [1.0, 5.5, 64.0, 82.0]);
+        assert!((long.attention_factor - 1.34).abs() < 1e-12 && long.start_tokens == 4);
+        let back = long.for_ratio(64.0, 8.0);
+        assert!((back.attention_factor - 1.17).abs() < 1e-12);
+        assert!(back.factors.iter().zip(&short.factors).all(|(a, b)| (a - b).abs() < 1e-12));
+    }
+
+    #[test]
+    fn factors_of_windows_that_are_not_extended_are_kept() {
+        let two = Rescale { attention_factor: 0.9, ..Rescale::with_factors(vec![2.0]) };
+        for (origin, target) in [(1.0, 8.0), (2.0, 1.0), (2.0, 0.5), (f64::NAN, 2.0), (2.0, f64::INFINITY)] {
+            assert_eq!(two.for_ratio(origin, target), two);
+        }
+        assert_eq!(two.for_ratio(2.0, 8.0), Rescale { factors: vec![8.0], ..two.clone() });
     }
 
     #[test]

@@ -65,11 +65,11 @@ pub struct ExportArgs {
     #[arg(long)]
     drop_start_tokens: bool,
 
-    /// The window, where the factor file does not say it
+    /// The window, where the factor file does not say it (format hf, --apply)
     #[arg(long, value_name = "N", value_parser = tokens)]
     target_length: Option<u32>,
 
-    /// Allow a form that only transformers 5 reads, where there is no common one
+    /// Allow a form that only transformers 5 reads, where there is no common one (format hf, --apply)
     #[arg(long)]
     hf5_only: bool,
 
@@ -181,6 +181,21 @@ impl ExportArgs {
         let Subject { file, text, config_json } = subject;
         let dropped = if self.drop_start_tokens { Some(dropped(&file)?) } else { None };
         let dropped = dropped.filter(|dropped| dropped.start_tokens > 0);
+        if self.format != Format::Hf {
+            let only_hf = [
+                ("--whole", self.whole),
+                ("--short", self.short.is_some()),
+                ("--hf5-only", self.hf5_only),
+                ("--target-length", self.target_length.is_some()),
+            ];
+            if let Some((option, _)) = only_hf.iter().find(|(_, given)| *given) {
+                let format = self.format.name();
+                return Err(Failure::input_message(format!(
+                    "{option} says something about a config.json, and --format {format} writes none: take --format hf, or \
+                     leave it out"
+                )));
+            }
+        }
         match self.format {
             Format::Csv => csv::export(&file, dropped.as_ref()).or_input(),
             Format::Json => match (text, dropped) {

@@ -43,24 +43,28 @@ impl Init {
 
     /// The factors for this model stretched by `ratio`.
     fn fitted(self, description: &ModelDescription, ratio: f64) -> Result<Rescale, Failure> {
-        self.rescale.check(description.geometry.pairs()).with_context(|| self.name.clone()).or_input()?;
+        let check = |rescale: &Rescale| {
+            rescale.check(description.geometry.pairs()).with_context(|| self.name.clone()).or_input()
+        };
+        check(&self.rescale)?;
         if self.rescale.has_pair_attention() {
             note(format!(
                 "{}: its attention factors of single pairs are left out: a search starts without any",
                 self.name
             ));
         }
+        let rescale = self.rescale.without_pair_attention();
         let Some(own) = self.ratio.filter(|own| (own / ratio - 1.0).abs() > SAME_RATIO) else {
-            return Ok(self.rescale.without_pair_attention());
+            return Ok(rescale);
         };
-        let rescaled = self.rescale.for_ratio(own, ratio).ok_or_else(|| {
-            Failure::input_message(format!(
-                "{}: factors for an extension ratio of {own} cannot be rescaled to one of {ratio}: it must be above 1",
-                self.name
-            ))
-        })?;
-        note(format!("{}: rescaled from an extension ratio of {own} to {ratio}", self.name));
-        Ok(rescaled.without_pair_attention())
+        let rescaled = rescale.for_ratio(own, ratio);
+        if rescaled == rescale {
+            note(format!("{}: taken as it is, for an extension ratio of {own}, to one of {ratio}", self.name));
+        } else {
+            check(&rescaled)?;
+            note(format!("{}: rescaled from an extension ratio of {own} to {ratio}", self.name));
+        }
+        Ok(rescaled)
     }
 }
 
@@ -154,7 +158,8 @@ mod tests {
         ModelDescription::from_config_json(config).unwrap()
     }
 
-    /// `1 + (lambda - 1)(s - 1)/(s' - 1)` by hand: from 5 to 9, what lies above 1 doubles.
+    /// `1 + (lambda - 1)(s - 1)/(s' - 1)` by hand: from 5 to 9, what lies above 1 doubles. A window that is not extended, as
+    /// short ones are recovered in, starts from the factors as they are.
     #[test]
     fn sets_and_folders_are_read_and_rescaled() {
         let folder = tempfile::tempdir().unwrap();
@@ -165,7 +170,9 @@ mod tests {
         let name = format!("{}#one", sets.display());
         let read_one = |name: &str, ratio| read(&[name.to_owned()], &[], &llama(), ratio);
         assert_eq!(read_one(&name, 9.0).unwrap()[0].factors, [1.0, 2.0, 5.0, 9.0]);
-        assert_eq!(read_one(&name, 5.0).unwrap()[0].factors, [1.0, 1.5, 3.0, 5.0]);
+        for ratio in [5.0, 1.0, 0.5] {
+            assert_eq!(read_one(&name, ratio).unwrap()[0].factors, [1.0, 1.5, 3.0, 5.0]);
+        }
         let other = read_one(&format!("{}#two", sets.display()), 5.0).unwrap_err().to_string();
         assert!(other.contains("\"two\"") && other.contains("one"), "{other}");
 

@@ -84,23 +84,23 @@ pub struct SearchArgs {
     #[arg(long, value_enum, default_value_t = StrategyArg::Ropewalk)]
     pub strategy: StrategyArg,
 
-    /// Size of the first population [default: 64; longrope only]
+    /// Size of the first population [default: 64; all strategies but ropewalk]
     #[arg(long, value_name = "N")]
     pub population: Option<u32>,
 
-    /// Mutations in each later generation [default: 12; longrope: 16]
+    /// Mutations in each later generation [default: 12 with ropewalk, else 16]
     #[arg(long, value_name = "N")]
     pub mutations: Option<u32>,
 
-    /// Crossovers in each later generation [default: 4; longrope: 16]
+    /// Crossovers in each later generation [default: 4 with ropewalk, else 16]
     #[arg(long, value_name = "N")]
     pub crossovers: Option<u32>,
 
-    /// Generations after the first population [default: 5, after the curve; longrope: 40]
+    /// Generations after the first population [default: 5 with ropewalk, after the curve; else 40]
     #[arg(long, value_name = "N")]
     pub generations: Option<u32>,
 
-    /// The best candidates from which the next are made [default: 8; longrope: 32]
+    /// The best candidates from which the next are made [default: 8 with ropewalk, else 32]
     #[arg(long, value_name = "N")]
     pub parents: Option<u32>,
 

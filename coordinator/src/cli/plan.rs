@@ -3,12 +3,14 @@
 mod placements;
 
 use super::failure::{OrFail as _, Outcome};
+use super::needle::PER_DOCUMENT;
 use super::options::{JsonArgs, SamplingArgs, SearchArgs, tokens};
 use super::output;
 use super::prepare::ModelFolder;
-use crate::plan::reported_sets;
+use crate::engine::SearchPasses;
 use clap::Args;
 use placements::Placements;
+use ropewalk_shared::rope::Rescale;
 use ropewalk_worker::cost::{self, Memory, Work};
 use ropewalk_worker::device::{DeviceChoice, Dtype, gib as bytes_of_gib};
 use ropewalk_worker::model::config::DecoderSpec;
@@ -111,6 +113,16 @@ pub(super) async fn run(args: PlanArgs) -> Outcome {
     if args.output.json { output::json(&plan) } else { output::line(plan.describe(args.workers)) }
 }
 
+/// Passes of a search, and what they take.
+struct Passes {
+    /// Those of the target length.
+    long: u64,
+    /// Of one of them.
+    work: Work,
+    /// Of all shorter ones together, in floating-point operations.
+    short_work: f64,
+}
+
 // === impl PlanArgs ===
 
 impl PlanArgs {
@@ -125,11 +137,12 @@ impl PlanArgs {
         let load = Load { spec: &spec, dtype: self.dtype, chunk_tokens: chunk, tokens: length };
         let placements = Placements::of(load, self.device_memory);
         let gib = |bytes: u64| bytes as f64 / GIB;
-        let options = self.search.options().or_input()?;
-        let planned = options.evolution.evaluations();
-        let evaluations = options.max_evaluations.map_or(planned, |most| planned.min(most));
-        let (samples, held_out) = (self.sampling.samples as u64, self.sampling.held_out as u64);
-        let passes = evaluations * samples + reported_sets() * (samples + held_out);
+        let mut options = self.search.options().or_input()?;
+        // How many are given counts, not what they are.
+        options.init = vec![Rescale::identity(spec.rotary_dim / 2); self.search.init.len()];
+        let planned = SearchPasses::planned(&options, samples, self.sampling.held_out, PER_DOCUMENT);
+        let of_short = |&(length, passes): &(u32, u64)| passes as f64 * Work::of(&spec, length as usize).total();
+        let passes = Passes { long: planned.long, work, short_work: planned.short.iter().map(of_short).sum() };
         let moving = placements.seconds_moving();
         let speeds = self.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
         Ok(Plan {
@@ -152,9 +165,9 @@ impl PlanArgs {
             fits: self.device_memory.map(|_| placements.alone()),
             tflop_per_pass: work.total() / 1e12,
             attention_share: work.attention / work.total(),
-            evaluations,
-            passes,
-            times: speeds.iter().map(|&tflops| Time::at(tflops, work, moving, passes, self.workers)).collect(),
+            evaluations: planned.evaluations,
+            passes: planned.long,
+            times: speeds.iter().map(|&tflops| Time::at(tflops, &passes, moving, self.workers)).collect(),
             placements,
         })
     }
@@ -164,13 +177,10 @@ impl PlanArgs {
 
 impl Time {
     /// What is moved is added: copies and kernels of a device wait for each other.
-    fn at(tflops: f64, work: Work, seconds_moving: f64, passes: u64, workers: u32) -> Self {
-        let seconds_per_pass = work.total() / (tflops * 1e12) + seconds_moving;
-        Self {
-            tflops,
-            seconds_per_pass,
-            seconds_of_search: seconds_per_pass * passes as f64 / f64::from(workers.max(1)),
-        }
+    fn at(tflops: f64, passes: &Passes, seconds_moving: f64, workers: u32) -> Self {
+        let seconds_per_pass = passes.work.total() / (tflops * 1e12) + seconds_moving;
+        let seconds = seconds_per_pass * passes.long as f64 + passes.short_work / (tflops * 1e12);
+        Self { tflops, seconds_per_pass, seconds_of_search: seconds / f64::from(workers.max(1)) }
     }
 }
 

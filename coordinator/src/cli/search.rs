@@ -55,12 +55,11 @@ pub(super) async fn run(args: SearchCommand) -> Outcome {
     let folder = ModelFolder::open(&args.job.model)?;
     let fingerprint = checked_fingerprint(&folder)?;
     let job = args.job.prepare(&folder, fingerprint, &[])?;
-    let strategy = job.spec.search.strategy;
     let devices = args.machine.device.devices();
-    if strategy.follows_gradients() && !devices.is_cpu() {
+    if job.spec.search.slope_steps > 0 && !devices.is_cpu() {
         return Err(Failure::input_message(format!(
-            "this --strategy follows gradients, which are computed on the CPU in 32-bit numbers and not on --device {devices}: \
-             take --device cpu, or another strategy"
+            "--slope-steps follow gradients, which are computed on the CPU in 32-bit numbers and not on --device {devices}: \
+             take --device cpu, or leave them out"
         )));
     }
     let machine = Machine::new(args.machine, &folder, args.job.target_length, args.job.sampling.samples)?;

@@ -1,7 +1,8 @@
 //! What every step of a job needs beside the job: the store, the queue, and the writes of this round.
 
 use super::factors::final_factors;
-use super::job::{ActiveJob, planned_evaluations};
+use super::job::ActiveJob;
+use super::planned::planned_evaluations;
 use super::short::Kept;
 use super::stage::{Raced, Stage};
 use super::time::Now;

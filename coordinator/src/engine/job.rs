@@ -2,15 +2,16 @@
 
 use super::ahead::Ahead;
 use super::error::EngineError;
+use super::planned::{planned_evaluations, planned_generations};
 use super::report_plan::baselines;
 use super::short::Kept;
 use super::stage::Stage;
 use super::time::{Now, utc};
-use crate::search::{Ask, Race, Strategy, pair_attention, ropewalk, strategy::begin};
+use crate::search::{Ask, Race, Strategy, strategy::begin};
 use crate::store::{Batch, Ended, GenerationRecord, JobRecord, Stage as StoredStage, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::grid::Grid;
-use ropewalk_shared::job::{JobId, JobSpec, StrategyKind};
+use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::{Rescale, RescaleId};
 use ropewalk_shared::sample::{SampleId, SampleShape};
@@ -293,28 +294,4 @@ impl ActiveJob {
             plan: None,
         }
     }
-}
-
-/// How many candidates are evaluated if nothing stops the search early.
-pub fn planned_evaluations(spec: &JobSpec) -> u64 {
-    let all = match spec.search.strategy {
-        // Gradients count three, as they cost.
-        StrategyKind::Ropewalk => ropewalk::planned(&spec.search).0,
-        _ => spec.search.evolution.evaluations(),
-    };
-    let search = &spec.search;
-    let all = all.saturating_add(search.pair_attention.into());
-    // What a race saves buys more candidates, which nobody can count before.
-    let by_passes = search.max_passes.filter(|_| search.racing.is_off());
-    let by_passes = by_passes.map(|max| max / (spec.samples.len() as u64).max(1));
-    search.max_evaluations.into_iter().chain(by_passes).fold(all, u64::min)
-}
-
-/// Generations after the first, if nothing stops the search early.
-fn planned_generations(spec: &JobSpec) -> u32 {
-    let of_factors = match spec.search.strategy {
-        StrategyKind::Ropewalk => ropewalk::planned(&spec.search).1,
-        _ => spec.search.evolution.generations,
-    };
-    of_factors.saturating_add(pair_attention::planned_generations(&spec.search))
 }

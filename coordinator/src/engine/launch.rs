@@ -2,10 +2,11 @@
 
 use super::core::{Core, Launched};
 use super::error::EngineError;
-use super::job::{ActiveJob, planned_evaluations};
+use super::job::ActiveJob;
 use super::jobs::Job;
 use super::objective;
 use super::plan::ActivePlan;
+use super::planned::planned_evaluations;
 use super::time::Now;
 use super::training::ActiveTraining;
 use ropewalk_shared::event::JobEvent;

@@ -3,7 +3,7 @@
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::Baseline;
 use ropewalk_shared::factor_file::{WITHOUT_PAIR_ATTENTION, WITHOUT_START_TOKENS};
-use ropewalk_shared::job::JobSpec;
+use ropewalk_shared::job::{JobSpec, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
 
@@ -48,6 +48,12 @@ pub(super) fn baselines(
         entries.push((WITHOUT_PAIR_ATTENTION.to_owned(), winner.without_pair_attention()));
     }
     entries
+}
+
+/// How many sets of factors the report of a search measures at most: the winner, the model as shipped, three methods with two
+/// attention factors each, and the winner without starting tokens and without attention factors of pairs.
+pub(super) fn most_sets(search: &SearchOptions) -> u64 {
+    9 + u64::from(search.pair_attention > 0)
 }
 
 /// What of the comparison does not depend on the winner, each once.

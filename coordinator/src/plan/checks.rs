@@ -161,6 +161,10 @@ fn search_sense(plan: &Plan, search: &SearchStage, problem: &mut impl FnMut(&str
     {
         problem("length", format!("{} is below the {length} tokens of its start, {start}", search.length));
     }
+    let strategy = search.options.strategy;
+    if search.start.is_some() && !strategy.takes_init() {
+        problem("start", format!("the strategy {} has a start of its own: leave it out", strategy.name()));
+    }
 }
 
 /// Attention factors of pairs end in the weights: what is searched, trained or joined to a table from these factors would go

@@ -21,9 +21,8 @@ pub mod presets;
 mod problem;
 mod read;
 mod stage;
-pub mod stretch;
 
-pub use job::{job, reported_sets, stand_ins};
+pub use job::job;
 pub use problem::{InvalidPlan, Problem};
 pub use stage::{
     EvaluateStage, ExportStage, FactorSource, FinetuneStage, RecoverStage, RetrievalTask, SearchStage, Stage, Training,

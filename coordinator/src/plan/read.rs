@@ -292,7 +292,8 @@ fn trained_with(stages: &mut [Stage]) {
     for at in 0..stages.len() {
         let own = stages[at].from.as_deref().and_then(|from| of(stages, from));
         if let Work::Search(search) = &mut stages[at].work {
-            search.start = search.start.take().or(own);
+            // A strategy that takes no start has its own.
+            search.start = search.start.take().or(own.filter(|_| search.options.strategy.takes_init()));
         }
         // Earlier stages are done: what a training trains with is a search, a recovery or a file by now.
         let (done, rest) = stages.split_at_mut(at);

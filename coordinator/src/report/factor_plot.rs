@@ -1,7 +1,8 @@
 //! A plot of rescale factors, one curve a set.
 
 use super::PlotError;
-use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, legend, other};
+use super::page::{self, Failure, Page};
+use super::palette::{SEARCHED, other};
 use plotters::prelude::*;
 
 /// A set of factors with its name.
@@ -30,54 +31,40 @@ pub fn factor_plot(title: &str, searched: &Curve, others: &[Curve]) -> Result<St
     }
     let low = all().fold(1.0, f64::min) / 1.08;
     let high = all().fold(1.0, f64::max) * 1.15;
-    let mut svg = String::new();
-    draw(&mut svg, title, searched, others, (pairs, low..high))
-        .map_err(|error| PlotError::Drawing(error.to_string()))?;
-    Ok(svg)
+    page::svg(|page| draw(page, title, searched, others, (pairs, low..high)))
 }
 
 fn draw(
-    svg: &mut String,
+    page: &Page<'_>,
     title: &str,
     searched: &Curve,
     others: &[Curve],
     (pairs, factors): (usize, std::ops::Range<f64>),
-) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
+) -> Result<(), Failure> {
     let ticks = ticks(&factors);
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, (FONT, 22).into_font().color(&INK))
-        .margin(16)
-        .x_label_area_size(48)
-        .y_label_area_size(64)
+    let mut chart = page::chart(page, title)
         .build_cartesian_2d(-0.5..pairs as f64 - 0.5, factors.log_scale().with_key_points(ticks))?;
-    chart
-        .configure_mesh()
-        .x_desc("rotary pair (fast to slow)")
-        .y_desc("rescale factor")
-        .x_labels(pairs.min(17))
-        .x_label_formatter(&|pair| format!("{pair:.0}"))
-        .y_label_formatter(&|factor| format!("{factor}"))
-        .label_style((FONT, 15).into_font().color(&INK))
-        .axis_desc_style((FONT, 17).into_font().color(&INK))
-        .axis_style(INK)
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .draw()?;
+    page::draw_mesh(
+        chart
+            .configure_mesh()
+            .x_desc("rotary pair (fast to slow)")
+            .y_desc("rescale factor")
+            .x_labels(pairs.min(17))
+            .x_label_formatter(&|pair| format!("{pair:.0}"))
+            .y_label_formatter(&|factor| format!("{factor}")),
+    )?;
     let points = |curve: &Curve| -> Vec<(f64, f64)> { (0..).map(f64::from).zip(curve.factors.clone()).collect() };
     for (index, curve) in others.iter().enumerate() {
         let style = other(index).stroke_width(2);
         let drawn = chart.draw_series(LineSeries::new(points(curve), style))?;
-        drawn.label(curve.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+        page::name(drawn, &curve.name, style);
     }
     let style = SEARCHED.stroke_width(3);
     let drawn = chart.draw_series(LineSeries::new(points(searched), style))?;
-    drawn.label(searched.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+    page::name(drawn, &searched.name, style);
     chart.draw_series(points(searched).into_iter().map(|at| Circle::new(at, 4, SEARCHED.filled())))?;
     // Curves rise from the lower left to the upper right: this corner is free.
-    legend(&mut chart, SeriesLabelPosition::LowerRight)?;
-    root.present()?;
+    page::draw_legend(&mut chart, SeriesLabelPosition::LowerRight)?;
     Ok(())
 }
 

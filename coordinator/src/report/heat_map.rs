@@ -1,6 +1,7 @@
 //! A heat map of retrieval: exact answers by length and depth.
 
-use super::palette::{FONT, GRID, INK, SEARCHED, SIZE};
+use super::page::{self, Failure, Page, SIZE};
+use super::palette::{FONT, GRID, INK, SEARCHED};
 use super::{PlotError, Retrieval};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -25,19 +26,10 @@ pub fn heat_map(title: &str, lengths: &[&Retrieval]) -> Result<String, PlotError
     if lengths.iter().any(|length| length.depths.len() != depths) {
         return Err(PlotError::Nothing("lengths have different numbers of depths"));
     }
-    let mut svg = String::new();
-    draw(&mut svg, title, lengths, depths).map_err(|error| PlotError::Drawing(error.to_string()))?;
-    Ok(svg)
+    page::svg(|page| draw(page, title, lengths, depths))
 }
 
-fn draw(
-    svg: &mut String,
-    title: &str,
-    lengths: &[&Retrieval],
-    depths: usize,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
+fn draw(page: &Page<'_>, title: &str, lengths: &[&Retrieval], depths: usize) -> Result<(), Failure> {
     let (width, height) = (SIZE.0 as i32 - LEFT - RIGHT, SIZE.1 as i32 - TOP - BOTTOM);
     let x = |column: usize| LEFT + (width as i64 * column as i64 / lengths.len() as i64) as i32;
     let y = |row: usize| TOP + (height as i64 * row as i64 / depths as i64) as i32;
@@ -47,10 +39,10 @@ fn draw(
     };
 
     let centred = |size| style(size, &INK, HPos::Center, VPos::Center);
-    root.draw(&Text::new(title, (SIZE.0 as i32 / 2, TOP / 2), centred(22)))?;
-    root.draw(&Text::new("length (tokens)", (LEFT + width / 2, SIZE.1 as i32 - 26), centred(17)))?;
+    page.draw(&Text::new(title, (SIZE.0 as i32 / 2, TOP / 2), centred(22)))?;
+    page.draw(&Text::new("length (tokens)", (LEFT + width / 2, SIZE.1 as i32 - 26), centred(17)))?;
     let turned = centred(17).transform(FontTransform::Rotate270);
-    root.draw(&Text::new("depth of the number", (26, TOP + height / 2), turned))?;
+    page.draw(&Text::new("depth of the number", (26, TOP + height / 2), turned))?;
 
     // Text in narrow cells would run into the next one.
     let labelled = width / lengths.len() as i32 >= 44 && height / depths as i32 >= 18;
@@ -58,29 +50,28 @@ fn draw(
     let every = depths.div_ceil(16);
     for (row, at) in lengths[0].depths.iter().enumerate().step_by(every) {
         let label = format!("{:.0} %", at.depth * 100.0);
-        root.draw(&Text::new(label, (LEFT - 8, middle(y(row), y(row + 1))), beside.clone()))?;
+        page.draw(&Text::new(label, (LEFT - 8, middle(y(row), y(row + 1))), beside.clone()))?;
     }
     let every = lengths.len().div_ceil(12);
     for (column, of) in lengths.iter().enumerate() {
         let (left, right) = (x(column), x(column + 1));
         if column % every == 0 {
             let at = (middle(left, right), SIZE.1 as i32 - BOTTOM + 16);
-            root.draw(&Text::new(of.length.to_string(), at, centred(15)))?;
+            page.draw(&Text::new(of.length.to_string(), at, centred(15)))?;
         }
         for (row, cell) in of.depths.iter().enumerate() {
             let (share, top, bottom) = (cell.accuracy(), y(row), y(row + 1));
             let corners = [(left, top), (right, bottom)];
-            root.draw(&Rectangle::new(corners, colour(share).filled()))?;
-            root.draw(&Rectangle::new(corners, GRID.stroke_width(1)))?;
+            page.draw(&Rectangle::new(corners, colour(share).filled()))?;
+            page.draw(&Rectangle::new(corners, GRID.stroke_width(1)))?;
             if labelled {
                 let ink = if share > 0.5 { &WHITE } else { &INK };
                 let at = (middle(left, right), middle(top, bottom));
                 let text = style(15, ink, HPos::Center, VPos::Center);
-                root.draw(&Text::new(format!("{:.0} %", share * 100.0), at, text))?;
+                page.draw(&Text::new(format!("{:.0} %", share * 100.0), at, text))?;
             }
         }
     }
-    root.present()?;
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! A plot of perplexity by length, a curve for each set of factors.
 
 use super::PlotError;
-use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, legend, other};
+use super::page::{self, Failure, Page};
+use super::palette::{SEARCHED, other};
 use plotters::prelude::*;
 
 /// A set of factors: its name and its perplexity at each length, the shortest first.
@@ -34,9 +35,7 @@ pub fn length_plot(title: &str, curves: &[LengthCurve]) -> Result<String, PlotEr
     let longest = all().map(|(length, _)| f64::from(*length)).fold(0.0, f64::max);
     let axes = (shortest / 1.1..longest * 1.1, lowest / 1.05..highest * 1.05);
     let drawn: Vec<LengthCurve> = curves.iter().map(|curve| curve.below(ceiling)).collect();
-    let mut svg = String::new();
-    draw(&mut svg, title, &drawn, axes).map_err(|error| PlotError::Drawing(error.to_string()))?;
-    Ok(svg)
+    page::svg(|page| draw(page, title, &drawn, axes))
 }
 
 impl LengthCurve {
@@ -47,41 +46,29 @@ impl LengthCurve {
 }
 
 fn draw(
-    svg: &mut String,
+    page: &Page<'_>,
     title: &str,
     curves: &[LengthCurve],
     (x, y): (std::ops::Range<f64>, std::ops::Range<f64>),
-) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, (FONT, 22).into_font().color(&INK))
-        .margin(16)
-        .x_label_area_size(48)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x.log_scale().base(2.0), y.log_scale())?;
-    chart
-        .configure_mesh()
-        .x_desc("length (tokens)")
-        .y_desc("perplexity on documents that no search saw")
-        .x_label_formatter(&|length| format!("{length:.0}"))
-        .y_label_formatter(&|value| format!("{value:.0}"))
-        .label_style((FONT, 15).into_font().color(&INK))
-        .axis_desc_style((FONT, 17).into_font().color(&INK))
-        .axis_style(INK)
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .draw()?;
+) -> Result<(), Failure> {
+    let mut chart = page::chart(page, title).build_cartesian_2d(x.log_scale().base(2.0), y.log_scale())?;
+    page::draw_mesh(
+        chart
+            .configure_mesh()
+            .x_desc("length (tokens)")
+            .y_desc("perplexity on documents that no search saw")
+            .x_label_formatter(&|length| format!("{length:.0}"))
+            .y_label_formatter(&|value| format!("{value:.0}")),
+    )?;
     for (index, curve) in curves.iter().enumerate() {
         let result = index + 1 == curves.len();
         let style = if result { SEARCHED.stroke_width(3) } else { other(index).stroke_width(2) };
         let points: Vec<(f64, f64)> = curve.points.iter().map(|&(length, value)| (f64::from(length), value)).collect();
         let line = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
-        line.label(curve.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+        page::name(line, &curve.name, style);
         chart.draw_series(points.into_iter().map(|at| Circle::new(at, 3, style.filled())))?;
     }
-    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
-    root.present()?;
+    page::draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
     Ok(())
 }
 

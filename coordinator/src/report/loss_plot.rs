@@ -1,7 +1,8 @@
 //! A plot of a training: loss by step.
 
 use super::PlotError;
-use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, legend, other};
+use super::page::{self, Failure, Page};
+use super::palette::{SEARCHED, other};
 use plotters::prelude::*;
 
 /// Mean losses of one step, in nats a token.
@@ -40,45 +41,26 @@ pub fn loss_plot(title: &str, curve: &[Losses]) -> Result<String, PlotError> {
     let margin = ((high - low) * 0.06).max(high.abs() * 0.002).max(1e-6);
     let last = curve.last().map_or(1, |losses| losses.step);
     let axes = (0.0..f64::from(last) * 1.02, low - margin..high + margin);
-    let mut svg = String::new();
-    draw(&mut svg, title, &lines, axes).map_err(|error| PlotError::Drawing(error.to_string()))?;
-    Ok(svg)
+    page::svg(|page| draw(page, title, &lines, axes))
 }
 
 type Axes = (std::ops::Range<f64>, std::ops::Range<f64>);
 
-fn draw(
-    svg: &mut String,
-    title: &str,
-    lines: &[(&str, Points)],
-    (x, y): Axes,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, (FONT, 22).into_font().color(&INK))
-        .margin(16)
-        .x_label_area_size(48)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .x_desc("step")
-        .y_desc("loss (nats a token)")
-        .x_label_formatter(&|step| format!("{step:.0}"))
-        .label_style((FONT, 15).into_font().color(&INK))
-        .axis_desc_style((FONT, 17).into_font().color(&INK))
-        .axis_style(INK)
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .draw()?;
+fn draw(page: &Page<'_>, title: &str, lines: &[(&str, Points)], (x, y): Axes) -> Result<(), Failure> {
+    let mut chart = page::chart(page, title).build_cartesian_2d(x, y)?;
+    page::draw_mesh(
+        chart
+            .configure_mesh()
+            .x_desc("step")
+            .y_desc("loss (nats a token)")
+            .x_label_formatter(&|step| format!("{step:.0}")),
+    )?;
     for (index, (name, points)) in lines.iter().enumerate() {
         let style = if index == 0 { SEARCHED.stroke_width(2) } else { other(index - 1).stroke_width(2) };
         let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
-        drawn.label(*name).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+        page::name(drawn, name, style);
     }
-    legend(&mut chart, SeriesLabelPosition::UpperRight)?;
-    root.present()?;
+    page::draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
     Ok(())
 }
 

@@ -6,7 +6,8 @@ pub mod factor_plot;
 pub mod heat_map;
 pub mod length_plot;
 pub mod loss_plot;
-mod palette;
+pub mod page;
+pub mod palette;
 pub mod progress_plot;
 pub mod retrieval;
 

@@ -1,12 +1,7 @@
 //! The look of all plots: light, large enough to read, and told apart without red against green.
 
-use plotters::coord::CoordTranslate;
-use plotters::drawing::DrawingAreaErrorKind;
-use plotters::prelude::{ChartContext, DrawingBackend, IntoFont as _, SeriesLabelPosition, WHITE};
 use plotters::style::RGBColor;
 
-/// Size of a plot in pixels.
-pub const SIZE: (u32, u32) = (900, 560);
 /// Font of all text.
 pub const FONT: &str = "sans-serif";
 /// Text and axes.
@@ -28,20 +23,4 @@ pub const OTHERS: [RGBColor; 6] = [
 /// The colour of the `index`-th thing the result is compared with.
 pub fn other(index: usize) -> RGBColor {
     OTHERS[index % OTHERS.len()]
-}
-
-/// Draws the legend of all curves that have a label.
-pub fn legend<'a, DB: DrawingBackend + 'a, CT: CoordTranslate>(
-    chart: &mut ChartContext<'a, DB, CT>,
-    position: SeriesLabelPosition,
-) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
-    chart
-        .configure_series_labels()
-        .position(position)
-        .legend_area_size(32)
-        .margin(14)
-        .label_font((FONT, 16).into_font().color(&INK))
-        .background_style(WHITE)
-        .border_style(GRID)
-        .draw()
 }

@@ -1,7 +1,8 @@
 //! A plot of a search's progress: the best perplexity by evaluations.
 
 use super::PlotError;
-use super::palette::{FONT, GRID, INK, SEARCHED, SIZE, legend, other};
+use super::page::{self, Failure, Page};
+use super::palette::{SEARCHED, other};
 use crate::search::GenerationSummary;
 use plotters::prelude::*;
 
@@ -35,56 +36,42 @@ pub fn progress_plot(title: &str, history: &[GenerationSummary], levels: &[Level
     let (low, high) = (values().fold(last.1, f64::min), values().fold(first.1, f64::max));
     let margin = ((high - low) * 0.06).max(high * 0.002);
     let axes = (0.0..last.0 * 1.02, low - margin..high + margin);
-    let mut svg = String::new();
-    draw(&mut svg, title, (&best, &median), &levels, axes).map_err(|error| PlotError::Drawing(error.to_string()))?;
-    Ok(svg)
+    page::svg(|page| draw(page, title, (&best, &median), &levels, axes))
 }
 
 type Points = [(f64, f64)];
 type Axes = (std::ops::Range<f64>, std::ops::Range<f64>);
 
 fn draw(
-    svg: &mut String,
+    page: &Page<'_>,
     title: &str,
     (best, median): (&Points, &Points),
     levels: &[(usize, &Level)],
     (x, y): Axes,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<(), Failure> {
     let end = x.end;
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, (FONT, 22).into_font().color(&INK))
-        .margin(16)
-        .x_label_area_size(48)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .x_desc("candidates evaluated")
-        .y_desc("perplexity on the samples of the search")
-        .x_label_formatter(&|count| format!("{count:.0}"))
-        .label_style((FONT, 15).into_font().color(&INK))
-        .axis_desc_style((FONT, 17).into_font().color(&INK))
-        .axis_style(INK)
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .draw()?;
+    let mut chart = page::chart(page, title).build_cartesian_2d(x, y)?;
+    page::draw_mesh(
+        chart
+            .configure_mesh()
+            .x_desc("candidates evaluated")
+            .y_desc("perplexity on the samples of the search")
+            .x_label_formatter(&|count| format!("{count:.0}")),
+    )?;
     for (index, level) in levels {
         let style = other(*index).stroke_width(2);
         let line = DashedLineSeries::new([(0.0, level.perplexity), (end, level.perplexity)], 8, 5, style);
         let drawn = chart.draw_series(line)?;
-        drawn.label(level.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+        page::name(drawn, &level.name, style);
     }
     let style = SEARCHED.mix(0.35).stroke_width(2);
     let drawn = chart.draw_series(LineSeries::new(median.iter().copied(), style))?;
-    drawn.label("median of a generation").legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+    page::name(drawn, "median of a generation", style);
     let style = SEARCHED.stroke_width(3);
     let drawn = chart.draw_series(LineSeries::new(best.iter().copied(), style))?;
-    drawn.label("best so far").legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+    page::name(drawn, "best so far", style);
     chart.draw_series(best.iter().map(|&at| Circle::new(at, 3, SEARCHED.filled())))?;
-    legend(&mut chart, SeriesLabelPosition::UpperRight)?;
-    root.present()?;
+    page::draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
     Ok(())
 }
 

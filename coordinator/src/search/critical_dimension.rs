@@ -52,8 +52,9 @@ impl CriticalDimension {
         Self { first: fast.clamp(1, last), last, least: grid.nearest(ratio) }
     }
 
-    /// Where the search starts, at the smallest factors first.
-    pub fn seeds(&self, space: &SearchSpace, attention: Option<u32>) -> Vec<Candidate> {
+    /// Where the search starts, at the smallest factors first: at most `most`, which are then spread evenly over critical
+    /// dimensions and factors.
+    pub fn seeds(&self, space: &SearchSpace, attention: Option<u32>, most: usize) -> Vec<Candidate> {
         let mut seeds: Vec<Candidate> = Vec::new();
         for start in STARTS {
             let point = ((f64::from(self.least) * start) as u32).min(space.max_point);
@@ -67,7 +68,11 @@ impl CriticalDimension {
                 }
             }
         }
-        seeds
+        let all = seeds.len();
+        match all > most {
+            true => (0..most).map(|place| seeds[place * all / most].clone()).collect(),
+            false => seeds,
+        }
     }
 
     /// The critical dimension of a candidate of this search: the last that explains its lower part. (NTK is NTK from any
@@ -189,8 +194,12 @@ mod tests {
         let geometry = RopeGeometry { head_dim: 64, rotary_dim: 64, theta: 10_000.0 };
         let bounds = CriticalDimension::of(&geometry, 256, 8.0, Grid::PAPER);
         let space = space(32, 1600);
-        let seeds = bounds.seeds(&space, None);
+        let seeds = bounds.seeds(&space, None, 1000);
         assert_eq!(seeds.len(), STARTS.len() * (bounds.last - bounds.first + 1));
+        let few = bounds.seeds(&space, None, STARTS.len());
+        let last = |seed: &Candidate| seed.factors[31];
+        assert_eq!(few.iter().map(last).collect::<Vec<_>>(), [800, 1000, 1200, 1400, 1600], "each start once");
+        assert!(bounds.seeds(&space, None, 0).is_empty());
         let mut rng = stream(3, 0, 0, Purpose::Mutation);
         let (mut moved, mut crossed) = (0, 0);
         let mut parents = seeds.clone();
@@ -219,7 +228,7 @@ mod tests {
             let geometry = RopeGeometry { head_dim: 2 * pairs, rotary_dim: 2 * pairs, theta: 10_000.0 };
             let bounds = CriticalDimension::of(&geometry, 16, 4.0, Grid::PAPER);
             assert!(bounds.first >= 1 && bounds.first <= bounds.last, "{bounds:?}");
-            let seeds = bounds.seeds(&space(pairs, 800), None);
+            let seeds = bounds.seeds(&space(pairs, 800), None, 64);
             assert_eq!(seeds.is_empty(), pairs == 1, "one pair leaves nothing below the critical dimension");
         }
     }

@@ -255,6 +255,15 @@ impl Race {
             _ => Verdict::Continue,
         }
     }
+
+    /// What becomes of the candidate of a slot whose mean losses on all samples are known: after how many of them it is
+    /// dropped, and the perplexity estimated then; `None` where it goes all the way.
+    pub fn dropped(&self, slot: usize, means: &[f64]) -> Option<(usize, f64)> {
+        (1..self.samples).find_map(|seen| match self.verdict(slot, means.get(..seen)?) {
+            Verdict::Drop { estimate } => Some((seen, estimate)),
+            Verdict::Continue => None,
+        })
+    }
 }
 
 // === impl Rule ===

@@ -62,7 +62,10 @@ pub fn of_job(job: &JobSpec, description: &ModelDescription) -> (Operators, Vec<
         }
         StrategyKind::LongRope2 => {
             let bounds = CriticalDimension::of(geometry, length, ratio, space.grid);
-            (Operators::CriticalDimension(bounds), bounds.seeds(&space, space.nearest_attention(factor)))
+            (
+                Operators::CriticalDimension(bounds),
+                bounds.seeds(&space, space.nearest_attention(factor), search.evolution.population as usize),
+            )
         }
     }
 }

@@ -135,13 +135,21 @@ impl JobSpec {
                 search.start_tokens.len()
             )
         });
-        let ends_at_ratio = matches!(strategy, StrategyKind::DimPieceMono | StrategyKind::LongRope2);
+        let ends_at_ratio = strategy.ends_at_ratio();
+        checks.require(!ends_at_ratio || ratio > 1.0, "strategy", || {
+            format!(
+                "the last factors of {} have the extension ratio, and a window of {} tokens is not extended: search with \
+                 longrope, dim-mono or ropewalk",
+                strategy.name(),
+                self.target_length
+            )
+        });
         let max = search.max_factor.unwrap_or(f64::INFINITY);
         checks.require(!ends_at_ratio || search.grid.floor(max) >= search.grid.nearest(ratio), "max_factor", || {
             format!("{max} lies below the extension ratio of {ratio}, which the last factors have in this strategy: no monotone candidate is left")
         });
         let from_dimensions = strategy == StrategyKind::LongRope2;
-        checks.require(!from_dimensions || search.init.is_empty(), "init", || {
+        checks.require(strategy.takes_init() || search.init.is_empty(), "init", || {
             "longrope2 starts from its critical dimensions, and given factors have none: leave them out, or search with longrope".into()
         });
         checks.require(!from_dimensions || description.geometry.pairs() > 1, "strategy", || {

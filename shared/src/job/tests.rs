@@ -92,6 +92,14 @@ fn a_short_window_is_searched_up_to_a_stated_factor() {
     };
     assert!(problems(recovery).is_empty());
     assert_eq!(problems(|job| job.target_length = 128), ["target_length"]);
+    for strategy in StrategyKind::ALL.into_iter().filter(|strategy| strategy.ends_at_ratio()) {
+        let found = problems(|job| {
+            recovery(job);
+            job.search.strategy = strategy;
+            job.search.start_tokens = vec![0];
+        });
+        assert_eq!(found, ["strategy"], "its last factors would be those of no extension");
+    }
     let mut job = job();
     recovery(&mut job);
     let description = job.description().unwrap();

@@ -1,7 +1,7 @@
 //! What racing would have made of a search that evaluated everything: what it saves, and whom it takes for a parent.
 
 use super::course::{Tried, generations, mean};
-use ropewalk_coordinator::search::{RaceMemory, Verdict};
+use ropewalk_coordinator::search::RaceMemory;
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
 use serde::Serialize;
@@ -43,14 +43,11 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize) -> Option<Replay>
         let mut whole: Vec<(&Candidate, &[f64])> = Vec::new();
         for (slot, candidate) in generation.iter().enumerate() {
             let measured = mean(&candidate.means);
-            let dropped = (1..samples).find_map(|seen| match race.as_ref()?.verdict(slot, &candidate.means[..seen]) {
-                Verdict::Drop { estimate } => Some((seen, estimate.ln())),
-                Verdict::Continue => None,
-            });
+            let dropped = race.as_ref().and_then(|race| race.dropped(slot, &candidate.means));
             passes += dropped.map_or(samples, |(seen, _)| seen);
             known.push(Known {
                 measured,
-                raced: dropped.map_or(measured, |(_, estimate)| estimate),
+                raced: dropped.map_or(measured, |(_, estimate)| estimate.ln()),
                 dropped: dropped.is_some(),
             });
             if dropped.is_none() {

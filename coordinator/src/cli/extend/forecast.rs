@@ -2,16 +2,14 @@
 
 use super::ExtendArgs;
 use super::evaluate::SETS;
-use super::inputs::{Inputs, identity};
+use super::inputs::Inputs;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::needle::PER_DOCUMENT;
 use crate::cli::output;
 use crate::cli::plan::SPEEDS;
 use crate::cli::prepare::ModelFolder;
-use crate::engine::planned_evaluations;
-use crate::plan::{FinetuneStage, InvalidPlan, Plan, Stage, Training, Work, job, reported_sets, stand_ins};
-use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::job::SearchObjective;
+use crate::engine::SearchPasses;
+use crate::plan::{FinetuneStage, InvalidPlan, Plan, Stage, Training, Work};
 use ropewalk_worker::cost::{self, Memory};
 use ropewalk_worker::device::Dtype;
 use ropewalk_worker::model::config::DecoderSpec;
@@ -129,20 +127,11 @@ impl Predictor<'_> {
 
     fn searches(&self, stage: &Stage, forecast: &mut StageForecast<'_>) {
         for (length, samples, options) in stage.work.searches() {
-            // Neither the model's weights nor what the documents say changes how much is planned.
-            let model = identity(self.folder, Fingerprint::from([0; 32]));
-            let needles = if options.objective.asks() { PER_DOCUMENT as usize } else { 0 };
-            let documents = usize::from(options.objective != SearchObjective::Needle);
-            let judged = samples * (documents + needles);
-            let held_out = self.plan.held_out * (1 + needles);
-            let job = job((self.plan, stage), model, (length, options), Vec::new(), (stand_ins(judged), Vec::new()));
-            let evaluations = planned_evaluations(&job);
-            let passes = evaluations * judged as u64 + reported_sets() * (judged + held_out) as u64;
-            for window in &options.keep_short {
-                self.add(forecast, window.length, (evaluations + reported_sets()) * samples as u64);
+            let planned = SearchPasses::planned(options, samples, self.plan.held_out, PER_DOCUMENT);
+            forecast.evaluations += planned.evaluations;
+            for (length, passes) in planned.short.into_iter().chain([(length, planned.long)]) {
+                self.add(forecast, length, passes);
             }
-            forecast.evaluations += evaluations;
-            self.add(forecast, length, passes);
         }
     }
 

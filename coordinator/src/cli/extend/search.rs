@@ -12,7 +12,6 @@ use crate::cli::prepare::{PreparedJob, samples_of, short_samples};
 use crate::cli::results::Results;
 use crate::cli::watch::{ended_well, follow};
 use crate::client::{Client, ClientError, JobResult};
-use crate::plan::stretch::stretch;
 use crate::plan::{FactorSource, RecoverStage, SearchStage, Stage, job};
 use anyhow::Context as _;
 use ropewalk_shared::factor_file::{FactorFile, FactorWindow};
@@ -55,7 +54,10 @@ impl Runner<'_> {
             std::fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create {}", folder.display()))
                 .or_work()?;
-            let start = vec![self.stretched(&recover.long, length)?];
+            let start = match recover.options.strategy.takes_init() {
+                true => vec![self.stretched(&recover.long, length)?],
+                false => Vec::new(),
+            };
             let wanted = Wanted { length, samples: recover.samples, options: &recover.options, start };
             let result = self.find(stage, &model, wanted, &folder).await?;
             write(&folder.join("factors.json"), &result.factors_json)?;
@@ -81,7 +83,7 @@ impl Runner<'_> {
     pub(super) fn stretched(&self, source: &FactorSource, length: u32) -> Result<Rescale, Failure> {
         let file = self.factors(source)?;
         let original = f64::from(self.inputs.folder.description.original_length);
-        let ratio = |length: u32| (f64::from(length) / original).max(1.0);
+        let ratio = |length: u32| f64::from(length) / original;
         let origin = file.target_length.map_or_else(|| file.extension_ratio.unwrap_or(1.0), ratio);
         let rescale = file.rescale();
         if rescale.has_pair_attention() {
@@ -89,7 +91,7 @@ impl Runner<'_> {
                 "{source}: its attention factors of single pairs are left out: searches and trainings begin without any"
             ));
         }
-        Ok(stretch(&rescale.without_pair_attention(), origin, ratio(length)))
+        Ok(rescale.without_pair_attention().for_ratio(origin, ratio(length)))
     }
 
     async fn find(
