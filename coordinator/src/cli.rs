@@ -17,6 +17,7 @@ mod export;
 #[cfg(feature = "local")]
 mod extend;
 mod factors;
+mod files;
 #[cfg(feature = "local")]
 mod finetune;
 #[cfg(feature = "local")]

@@ -19,6 +19,8 @@ use ropewalk_shared::wire::pb::ropewalk_client::RopewalkClient;
 use ropewalk_shared::wire::pb::training_client::TrainingClient;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +57,7 @@ impl Client {
     /// Connects to a coordinator, for example `http://127.0.0.1:7311` or `127.0.0.1:7311`.
     ///
     /// # Errors
-    /// [`ClientError::Url`] for an address that is none, [`ClientError::Unreachable`] when nobody answers there.
+    /// [`ClientError::Url`] for an address that is none, [`ClientError::Unreachable`] when no coordinator answers there.
     pub async fn connect(url: &str) -> Result<Self, ClientError> {
         let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let bad = |reason: String| ClientError::Url { url: url.to_owned(), reason };
@@ -74,6 +76,17 @@ impl Client {
         let channel = connected
             .map_err(|_| unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())))?
             .map_err(|e| unreachable(error::root_cause(&e)))?;
+        // Other servers accept connections too, and some then say nothing.
+        let mut health = HealthClient::new(channel.clone());
+        match tokio::time::timeout(CONNECT_TIMEOUT, health.check(HealthCheckRequest::default())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(status)) => {
+                let cause = std::error::Error::source(&status).map(error::root_cause);
+                let said = cause.unwrap_or_else(|| status.message().to_owned());
+                return Err(unreachable(format!("what listens there does not answer as one ({said})")));
+            }
+            Err(_) => return Err(unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()))),
+        }
         let trainings = TrainingClient::new(channel.clone());
         let plans = PlansClient::new(channel.clone());
         let service = RopewalkClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);

@@ -132,6 +132,7 @@ fn bind_error(listen: &str, error: &std::io::Error) -> ServeError {
     let address = listen.to_owned();
     match error.kind() {
         ErrorKind::AddrInUse => ServeError::PortInUse { address },
+        ErrorKind::InvalidInput => ServeError::NoAddress { address, reason: error.to_string() },
         _ => ServeError::Bind { address, reason: error.to_string() },
     }
 }

@@ -299,3 +299,120 @@ fn options_of_a_search_that_cannot_be() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn options_that_would_have_no_effect() -> Result<()> {
+    let folder = TempDir::new()?;
+    let factors = folder.path().join("factors.json");
+    std::fs::write(&factors, r#"{"rescale_factors": [1, 1, 1, 1, 2, 2, 2, 2], "target_length": 128}"#)?;
+    let (model, factors) = (text(&models::tiny()), text(&factors));
+    let tokens = text(&documents::write(folder.path(), 2, 64, TINY_VOCABULARY, 1)?);
+    let tune =
+        ["finetune", "--model", &model, "--tokens", &tokens, "--length", "64", "--steps", "1", "--factors", "pi"];
+    let measure = ["eval", "--model", &model, "--tokens", &tokens, "--length", "64"];
+    let cases: [(&[&str], &[&str], &[&str]); 6] = [
+        (&["export", &factors], &["--format", "csv", "--whole"], &["--whole", "--format hf"]),
+        (&["export", &factors], &["--short", "ones"], &["--short", "config.json"]),
+        (&tune, &["--answers-only"], &["--retrieval-share"]),
+        (&tune, &["--schedule", "constant", "--final-share", "0.5"], &["--final-share", "--schedule cosine"]),
+        (&measure, &["--factors", &factors, "--target-length", "128"], &["--target-length", "names none"]),
+        (&measure, &["--threads", "1000000"], &["--threads", "from 1 to 1024"]),
+    ];
+    for (command, options, expected) in cases {
+        ropewalk(command.iter().chain(options).copied())?.assert_failed(2, expected);
+    }
+    Ok(())
+}
+
+/// A plan is made before there are documents, of the search that would run.
+#[test]
+fn a_plan_of_a_search_that_cannot_be() -> Result<()> {
+    let model = text(&models::tiny());
+    let plan = |options: &[&str]| ropewalk(["plan", "--model", &model, "--json"].iter().chain(options).copied());
+    plan(&["--target-length", "64"])?.assert_failed(2, &["target_length", "nothing to extend"]);
+    for (option, value) in [("--max-factor", "0.5"), ("--parents", "0"), ("--tflops", "0"), ("--init", "no-file")] {
+        plan(&["--target-length", "512", option, value])?.assert_failed(2, &[value]);
+    }
+    let planned = plan(&["--target-length", "512"])?.json()?;
+    assert_eq!(planned["evaluations"], 123);
+    Ok(())
+}
+
+#[test]
+fn gradients_on_a_gpu_and_no_gpu_at_all() -> Result<()> {
+    let folder = TempDir::new()?;
+    let search = Search::small(folder.path())?;
+    let with = |options: &[&str]| {
+        let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(&folder.path().join("out"))];
+        arguments.extend(search.arguments());
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        ropewalk(arguments)
+    };
+    with(&["--device", "cuda:0", "--strategy", "ropewalk", "--slope-steps", "2"])?
+        .assert_failed(2, &["--slope-steps", "--device cpu"]);
+    // Steps down a slope alone need the CPU.
+    let ended = with(&["--device", "cuda:99", "--strategy", "ropewalk"])?;
+    ended.assert_failed(2, &["--device"]);
+    assert!(!ended.stderr.contains("gradients"), "{}", ended.stderr);
+    Ok(())
+}
+
+#[test]
+fn results_of_something_else_are_kept() -> Result<()> {
+    let folder = TempDir::new()?;
+    let out = folder.path().join("out");
+    std::fs::create_dir_all(&out)?;
+    let mine = out.join("factors.json");
+    std::fs::write(&mine, r#"{"rescale_factors": [1, 1, 2, 2]}"#)?;
+    search_into(folder.path(), &out)?.assert_failed(2, &[&text(&mine), "--out"]);
+    let (model, tokens) = (text(&models::tiny()), text(&documents::write(folder.path(), 2, 64, TINY_VOCABULARY, 1)?));
+    let tune = ["--steps", "1", "--factors", "pi", "--out", &text(&out)].map(str::to_owned);
+    let command = ["finetune", "--model", &model, "--tokens", &tokens, "--length", "64"].map(str::to_owned);
+    ropewalk(command.into_iter().chain(tune))?.assert_failed(2, &[&text(&mine), "--out"]);
+    assert_eq!(std::fs::read_to_string(&mine)?, r#"{"rescale_factors": [1, 1, 2, 2]}"#);
+    Ok(())
+}
+
+fn search_into(folder: &Path, out: &Path) -> Result<Ended> {
+    let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(out)];
+    arguments.extend(Search::small(folder)?.arguments());
+    ropewalk(arguments)
+}
+
+#[test]
+fn weights_that_are_no_numbers() -> Result<()> {
+    let folder = TempDir::new()?;
+    let model = models::copy_of_tiny(folder.path(), "nan")?;
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights)?;
+    let end = bytes.len() - 4;
+    // The last number of the last tensor.
+    bytes[end..].fill(0xff);
+    std::fs::write(&weights, bytes)?;
+    let ended = eval_model(&model)?;
+    // What was measured is printed, and is no success.
+    let said = ["no finite number under none at 64", "NaN in the weights"];
+    assert!(ended.status == Some(1) && said.iter().all(|part| ended.stderr.contains(part)), "{ended}");
+    Ok(())
+}
+
+#[test]
+fn addresses_that_are_none() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (file, store) = (folder.path().join("file"), text(&folder.path().join("store")));
+    std::fs::write(&file, "")?;
+    ropewalk(["serve", "--listen", "here", "--store", &store])?.assert_failed(2, &["--listen here", "127.0.0.1:7311"]);
+    ropewalk(["serve", "--listen", "127.0.0.1:0", "--store", &text(&file)])?
+        .assert_failed(2, &["is a file", "--store"]);
+    ropewalk(["jobs", "--coordinator", "https://127.0.0.1:1"])?.assert_failed(2, &["only http://"]);
+    // Something else listens there.
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let other = std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    });
+    ropewalk(["jobs", "--coordinator", &url])?.assert_failed(1, &["no coordinator answers", &url, "--coordinator"]);
+    other.join().map_err(|_| anyhow::anyhow!("the other server failed"))??;
+    Ok(())
+}

@@ -57,7 +57,7 @@ struct Cli {
     train_root: Option<PathBuf>,
 
     /// Threads of the evaluation; 0 for one per processor core
-    #[arg(long, env = "ROPEWALK_THREADS", value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "ROPEWALK_THREADS", value_name = "N", default_value_t = 0, value_parser = threads)]
     threads: usize,
 
     /// Longest sequence to take, in tokens [default: what fits into memory]
@@ -193,6 +193,12 @@ impl Cli {
             LogFormat::Json => builder.json().init(),
         }
     }
+}
+
+/// A number of threads that a machine can have.
+fn threads(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= 1024);
+    number.ok_or_else(|| "give a number from 0 to 1024".to_owned())
 }
 
 /// Seconds, with a fraction if need be.

@@ -40,7 +40,7 @@ pub struct CancelArgs {
 
 impl Target {
     async fn client(&self) -> Result<Client, super::Failure> {
-        Client::connect(&self.coordinator.coordinator).await.or_work()
+        self.coordinator.connect().await
     }
 }
 

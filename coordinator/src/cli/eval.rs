@@ -7,7 +7,7 @@ mod table;
 
 use super::device::DeviceArgs;
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::options::{JsonArgs, SourceArgs, tokens};
+use super::options::{JsonArgs, SourceArgs, count, threads, tokens};
 use super::output;
 use super::prepare::{ModelFolder, Source};
 use choice::FactorChoice;
@@ -71,7 +71,8 @@ pub struct EvalArgs {
     document_tokens: Option<u32>,
 
     /// Use at most this many documents, the first that are long enough
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = |text: &str| count(text, 1 << 20))]
+    #[arg(conflicts_with = "retrieval")]
     samples: usize,
 
     /// Also tell how the loss changes with each factor, for the price of about three evaluations (CPU only)
@@ -88,7 +89,7 @@ pub struct EvalArgs {
     dtype: Option<DtypeArg>,
 
     /// Threads of the CPU [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
 
     #[command(flatten)]
@@ -174,6 +175,15 @@ fn evaluate(args: EvalArgs) -> Outcome {
     if lengths.is_empty() {
         lengths.push(folder.description.original_length);
     }
+    if lengths.contains(&1) {
+        return Err(Failure::input_message("--length 1: a document of less than 2 tokens has nothing to predict"));
+    }
+    let is_file = |choice: &FactorChoice| matches!(choice, FactorChoice::None | FactorChoice::File { .. });
+    if args.target_length.is_some() && choices.iter().all(is_file) {
+        return Err(Failure::input_message(
+            "--target-length scales the published methods (pi, ntk, yarn, yarn-factors), and --factors names none of them",
+        ));
+    }
     let given = SourceArgs { data: args.data.clone(), tokens: args.tokens.clone() };
     let source = folder.source(&given)?;
 
@@ -203,7 +213,28 @@ fn evaluate(args: EvalArgs) -> Outcome {
             report.results.push(args.measure(&evaluator, (choice, &folder.description), &samples, length)?);
         }
     }
-    if args.output.json { output::json(&report) } else { output::line(table::table(&report)) }
+    if args.output.json {
+        output::json(&report)?
+    } else {
+        output::line(table::table(&report))?
+    }
+    report.check()
+}
+
+impl Report {
+    /// What has no loss was not measured, though it was evaluated.
+    fn check(&self) -> Outcome {
+        let lost = self.results.iter().filter(|result| !result.nll.is_finite());
+        let lost: Vec<String> = lost.map(|result| format!("{} at {}", result.factors, result.length)).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::work_message(format!(
+            "the loss is no finite number under {}: look for NaN in the weights, for factors that are far off, or try --dtype \
+             f32 where another was used",
+            lost.join(", ")
+        )))
+    }
 }
 
 impl EvalArgs {

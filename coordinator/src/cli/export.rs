@@ -5,10 +5,10 @@ mod apply;
 
 use super::factors::read_file;
 use super::failure::{Failure, OrFail as _, Outcome};
+use super::files::write;
 use super::options::{CoordinatorArgs, tokens};
 use super::output::{self, note};
 use super::prepare::ModelFolder;
-use crate::client::Client;
 use crate::export::{DroppedStartTokens, Export, Format, HfOptions, ShortSet, csv, hf, json, read_factors};
 use anyhow::Context as _;
 use clap::Args;
@@ -129,20 +129,6 @@ pub(super) async fn run(args: ExportArgs) -> Outcome {
     }
 }
 
-/// Writes a file whole or not at all: beside its place first, then moved there.
-pub(super) fn write(path: &Path, content: &str) -> Outcome {
-    let result = || -> std::io::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let part = folder.join(name);
-        std::fs::write(&part, content)?;
-        std::fs::rename(&part, path).inspect_err(|_| drop(std::fs::remove_file(&part)))
-    };
-    result().with_context(|| format!("cannot write {}", path.display())).or_work()
-}
-
 // === impl ExportArgs ===
 
 impl ExportArgs {
@@ -168,7 +154,7 @@ impl ExportArgs {
         if self.what.contains(['/', '\\']) || self.what.ends_with(".json") || self.what.ends_with(".csv") {
             return Err(Failure::input_message(format!("{}: no such factor file", self.what)));
         }
-        let client = Client::connect(&self.coordinator.coordinator).await.or_work()?;
+        let client = self.coordinator.connect().await?;
         let result = client.result(&self.what).await.or_work()?;
         if !result.complete {
             note("the job is not done: these are the best factors so far");

@@ -26,7 +26,7 @@ mod status;
 pub use carry::{CarryArgs, carry};
 
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::options::JsonArgs;
+use super::options::{JsonArgs, tflops as speed};
 use super::search::MachineArgs;
 use crate::plan::{Plan, presets};
 use anyhow::Context as _;
@@ -88,7 +88,7 @@ pub struct ExtendArgs {
     check: bool,
 
     /// TFLOP/s that one worker sustains, for --check [default: a few are shown]
-    #[arg(long, value_name = "TFLOPS", requires = "check")]
+    #[arg(long, value_name = "TFLOPS", requires = "check", value_parser = speed)]
     tflops: Option<f64>,
 
     /// Repeat this stage, and all that need its result: what they made is set aside

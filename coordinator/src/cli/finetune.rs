@@ -5,9 +5,9 @@ mod options;
 pub mod progress;
 
 use super::eval::choice::FactorChoice;
-use super::export::write;
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::options::{JsonArgs, SourceArgs};
+use super::files::write;
+use super::options::{JsonArgs, SourceArgs, threads};
 use super::output::{self, note};
 use super::prepare::ModelFolder;
 use crate::report::loss_plot;
@@ -51,7 +51,7 @@ pub struct FinetuneArgs {
     out: PathBuf,
 
     /// Threads [default: all cores]; the weights do not depend on it
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
 
     #[command(flatten)]
@@ -85,7 +85,9 @@ fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     let folder = ModelFolder::open(&args.model)?;
     let choice = FactorChoice::read(&args.factors, &folder.description)?;
     let spec = args.training.spec(choice.at(&folder.description, args.training.reach(), None));
+    args.training.check()?;
     spec.check(&folder.description).or_input()?;
+    keep_others(&args.out.join("factors.json"), &spec)?;
     let sequences = data::sequences(&folder, &args.source, &spec)?;
 
     std::fs::create_dir_all(&args.out).with_context(|| format!("--out {}", args.out.display())).or_input()?;
@@ -97,6 +99,19 @@ fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     factors.target_length = Some(spec.reach());
     write(&args.out.join("factors.json"), &factors.to_json().or_work()?)?;
     report(args, &trained)
+}
+
+/// Refuses a folder with other factors, which would be lost.
+fn keep_others(path: &Path, spec: &TrainSpec) -> Outcome {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let file = FactorFile::from_json(&text).ok();
+    if file.is_some_and(|file| file.search.is_none() && file.rescale() == spec.rescale) {
+        return Ok(());
+    }
+    Err(Failure::input_message(format!(
+        "{} is not of this training, and would be lost: name another folder with --out, or move the file",
+        path.display()
+    )))
 }
 
 fn train_on_pool(

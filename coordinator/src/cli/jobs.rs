@@ -3,7 +3,6 @@
 use super::failure::{OrFail as _, Outcome};
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
-use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::status::JobStatus;
 
@@ -17,7 +16,7 @@ pub struct JobsArgs {
 }
 
 pub(super) async fn run(args: JobsArgs) -> Outcome {
-    let jobs = Client::connect(&args.coordinator.coordinator).await.or_work()?.jobs().await.or_work()?;
+    let jobs = args.coordinator.connect().await?.jobs().await.or_work()?;
     if args.output.json {
         return jobs.iter().try_for_each(output::json);
     }

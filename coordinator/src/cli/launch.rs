@@ -7,7 +7,6 @@ use super::options::{CoordinatorArgs, JsonArgs};
 use super::output::{self, note};
 use super::prepare::{JobArgs, ModelFolder};
 use super::progress::bar;
-use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
 
@@ -33,7 +32,7 @@ pub struct LaunchArgs {
 pub(super) async fn run(args: LaunchArgs) -> Outcome {
     let folder = ModelFolder::open(&args.job.model)?;
     // The coordinator first: reading documents can take a while, and would be for nothing.
-    let client = Client::connect(&args.coordinator.coordinator).await.or_work()?;
+    let client = args.coordinator.connect().await?;
     let fingerprint = match args.fingerprint {
         Some(fingerprint) => fingerprint,
         None => fingerprint_of(&folder)?,

@@ -11,6 +11,7 @@ use super::watch::{ended_well, follow};
 use crate::client::{Client, JobResult};
 use crate::service::{ServeOptions, serve};
 use anyhow::Context as _;
+use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_worker::cost::{self, Memory};
 use ropewalk_worker::device::{Devices, Dtype};
@@ -125,12 +126,27 @@ impl LocalSearch<'_> {
     /// Runs the job to its end, going on where an earlier run in the same folder stopped; then writes what it found
     /// and prints the comparison.
     pub async fn run(self) -> Outcome {
+        self.keep_others()?;
         let result = self.search().await?;
         let results = Results::new(self.folder, &result);
         let files = results.write(self.out)?;
         results.print(self.json)?;
         note(format!("\nwrote {}", files.join(", ")));
         Ok(())
+    }
+
+    /// Refuses a folder with the result of something else, which would be lost.
+    fn keep_others(&self) -> Outcome {
+        let path = self.out.join("factors.json");
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
+        let job = FactorFile::from_json(&text).ok().and_then(|file| file.search).map(|search| search.job);
+        if job.is_some_and(|job| job == self.job.spec.id().as_str()) {
+            return Ok(());
+        }
+        Err(Failure::input_message(format!(
+            "{} is not of this search, and would be lost: name another folder with --out, or move the file",
+            path.display()
+        )))
     }
 
     /// Runs the job to its end, as [`Self::run`], and returns what it found.

@@ -2,6 +2,8 @@
 
 pub use crate::units::{seconds, tokens};
 
+use super::failure::Failure;
+use crate::client::{Client, ClientError};
 use clap::{Args, ValueEnum};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::grid::Grid;
@@ -21,6 +23,36 @@ pub struct CoordinatorArgs {
     /// URL of the coordinator
     #[arg(long, env = "ROPEWALK_COORDINATOR", default_value = DEFAULT_COORDINATOR, value_name = "URL")]
     pub coordinator: String,
+}
+
+impl CoordinatorArgs {
+    /// Connects to it.
+    pub async fn connect(&self) -> Result<Client, Failure> {
+        connect(&self.coordinator).await
+    }
+}
+
+/// Connects to a coordinator whose address was typed.
+pub async fn connect(url: &str) -> Result<Client, Failure> {
+    let failure = |error: ClientError| if error.is_input() { Failure::input(error) } else { Failure::work(error) };
+    Client::connect(url).await.map_err(failure)
+}
+
+/// Threads of the CPU: a number that a machine can have.
+pub fn threads(text: &str) -> Result<usize, String> {
+    count(text, 1024)
+}
+
+/// How many of something, at least one.
+pub fn count(text: &str, most: usize) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("give a number from 1 to {most}"))
+}
+
+/// A sustained speed in TFLOP/s.
+pub fn tflops(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok().filter(|speed| (1e-6..=1e9).contains(speed));
+    speed.ok_or_else(|| "give TFLOP/s, a number above 0".to_owned())
 }
 
 /// The form of what a command prints.

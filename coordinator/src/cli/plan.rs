@@ -2,15 +2,18 @@
 
 mod placements;
 
-use super::failure::{OrFail as _, Outcome};
+use super::failure::{Failure, OrFail as _, Outcome};
+use super::init;
 use super::needle::PER_DOCUMENT;
-use super::options::{JsonArgs, SamplingArgs, SearchArgs, tokens};
+use super::options::{JsonArgs, SamplingArgs, SearchArgs, tflops as speed, tokens};
 use super::output;
 use super::prepare::ModelFolder;
 use crate::engine::SearchPasses;
+use crate::plan::stand_ins;
 use clap::Args;
 use placements::Placements;
-use ropewalk_shared::rope::Rescale;
+use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
 use ropewalk_worker::cost::{self, Memory, Work};
 use ropewalk_worker::device::{DeviceChoice, Dtype, gib as bytes_of_gib};
 use ropewalk_worker::model::config::DecoderSpec;
@@ -51,11 +54,11 @@ pub struct PlanArgs {
     device: Option<DeviceChoice>,
 
     /// TFLOP/s that one worker sustains [default: a few are shown]
-    #[arg(long, value_name = "TFLOPS")]
+    #[arg(long, value_name = "TFLOPS", value_parser = speed)]
     tflops: Option<f64>,
 
     /// Workers that share the passes
-    #[arg(long, default_value_t = 1, value_name = "K")]
+    #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     workers: u32,
 
     #[command(flatten)]
@@ -126,7 +129,7 @@ struct Passes {
 // === impl PlanArgs ===
 
 impl PlanArgs {
-    fn plan(&self) -> Result<Plan, super::Failure> {
+    fn plan(&self) -> Result<Plan, Failure> {
         let folder = ModelFolder::open(&self.model)?;
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let on_cpu = self.device.map_or(self.dtype.bytes() == 4, |device| device == DeviceChoice::Cpu);
@@ -138,9 +141,10 @@ impl PlanArgs {
         let placements = Placements::of(load, self.device_memory);
         let gib = |bytes: u64| bytes as f64 / GIB;
         let mut options = self.search.options().or_input()?;
-        // How many are given counts, not what they are.
-        options.init = vec![Rescale::identity(spec.rotary_dim / 2); self.search.init.len()];
+        let ratio = f64::from(self.target_length) / f64::from(folder.description.original_length);
+        options.init = init::read(&self.search.init, &[], &folder.description, ratio)?;
         let planned = SearchPasses::planned(&options, samples, self.sampling.held_out, PER_DOCUMENT);
+        self.check(&folder, options, planned.judged as usize)?;
         let of_short = |&(length, passes): &(u32, u64)| passes as f64 * Work::of(&spec, length as usize).total();
         let passes = Passes { long: planned.long, work, short_work: planned.short.iter().map(of_short).sum() };
         let moving = placements.seconds_moving();
@@ -171,6 +175,22 @@ impl PlanArgs {
             placements,
         })
     }
+
+    /// Refuses what a search with these options would be refused for, as far as that does not depend on documents or weights.
+    fn check(&self, folder: &ModelFolder, mut search: SearchOptions, judged: usize) -> Outcome {
+        let mut samples = stand_ins(judged + search.keep_short.len());
+        for window in &mut search.keep_short {
+            window.samples = samples.pop().into_iter().collect();
+        }
+        let model = ModelIdentity {
+            name: folder.name.clone(),
+            fingerprint: Fingerprint::from([0; 32]),
+            config_json: folder.config_json.clone(),
+        };
+        let target_length = self.target_length;
+        let job = JobSpec { name: "plan".into(), model, target_length, search, samples, held_out: Vec::new() };
+        job.check().map(drop).or_input()
+    }
 }
 
 // === impl Time ===
@@ -180,7 +200,7 @@ impl Time {
     fn at(tflops: f64, passes: &Passes, seconds_moving: f64, workers: u32) -> Self {
         let seconds_per_pass = passes.work.total() / (tflops * 1e12) + seconds_moving;
         let seconds = seconds_per_pass * passes.long as f64 + passes.short_work / (tflops * 1e12);
-        Self { tflops, seconds_per_pass, seconds_of_search: seconds / f64::from(workers.max(1)) }
+        Self { tflops, seconds_per_pass, seconds_of_search: seconds / f64::from(workers) }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The end of a search on this machine: the comparison, the files, the plots.
 
 use super::compare;
-use super::export::{dropped, write};
+use super::export::dropped;
 use super::failure::{Failure, OrFail as _, Outcome};
+use super::files::write;
 use super::options::JsonArgs;
 use super::output::{self, note};
 use super::prepare::ModelFolder;

@@ -3,7 +3,6 @@
 use super::failure::{OrFail as _, Outcome};
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
-use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::job::SearchObjective;
 use ropewalk_shared::plan::PlanProgress;
@@ -22,7 +21,7 @@ pub struct StatusArgs {
 }
 
 pub(super) async fn run(args: StatusArgs) -> Outcome {
-    let status = Client::connect(&args.coordinator.coordinator).await.or_work()?.job(&args.job).await.or_work()?;
+    let status = args.coordinator.connect().await?.job(&args.job).await.or_work()?;
     print(&status, args.output)
 }
 

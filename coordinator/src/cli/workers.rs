@@ -3,7 +3,6 @@
 use super::failure::{OrFail as _, Outcome};
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
-use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::status::WorkerStatus;
 
@@ -17,7 +16,7 @@ pub struct WorkersArgs {
 }
 
 pub(super) async fn run(args: WorkersArgs) -> Outcome {
-    let workers = Client::connect(&args.coordinator.coordinator).await.or_work()?.workers().await.or_work()?;
+    let workers = args.coordinator.connect().await?.workers().await.or_work()?;
     if args.output.json {
         return workers.iter().try_for_each(output::json);
     }

@@ -48,6 +48,11 @@ pub enum ClientError {
 // === impl ClientError ===
 
 impl ClientError {
+    /// Whether the request itself was wrong.
+    pub fn is_input(&self) -> bool {
+        matches!(self, Self::Url { .. })
+    }
+
     /// Whether the same call may succeed later, unchanged.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. })

@@ -9,6 +9,8 @@ use ropewalk_shared::job::{JobSpec, SearchObjective, SearchOptions, StrategyKind
 pub struct SearchPasses {
     /// Candidates that are evaluated.
     pub evaluations: u64,
+    /// Samples that each is judged on, of the target length.
+    pub judged: u64,
     /// Sequences of the target length.
     pub long: u64,
     /// Sequences of each window that must not get worse, and its length in tokens.
@@ -30,6 +32,7 @@ impl SearchPasses {
         let all = |judged: u64, others: u64| evaluations * judged + reported * (judged + others);
         Self {
             evaluations,
+            judged,
             long: all(judged, others),
             short: search.keep_short.iter().map(|window| (window.length, all(documents, held_out))).collect(),
         }
@@ -71,7 +74,7 @@ mod tests {
     fn passes_are_those_of_the_search_and_of_its_report() {
         let paper = SearchOptions::default();
         let of = |search: &SearchOptions| SearchPasses::planned(search, 5, 3, 2);
-        let text = SearchPasses { evaluations: 1344, long: 1344 * 5 + 9 * 8, short: Vec::new() };
+        let text = SearchPasses { evaluations: 1344, judged: 5, long: 1344 * 5 + 9 * 8, short: Vec::new() };
         assert_eq!(of(&paper), text);
         let needle = SearchOptions { objective: SearchObjective::Needle, ..paper.clone() };
         assert_eq!(of(&needle).long, 1344 * 10 + 9 * (10 + 9));

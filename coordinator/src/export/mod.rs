@@ -11,7 +11,7 @@ pub mod json;
 mod read;
 
 pub use error::{ExportError, InvalidFactors, ReadFactorsError};
-pub use hf::{HfOptions, ShortSet};
+pub use hf::{HfOptions, ShortSet, same_model};
 pub use read::{ReadFactors, parse_factors, read_factors};
 
 use ropewalk_shared::factor_file::{FactorFile, WITHOUT_PAIR_ATTENTION};

@@ -7,6 +7,24 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+/// Fields of a factor file.
+const FIELDS: [&str; 14] = [
+    "schema",
+    "model",
+    "original_length",
+    "target_length",
+    "extension_ratio",
+    "rescale_factors",
+    "start_tokens",
+    "attention_factor",
+    "pair_attention",
+    "windows",
+    "objective",
+    "baselines",
+    "search",
+    "created_by",
+];
+
 /// Factors that were read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadFactors {
@@ -41,8 +59,17 @@ pub fn parse_factors(content: &[u8], pairs: Option<usize>) -> Result<ReadFactors
         FactorFile::from_rescale(ropewalk_shared::rope::Rescale::with_factors(csv::parse(text, pairs)?))
     };
     file.rescale().check(pairs.unwrap_or(file.rescale_factors.len()))?;
-    let notices = notices(&file);
+    let mut notices = notices(&file);
+    notices.extend(unknown(text));
     Ok(ReadFactors { file, notices })
+}
+
+/// Fields that were not read: what is misspelt would have no effect without a word.
+fn unknown(text: &str) -> Option<String> {
+    let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).ok()?;
+    let unknown = object.keys().filter(|key| !FIELDS.contains(&key.as_str())).take(8);
+    let unknown: Vec<String> = unknown.map(|key| format!("{key:?}")).collect();
+    (!unknown.is_empty()).then(|| format!("{} is no field of a factor file, and is not read", unknown.join(", ")))
 }
 
 fn notices(file: &FactorFile) -> Vec<String> {
@@ -80,6 +107,13 @@ mod tests {
         let full = r#" {"rescale_factors": [1.0, 2.5], "start_tokens": 4, "attention_factor": 1.1}"#;
         let file = parse_factors(full.as_bytes(), None).unwrap().file;
         assert_eq!((file.start_tokens, file.attention_factor), (4, 1.1));
+    }
+
+    #[test]
+    fn what_is_not_read_is_said() {
+        let read =
+            parse_factors(br#"{"rescale_factors": [1.0], "atention_factor": 3, "created_by": "me"}"#, None).unwrap();
+        assert_eq!(read.notices, ["\"atention_factor\" is no field of a factor file, and is not read"]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn job(
 }
 
 /// So many different samples, which stand for documents that are drawn later.
-pub(super) fn stand_ins(count: usize) -> Vec<SampleId> {
+pub fn stand_ins(count: usize) -> Vec<SampleId> {
     let sample = |number: usize| {
         let mut id = [0xff; 32];
         id[..8].copy_from_slice(&(number as u64).to_le_bytes());

@@ -22,7 +22,7 @@ mod problem;
 mod read;
 mod stage;
 
-pub use job::job;
+pub use job::{job, stand_ins};
 pub use problem::{InvalidPlan, Problem};
 pub use stage::{
     EvaluateStage, ExportStage, FactorSource, FinetuneStage, RecoverStage, RetrievalTask, SearchStage, Stage, Training,

@@ -25,12 +25,29 @@ pub enum ServeError {
         /// What the system says.
         reason: String,
     },
+    /// Not an address.
+    #[error("--listen {address} is no address: {reason}; give a host and a port, for example 127.0.0.1:7311")]
+    NoAddress {
+        /// What was given.
+        address: String,
+        /// Why it is none.
+        reason: String,
+    },
     /// The store cannot be opened, or has failed since.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The server broke.
     #[error("the server has stopped: {0}; start the coordinator again, everything acknowledged is kept")]
     Server(String),
+}
+
+// === impl ServeError ===
+
+impl ServeError {
+    /// Whether the request itself was wrong.
+    pub fn is_input(&self) -> bool {
+        matches!(self, Self::NoAddress { .. })
+    }
 }
 
 // === conversions to Status ===

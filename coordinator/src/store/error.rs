@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub enum StoreError {
     /// Another process has it open.
     #[error(
-        "the store {} is in use by another process: stop that coordinator, or give another folder with --store", .path.display()
+        "the store {} is in use by another process: stop that coordinator or search, or give another folder (--store, or --out of a search)", .path.display()
     )]
     Locked {
         /// The folder.

@@ -2,8 +2,8 @@
 
 use super::choice::FactorChoice;
 use super::progress_bar;
-use crate::cli::export::write;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
+use crate::cli::files::write;
 use crate::cli::output::{self, note};
 use crate::cli::prepare::{ModelFolder, Source};
 use crate::documents::DocumentTokenizer;

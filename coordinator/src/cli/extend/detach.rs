@@ -6,15 +6,15 @@ use super::inputs::Inputs;
 use super::order::Order;
 use super::runner::Runner;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
+use crate::cli::options::connect;
 use crate::cli::output::{self, note};
-use crate::client::Client;
 use anyhow::Context as _;
 use ropewalk_shared::plan::PlanJob;
 
 /// Launches a plan that was checked, and prints the job's id.
 pub async fn run(args: &ExtendArgs, inputs: &Inputs, text: String) -> Outcome {
     let url = args.coordinator.as_deref().ok_or_else(|| Failure::input_message("--detach needs a --coordinator"))?;
-    let client = Client::connect(url).await.or_work()?;
+    let client = connect(url).await?;
     if args.from.is_some() {
         // Whoever carries the plan out now has the folder to itself.
         Runner::new(args, inputs, PlanFolder::open(&args.out)?)?.repeat()?;

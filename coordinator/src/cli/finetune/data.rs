@@ -23,7 +23,19 @@ pub fn sequences(folder: &ModelFolder, source: &SourceArgs, spec: &TrainSpec) ->
     let read = folder.source(source)?.whole(spec.length as usize * WINDOWS, budget)?;
     let total: usize = read.documents.iter().map(Vec::len).sum();
     let rest = if read.complete { "" } else { "; the rest is not needed and was not read" };
-    note(format!("{} documents of {total} tokens in all{rest}", read.documents.len()));
+    let long = read.documents.iter().filter(|document| document.len() >= spec.length as usize).count();
+    note(format!(
+        "{} documents of {total} tokens in all, {long} of them of {} and more{rest}",
+        read.documents.len(),
+        spec.length
+    ));
+    if long == 0 {
+        note(format!(
+            "no document fills a sequence of {} tokens: each is joined from several, or from one again and again, and shows nothing \
+             of what is far apart; give longer documents, or a smaller --length",
+            spec.length
+        ));
+    }
 
     let prompts = spec.mix.retrieval_share > 0.0;
     let tokenizer =

@@ -1,5 +1,6 @@
 //! How to train, as typed.
 
+use crate::cli::failure::{Failure, Outcome};
 use crate::cli::options::tokens;
 use clap::{Args, ValueEnum};
 use ropewalk_shared::rope::Rescale;
@@ -33,9 +34,9 @@ pub struct TrainingArgs {
     #[arg(long, value_enum, default_value = "constant")]
     schedule: ScheduleArg,
 
-    /// Share of the learning rate at which the cosine ends
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
-    final_share: f64,
+    /// Share of the learning rate at which the cosine ends [default: 0.1]
+    #[arg(long, value_name = "SHARE", requires = "schedule")]
+    final_share: Option<f64>,
 
     /// Share of weights (not of norms and biases) taken off a step, times the learning rate
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
@@ -50,7 +51,7 @@ pub struct TrainingArgs {
     short_share: f64,
 
     /// Tokens of those [default: the model's original length]
-    #[arg(long, value_name = "N", value_parser = tokens)]
+    #[arg(long, value_name = "N", value_parser = tokens, requires = "short_share")]
     short_length: Option<u32>,
 
     /// Share of sequences that are retrieval prompts: a number hidden anywhere, in a text of any length
@@ -58,7 +59,7 @@ pub struct TrainingArgs {
     retrieval_share: f64,
 
     /// Of retrieval prompts, train on the answer alone
-    #[arg(long)]
+    #[arg(long, requires = "retrieval_share")]
     answers_only: bool,
 
     /// Share of the other sequences whose positions skip a part, so that they show the model distances of a longer window
@@ -67,7 +68,7 @@ pub struct TrainingArgs {
     skip_share: f64,
 
     /// Positions over which those are spread: the longer window
-    #[arg(long, value_name = "N", value_parser = tokens)]
+    #[arg(long, value_name = "N", value_parser = tokens, requires = "skip_share")]
     skip_reach: Option<u32>,
 
     /// Leave out the text at the skipped positions, too: read parts of a window as long as the reach
@@ -113,6 +114,17 @@ enum PrecisionArg {
 }
 
 impl TrainingArgs {
+    /// Refuses what would have no effect.
+    pub fn check(&self) -> Outcome {
+        match (self.schedule, self.final_share) {
+            (ScheduleArg::Constant, Some(_)) => Err(Failure::input_message(
+                "--final-share is where the cosine ends, and a constant learning rate does not end: add --schedule cosine, or \
+                 leave it out",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The window that is trained for.
     pub fn reach(&self) -> u32 {
         self.mix().reach(self.length)
@@ -141,7 +153,7 @@ impl TrainingArgs {
             warmup_steps: self.warm_up.unwrap_or_else(|| (self.steps / 10).min(20)),
             schedule: match self.schedule {
                 ScheduleArg::Constant => Schedule::Constant,
-                ScheduleArg::Cosine => Schedule::Cosine { final_share: self.final_share },
+                ScheduleArg::Cosine => Schedule::Cosine { final_share: self.final_share.unwrap_or(0.1) },
             },
             adamw: AdamW { weight_decay: self.weight_decay, ..AdamW::default() },
             clip_norm: (self.clip != 0.0).then_some(self.clip),

@@ -237,7 +237,10 @@ fn dictionaries(config: &Map<String, Value>) -> impl Iterator<Item = &Map<String
 
 /// Refuses factors that were searched for a model of another shape. Fingerprints are the caller's to compare: the
 /// same factors may well be wanted for a fine-tuned model.
-fn same_model(file: &FactorFile, model: &ModelDescription) -> Result<(), ExportError> {
+///
+/// # Errors
+/// [`ExportError::OtherModel`] names the first difference.
+pub fn same_model(file: &FactorFile, model: &ModelDescription) -> Result<(), ExportError> {
     let differ = |field, searched: String, model: String| Err(ExportError::OtherModel { field, searched, model });
     if let Some(searched) = file.original_length
         && searched != model.original_length
