@@ -191,6 +191,9 @@ pub enum FactorFileError {
         "the file's schema is {0:?}, this version reads {SCHEMA:?}; use the version that wrote it, or keep only rescale_factors, start_tokens and attention_factor"
     )]
     Version(String),
+    /// No factors at all.
+    #[error("rescale_factors is an empty list: give one factor for each rotary pair of the model")]
+    Empty,
     /// Numbers that cannot be applied.
     #[error(transparent)]
     Factors(#[from] InvalidRescale),
@@ -221,7 +224,10 @@ impl FactorFile {
             return Err(FactorFileError::Version(schema.chars().take(60).collect()));
         }
         let file: Self = serde_json::from_str(text)?;
-        file.rescale().check(file.rescale_factors.len().max(1))?;
+        if file.rescale_factors.is_empty() {
+            return Err(FactorFileError::Empty);
+        }
+        file.rescale().check(file.rescale_factors.len())?;
         windows::check(&file.windows, &file.rescale())?;
         Ok(file)
     }
@@ -406,11 +412,15 @@ mod tests {
             r#"{"rescale_factors": [1e999]}"#,
             r#"{"rescale_factors": [NaN]}"#,
             r#"{"rescale_factors": [1.0], "attention_factor": 0.0}"#,
+            r#"{"rescale_factors": [1.0], "attention_factor": 1e308}"#,
+            r#"{"rescale_factors": [1e-308]}"#,
             r#"{"start_tokens": 4}"#,
             "[]",
             "",
         ] {
             assert!(FactorFile::from_json(text).is_err(), "{text}");
         }
+        let empty = FactorFile::from_json(r#"{"rescale_factors": []}"#).unwrap_err().to_string();
+        assert!(empty.contains("empty list") && !empty.contains("needs 1"), "{empty}");
     }
 }

@@ -27,18 +27,24 @@ pub struct RopeGeometry {
 /// Rescale factors ready to be evaluated, always relative to the plain base `theta`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rescale {
-    /// One factor per rotary pair, the fastest pair first; finite and positive.
+    /// One factor per rotary pair, the fastest pair first; within [`FACTOR_LIMITS`].
     #[serde(rename = "rescale_factors")]
     pub factors: Vec<f64>,
     /// Positions below this one keep the original angles.
     pub start_tokens: u32,
-    /// Multiplies cosine and sine at every position, so rotated logits grow by its square.
+    /// Multiplies cosine and sine at every position, so rotated logits grow by its square; within [`ATTENTION_LIMITS`].
     pub attention_factor: f64,
     /// Multiplies cosine and sine of each pair on top of that (`m_i`), the fastest pair first, at every position; as many as
     /// factors, or none, which means 1 for all. Most engines have a place for the one attention factor alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pair_attention: Vec<f64>,
 }
+
+/// Smallest and largest rescale factor: far beyond every published one, and what angles are computed with stays exact.
+pub const FACTOR_LIMITS: (f64, f64) = (1e-3, 1e6);
+
+/// Smallest and largest attention factor: its square multiplies logits, and beyond no attention is left to speak of.
+pub const ATTENTION_LIMITS: (f64, f64) = (1e-3, 1e3);
 
 /// Smallest and largest [`Rescale::pair_attention`]: beyond, a pair would count for nothing or drown all others.
 pub const PAIR_ATTENTION_LIMITS: (f64, f64) = (0.0625, 16.0);
@@ -59,16 +65,24 @@ pub enum InvalidRescale {
         /// Rotary pairs of the model.
         expected: usize,
     },
-    /// Zero, negative, infinite or NaN.
-    #[error("rescale factor {pair} is {value}: factors must be finite and greater than 0")]
+    /// Out of bounds, infinite or NaN.
+    #[error(
+        "rescale factor {pair} is {value}: factors must be finite and greater than 0, from {} to {}",
+        FACTOR_LIMITS.0,
+        FACTOR_LIMITS.1
+    )]
     Factor {
         /// Index of the pair.
         pair: usize,
         /// What was given.
         value: f64,
     },
-    /// Zero, negative, infinite or NaN.
-    #[error("attention factor {0} is not usable: it must be finite and greater than 0")]
+    /// Out of bounds, infinite or NaN.
+    #[error(
+        "attention factor {0} is not usable: it must be finite and greater than 0, from {low} to {high}",
+        low = ATTENTION_LIMITS.0,
+        high = ATTENTION_LIMITS.1
+    )]
     AttentionFactor(f64),
     /// Neither none nor one for each pair.
     #[error("{got} attention factors of single pairs given, the model needs {expected} (one per rotary pair) or none")]
@@ -127,17 +141,16 @@ impl Rescale {
         if self.factors.len() != pairs {
             return Err(InvalidRescale::Length { got: self.factors.len(), expected: pairs });
         }
-        if let Some(pair) = self.factors.iter().position(|&f| !usable(f)) {
+        if let Some(pair) = self.factors.iter().position(|&f| !within(f, FACTOR_LIMITS)) {
             return Err(InvalidRescale::Factor { pair, value: self.factors[pair] });
         }
-        if !usable(self.attention_factor) {
+        if !within(self.attention_factor, ATTENTION_LIMITS) {
             return Err(InvalidRescale::AttentionFactor(self.attention_factor));
         }
         if ![0, pairs].contains(&self.pair_attention.len()) {
             return Err(InvalidRescale::PairAttentionLength { got: self.pair_attention.len(), expected: pairs });
         }
-        let (low, high) = PAIR_ATTENTION_LIMITS;
-        if let Some(pair) = self.pair_attention.iter().position(|m| !(low..=high).contains(m)) {
+        if let Some(pair) = self.pair_attention.iter().position(|&m| !within(m, PAIR_ATTENTION_LIMITS)) {
             return Err(InvalidRescale::PairAttention { pair, value: self.pair_attention[pair] });
         }
         Ok(())
@@ -204,8 +217,9 @@ impl Rescale {
     }
 }
 
-fn usable(factor: f64) -> bool {
-    factor.is_finite() && factor > 0.0
+/// NaN lies within no limits.
+fn within(number: f64, (low, high): (f64, f64)) -> bool {
+    (low..=high).contains(&number)
 }
 
 // === impl RescaleId ===
@@ -330,10 +344,19 @@ mod tests {
     fn factors_that_cannot_be_applied_are_named() {
         let with = |factors: Vec<f64>, attention_factor| Rescale { attention_factor, ..Rescale::with_factors(factors) };
         assert_eq!(with(vec![1.0; 3], 1.0).check(4), Err(InvalidRescale::Length { got: 3, expected: 4 }));
-        for bad in [0.0, -1.0, f64::INFINITY, f64::NEG_INFINITY] {
+        for bad in [0.0, -1.0, 1e-308, 9e-4, 1.1e6, f64::INFINITY, f64::NEG_INFINITY] {
             let error = with(vec![1.0, bad], 1.0).check(2);
             assert_eq!(error, Err(InvalidRescale::Factor { pair: 1, value: bad }));
+            assert!(error.unwrap_err().to_string().ends_with("from 0.001 to 1000000"));
         }
+        for bad in [1e308, 1.1e3, 9e-4] {
+            let error = with(vec![1.0], bad).check(1);
+            assert_eq!(error, Err(InvalidRescale::AttentionFactor(bad)));
+            assert!(error.unwrap_err().to_string().ends_with("from 0.001 to 1000"));
+        }
+        // The bounds themselves, and the largest factor that a search can be told to try.
+        assert_eq!(with(vec![1e-3, 1e5, 1e6], 1e3).check(3), Ok(()));
+        assert_eq!(with(vec![1.0], 1e-3).check(1), Ok(()));
         assert!(with(vec![f64::NAN], 1.0).check(1).is_err());
         assert!(with(vec![1.0], f64::NAN).check(1).is_err());
         assert!(with(vec![1.0], 0.0).check(1).is_err());

@@ -3,6 +3,7 @@
 use super::{EvolutionOptions, JobSpec, SearchOptions, StrategyKind, is_plain};
 use crate::attention_factor::AttentionFactorPolicy;
 use crate::model_description::ModelDescription;
+use crate::rope::ATTENTION_LIMITS;
 use crate::sample::MAX_SAMPLE_TOKENS;
 use std::collections::HashSet;
 use std::fmt;
@@ -219,7 +220,10 @@ impl SearchOptions {
             "must be ascending without repetition".into()
         });
         if let AttentionFactorPolicy::Fixed(value) = self.attention_factor {
-            checks.require(value.is_finite() && value > 0.0, "attention_factor", || format!("{value} must be above 0"));
+            let (low, high) = ATTENTION_LIMITS;
+            checks.require((low..=high).contains(&value), "attention_factor", || {
+                format!("{value} must be from {low} to {high}")
+            });
         }
         checks.require(self.init.len() <= MAX_INIT, "init", || format!("at most {MAX_INIT} candidates are accepted"));
         for rescale in self.init.iter().take(MAX_INIT) {
