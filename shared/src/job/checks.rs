@@ -128,6 +128,18 @@ impl JobSpec {
         }
     }
 
+    /// The model as shipped is measured beside the candidates, at the target length and in the short windows.
+    fn check_shipped(&self, description: &ModelDescription, checks: &mut Checks) {
+        let short = self.search.keep_short.iter().take(MAX_SHORT_WINDOWS).map(|window| window.length);
+        for length in short.chain([self.target_length]) {
+            if let Err(error) = description.shipped_rescale(length as usize).check(description.geometry.pairs()) {
+                let reason =
+                    format!("the RoPE scaling of its config.json cannot be applied to {length} tokens: {error}");
+                checks.0.push(Problem { field: "model", reason });
+            }
+        }
+    }
+
     /// What the strategies that keep to a form cannot do.
     fn check_strategy(&self, description: &ModelDescription, checks: &mut Checks) {
         let (search, ratio) = (&self.search, self.extension_ratio(description));
@@ -197,6 +209,7 @@ impl JobSpec {
         });
         self.search.check(self.extension_ratio(description), description.geometry.pairs(), checks);
         self.check_strategy(description, checks);
+        self.check_shipped(description, checks);
         let space = self.space(description);
         checks.require(space.max_point >= space.grid.one(), "max_factor", || {
             "must be at least 1: factors below 1 would shorten the window".into()

@@ -74,6 +74,22 @@ fn every_bad_field_is_named() {
 }
 
 #[test]
+fn a_shipped_scaling_that_no_model_can_be_run_with_is_refused() {
+    let shipped = |scaling: serde_json::Value| {
+        problems(|job| {
+            let mut config: serde_json::Value = serde_json::from_str(&job.model.config_json).unwrap();
+            config["rope_scaling"] = scaling;
+            job.model.config_json = config.to_string();
+        })
+    };
+    assert_eq!(shipped(json!({"rope_type": "dynamic", "factor": 4.0})), [""; 0]);
+    // All of these are numbers above 0.
+    assert_eq!(shipped(json!({"rope_type": "dynamic", "factor": 1e300})), ["model"]);
+    assert_eq!(shipped(json!({"rope_type": "linear", "factor": 1e-300})), ["model"]);
+    assert_eq!(shipped(json!({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1e308})), ["model"]);
+}
+
+#[test]
 fn all_problems_are_reported_at_once() {
     let found = problems(|job| {
         job.target_length = 1;
