@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// An open store. Its folder is locked against other processes while it is open.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct Store {
     /// sled's own file, once more: see [`Store::flush`].
     file: File,
     epoch: u32,
+    /// Held while a sample is stored.
+    uploads: Mutex<()>,
     /// The first failure to write. What came after it would stand on nothing, so no more is written.
     failure: OnceLock<StoreError>,
 }

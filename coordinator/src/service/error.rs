@@ -82,6 +82,8 @@ pub(super) fn store_failed(error: StoreError) -> Status {
 
 fn store_code(error: &StoreError) -> Code {
     match error {
+        // Nothing is broken, but somebody has to make room.
+        StoreError::NoRoomForSample { .. } => Code::ResourceExhausted,
         // Whoever asks again later may find it repaired.
         StoreError::Full { .. } | StoreError::Io { .. } | StoreError::Locked { .. } => Code::Unavailable,
         StoreError::Version { .. } | StoreError::NotAStore { .. } => Code::FailedPrecondition,

@@ -43,6 +43,18 @@ pub enum StoreError {
         /// What was being done.
         doing: &'static str,
     },
+    /// Too little space left for a sample; what the engine writes still fits.
+    #[error(
+        "a sample was not stored: the disk of the store {} has {} MiB left and {} would be needed, most of them kept for searches under way; free some, then launch again", .path.display(), .free >> 20, .needed.div_ceil(1 << 20)
+    )]
+    NoRoomForSample {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes left.
+        free: u64,
+        /// Bytes that should be left.
+        needed: u64,
+    },
     /// Any other answer of the system.
     #[error(
         "{doing} the store {} failed: {reason}; check the disk and the folder's permissions, then start the coordinator again; everything acknowledged is kept", .path.display()

@@ -3,7 +3,7 @@
 use super::{Store, StoreError, guarded, keys, space};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// Version of the stored format as a whole.
 pub const SCHEMA: u32 = 1;
@@ -40,7 +40,8 @@ impl Store {
             Ok((db, state, samples))
         })?;
         let file = OpenOptions::new().read(true).write(true).open(&database).map_err(io("opening", &path))?;
-        let mut store = Self { path, state, samples, db, file, epoch: 0, failure: OnceLock::new() };
+        let mut store =
+            Self { path, state, samples, db, file, epoch: 0, uploads: Mutex::new(()), failure: OnceLock::new() };
         store.check_schema(is_new)?;
         store.begin_epoch()?;
         if is_new {

@@ -2,25 +2,40 @@
 
 use super::{Store, StoreError, keys, space, value};
 use ropewalk_shared::sample::{Sample, SampleId, SampleShape};
+use std::path::Path;
+use std::sync::PoisonError;
 use value::{Head, PART_BYTES};
 
 /// Parts written in one go.
 const PARTS_PER_BATCH: usize = 64;
 
 impl Store {
-    /// Stores a sample durably; storing it again changes nothing.
+    /// Stores a sample durably; storing it again changes nothing. One at a time: each sees the space that those before
+    /// it took.
     ///
     /// # Errors
-    /// [`StoreError`]
+    /// [`StoreError::NoRoomForSample`], after which the store is as good as ever, and others of [`StoreError`].
     pub fn put_sample(&self, id: SampleId, sample: &Sample) -> Result<(), StoreError> {
+        self.put_sample_where(id, sample, space::require_for_upload)
+    }
+
+    pub(super) fn put_sample_where(
+        &self,
+        id: SampleId,
+        sample: &Sample,
+        room: impl Fn(&Path, u64) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        // It guards no data: after a panic the next upload looks for itself.
+        let _alone = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         if self.sample_shape(id)?.is_some() {
             return Ok(());
         }
-        // sled writes parts more than once before it has found their place.
-        let needed = 3 * 4 * sample.tokens().len() as u64 + space::TO_WRITE;
-        space::require(self.path(), "writing", needed)?;
+        let mut left = 4 * sample.tokens().len() as u64;
         let key = id.as_bytes();
         for (batch_index, tokens) in sample.tokens().chunks(PARTS_PER_BATCH * PART_BYTES / 4).enumerate() {
+            // The engine writes meanwhile, and so may others on this disk.
+            room(self.path(), left)?;
+            left -= 4 * tokens.len() as u64;
             let mut batch = sled::Batch::default();
             for (index, part) in tokens.chunks(PART_BYTES / 4).enumerate() {
                 let index = (batch_index * PARTS_PER_BATCH + index) as u32;

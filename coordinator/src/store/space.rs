@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// Free space without which nothing is written: several of sled's segments.
 pub(super) const TO_WRITE: u64 = 16 << 20;
+/// Free space that uploads leave: what a client sends must not bring the disk to where the engine has to stop.
+pub(super) const BESIDE_UPLOADS: u64 = 256 << 20;
 /// Free space without which no store is opened: recovery writes too, before it is asked to.
 pub(super) const TO_OPEN: u64 = 32 << 20;
 
@@ -15,6 +17,16 @@ pub(super) const TO_OPEN: u64 = 32 << 20;
 pub(super) fn require(path: &Path, doing: &'static str, bytes: u64) -> Result<(), StoreError> {
     match fs2::available_space(path) {
         Ok(free) if free < bytes => Err(StoreError::Full { path: path.to_owned(), doing }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a part of a sample of so many bytes can be stored and leaves enough for everything else.
+pub(super) fn require_for_upload(path: &Path, bytes: u64) -> Result<(), StoreError> {
+    // sled writes parts more than once before it has found their place.
+    let needed = 3 * bytes + BESIDE_UPLOADS;
+    match fs2::available_space(path) {
+        Ok(free) if free < needed => Err(StoreError::NoRoomForSample { path: path.to_owned(), free, needed }),
         _ => Ok(()),
     }
 }

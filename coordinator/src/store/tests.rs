@@ -222,6 +222,31 @@ fn what_counts_is_kept_with_a_sample() {
     }
 }
 
+/// The disk runs low while a sample is written: it is refused, and everything else goes on.
+#[test]
+fn a_sample_without_room_is_refused_and_breaks_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    // Three batches of a million bytes.
+    let sample = Sample::new((0..700_000).collect()).unwrap();
+    let asked = std::cell::RefCell::new(Vec::new());
+    let full = |path: &Path, bytes: u64| {
+        asked.borrow_mut().push(bytes);
+        let error = StoreError::NoRoomForSample { path: path.to_owned(), free: 200 << 20, needed: 300 << 20 };
+        if asked.borrow().len() == 3 { Err(error) } else { Ok(()) }
+    };
+    let error = store.put_sample_where(sample.id(), &sample, full).unwrap_err();
+    assert!(error.to_string().contains("has 200 MiB left and 300 would be needed"), "{error}");
+    let asked = asked.into_inner();
+    assert!(asked[0] == 2_800_000 && asked.is_sorted_by(|a, b| a > b), "asked before each batch: {asked:?}");
+    assert_eq!((store.failure(), store.sample_shape(sample.id())), (None, Ok(None)));
+    let mut batch = Batch::default();
+    batch.job(&job(), &record(1));
+    store.apply(batch).unwrap();
+    store.put_sample(sample.id(), &sample).unwrap();
+    assert_eq!(store.sample(sample.id()), Ok(Some(sample)));
+}
+
 #[test]
 fn samples_are_kept_whole_and_checked() {
     let folder = tempfile::tempdir().unwrap();
