@@ -82,8 +82,9 @@ impl SampleAssembly {
             return Err(InvalidTransfer::Mixed);
         }
         let bytes = chunk.token_ids.len();
-        if bytes > MAX_CHUNK_BYTES || !bytes.is_multiple_of(4) {
-            let expected = format!("has {bytes} bytes, expected a multiple of 4 up to {MAX_CHUNK_BYTES}");
+        // An empty one would keep a transfer alive for ever.
+        if !(1..=MAX_CHUNK_BYTES).contains(&bytes) || !bytes.is_multiple_of(4) {
+            let expected = format!("has {bytes} bytes, expected a multiple of 4 from 4 to {MAX_CHUNK_BYTES}");
             return Err(invalid("token_ids", FieldProblem::Value(expected)).into());
         }
         if self.tokens.len() + bytes / 4 > total {
@@ -185,6 +186,7 @@ mod tests {
         assert!(refused(|chunk| chunk.total_tokens = u32::MAX));
         assert!(refused(|chunk| chunk.total_tokens = 1));
         assert!(refused(|chunk| chunk.token_ids.truncate(3)));
+        assert!(refused(|chunk| chunk.token_ids.clear()));
         assert!(refused(|chunk| chunk.token_ids = vec![0; MAX_CHUNK_BYTES + 4]));
     }
 }
