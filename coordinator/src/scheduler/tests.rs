@@ -408,3 +408,16 @@ fn what_is_wanted_later_waits_for_idle_workers_and_goes_on_when_it_is_wanted() {
     assert!(rig.scheduler.complete(rig.now, &second, &job, UnitKey::now(0, 0), 1.0));
     assert!(!rig.scheduler.complete(rig.now, &second, &job, UnitKey::ahead(0, 0), 1.0));
 }
+
+#[test]
+fn a_time_that_gives_no_speed_is_passed_over() {
+    let mut rig = Rig::new();
+    rig.open("a", MODEL, 6, &[10]);
+    let worker = rig.worker(10);
+    for seconds in [2.0, 1e-309, 0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let grant = rig.lease(&worker, 1).remove(0);
+        assert!(rig.scheduler.complete(rig.now, &worker, &grant.job, grant.unit, seconds));
+    }
+    let worker = rig.scheduler.workers().get(&worker).unwrap();
+    assert_eq!((worker.results, worker.tokens_per_second), (6, 5.0));
+}

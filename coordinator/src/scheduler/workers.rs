@@ -164,8 +164,9 @@ impl Workers {
     pub(super) fn result(&mut self, now: Duration, id: &WorkerId, tokens: u32, seconds: f64) {
         let Ok(worker) = self.touch(now, id) else { return };
         worker.results += 1;
-        if seconds > 0.0 {
-            let speed = f64::from(tokens) / seconds;
+        let speed = f64::from(tokens) / seconds;
+        // A worker can say anything of its time.
+        if speed > 0.0 && speed.is_finite() {
             let former = worker.tokens_per_second;
             worker.tokens_per_second = if former == 0.0 { speed } else { former + SPEED_WEIGHT * (speed - former) };
         }
