@@ -269,6 +269,11 @@ impl Scheduler {
         Ok(revoked)
     }
 
+    /// Lets every lease last this much longer, as after a time in which none could be renewed.
+    pub fn postpone(&mut self, by: Duration) {
+        self.leases.postpone(by);
+    }
+
     // --- outcomes ---
 
     /// Settles a unit with a result, whoever brought it. False when it was settled or never wanted.

@@ -19,7 +19,7 @@ const COMMANDS: usize = 1024;
 const COMMANDS_PER_ROUND: usize = 512;
 /// Rounds that may wait for a flush.
 const ROUNDS: usize = 16;
-/// How often time passes for the engine.
+/// How often time passes for the engine. Far below the gap after which it takes itself for held up.
 const TICK: Duration = Duration::from_millis(200);
 
 /// The way to the engine. Cheap to clone.
@@ -233,7 +233,10 @@ impl Loop {
                 goes_on = false;
             }
             let result = round.result.clone();
-            if self.rounds.send(round).is_err() {
+            // While one flush takes long, heartbeats and the passing of time must not wait behind it for nothing.
+            let is_over =
+                if round.is_idle() { self.core.store().failure().is_some() } else { self.rounds.send(round).is_err() };
+            if is_over {
                 // The committer ends only when the store has failed.
                 return self.core.store().failure().cloned().map_or(Ok(()), Err);
             }
@@ -244,6 +247,7 @@ impl Loop {
 
     fn carry_out(&mut self, command: Command, answers: &mut Vec<Answer>) -> bool {
         let now = self.clock.now();
+        self.core.attend(now);
         match command {
             Command::Volatile(command) => command(&mut self.core, now),
             Command::Durable(command) => answers.push(command(&mut self.core, now)),

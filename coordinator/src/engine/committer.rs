@@ -15,6 +15,15 @@ pub(super) struct Round {
     pub result: Result<(), StoreError>,
 }
 
+// === impl Round ===
+
+impl Round {
+    /// Whether it asks nothing of the committer.
+    pub fn is_idle(&self) -> bool {
+        self.answers.is_empty() && !self.wrote && self.result.is_ok()
+    }
+}
+
 /// Flushes and answers until there are no more rounds, or the store fails.
 pub(super) fn commit_rounds(
     store: &Store,

@@ -19,12 +19,19 @@ use ropewalk_shared::job::JobId;
 use ropewalk_shared::status::{JobState, JobStatus};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Time without a command after which the engine was held up, as by a disk that takes long to flush or a machine that
+/// stood still: five times what passes between two ticks.
+const HELD_UP: Duration = Duration::from_secs(1);
 
 /// All jobs, and what they need.
 #[derive(Debug)]
 pub struct Core {
     pub(super) jobs: BTreeMap<JobId, Job>,
     pub(super) desk: Desk,
+    /// When it was last known to be at work; absent before that.
+    attended: Option<Duration>,
     /// The store failed in the middle of a step: memory is ahead of it, and nothing more may be written.
     broken: Option<StoreError>,
 }
@@ -63,7 +70,7 @@ impl Core {
     pub fn open(store: Arc<Store>, options: SchedulerOptions, now: Now) -> Result<Self, StoreError> {
         let scheduler = Scheduler::new(options, store.epoch());
         let desk = Desk::new(store.clone(), scheduler);
-        let mut core = Self { jobs: BTreeMap::new(), desk, broken: None };
+        let mut core = Self { jobs: BTreeMap::new(), desk, attended: None, broken: None };
         for (id, record) in store.jobs()? {
             let job = match record.final_status.clone() {
                 Some(status) if record.ended.is_some() => Job::Ended(Box::new(EndedJob { record, status })),
@@ -167,6 +174,23 @@ impl Core {
             self.broken.get_or_insert_with(|| error.clone());
             error.into()
         })
+    }
+
+    /// Notes that the engine is at work, before each command. Time in which it was not does not count against those who
+    /// hold leases: they could not be heard.
+    pub fn attend(&mut self, now: Now) {
+        let last = self.attended.replace(now.since_start).unwrap_or(now.since_start);
+        let gap = now.since_start.saturating_sub(last);
+        if gap < HELD_UP {
+            return;
+        }
+        tracing::warn!(seconds = gap.as_secs_f64(), "the coordinator was held up; leases last that much longer");
+        self.desk.scheduler.postpone(gap);
+        for job in self.jobs.values_mut() {
+            if let Job::Training(training) = job {
+                training.deadline = training.deadline.map(|deadline| deadline + gap);
+            }
+        }
     }
 
     /// Time passes: leases expire, delayed units come back, waiting is noticed.

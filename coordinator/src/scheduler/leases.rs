@@ -105,6 +105,15 @@ impl Leases {
         true
     }
 
+    /// Lets every lease last this much longer.
+    pub fn postpone(&mut self, by: Duration) {
+        for lease in self.by_id.values_mut() {
+            lease.deadline += by;
+            lease.limit += by;
+        }
+        self.by_deadline = self.by_id.iter().map(|(id, lease)| (lease.deadline, *id)).collect();
+    }
+
     /// Removes leases whose deadline has come, in the order of their deadlines.
     pub fn take_expired(&mut self, now: Duration) -> Vec<(LeaseId, Lease)> {
         let mut expired = Vec::new();

@@ -149,3 +149,31 @@ fn a_kill_between_writing_and_flushing_loses_nothing_that_was_acknowledged() {
     }
     assert_eq!(rig.factors(&spec), Some(expected));
 }
+
+/// A disk that takes a minute to flush: nobody could be heard, and nobody was silent.
+#[test]
+fn a_coordinator_that_was_held_up_takes_no_leases_back() {
+    let (mut rig, spec) = (Rig::new(), job(9));
+    rig.launch(&spec);
+    let (worker, silent) = (rig.register(u64::MAX), rig.register(u64::MAX));
+    let (held, lost) = (rig.lease(&worker, 2), rig.lease(&silent, 1));
+    let go_on = |rig: &mut Rig, time| {
+        rig.time += time;
+        rig.core.attend(rig.now());
+    };
+    go_on(&mut rig, Duration::ZERO);
+    go_on(&mut rig, Duration::from_secs(60));
+    rig.pass(Duration::ZERO);
+    let leases: Vec<_> = held.iter().map(|unit| unit.lease).collect();
+    assert_eq!(rig.core.heartbeat(&worker, &leases, rig.now()).unwrap(), [], "they are renewed as ever");
+    assert_eq!(rig.status(&spec).leased, 3);
+    // From now on it is at work, and who is silent for the ten seconds of a lease loses it.
+    for _ in 0..60 {
+        go_on(&mut rig, Duration::from_millis(200));
+        rig.core.heartbeat(&worker, &leases, rig.now()).unwrap();
+        rig.pass(Duration::ZERO);
+    }
+    assert_eq!(rig.status(&spec).leased, 2);
+    let again = rig.lease(&worker, 1).remove(0);
+    assert_eq!((again.sample, again.attempt), (lost[0].sample, 2));
+}
