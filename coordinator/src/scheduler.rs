@@ -146,6 +146,13 @@ impl Scheduler {
         }
     }
 
+    /// Lets units that are wanted later be leased like those that are wanted now: nothing else holds the job's stage up.
+    pub fn hurry(&mut self, job: &JobId, units: &[UnitKey]) {
+        if self.jobs.get_mut(job).is_some_and(|queue| queue.hurry(units)) {
+            self.offers += 1;
+        }
+    }
+
     /// Whether a unit of a job has no result yet.
     pub fn holds(&self, job: &JobId, unit: UnitKey) -> bool {
         self.jobs.get(job).is_some_and(|queue| queue.holds(unit))

@@ -1,12 +1,14 @@
 //! Short windows that a search must keep: how good the model as shipped is there, and which candidates stay within the limits.
 //!
 //! The measurements of the model as shipped wait in the lane of what is certain, like the final comparison, of which they
-//! are a part; a generation closes when they are known.
+//! are a part; a generation closes when they are known, and where nothing else is missing, they wait no longer than its own
+//! units do.
 
 use super::desk::Desk;
 use super::job::ActiveJob;
 use super::stage::{Slot, Stage};
 use super::time::Now;
+use crate::scheduler::UnitKey;
 use crate::store::{Ended, StoreError};
 use ropewalk_shared::factor_file::{KeptHeldOut, KeptShort};
 use ropewalk_shared::outcome::{Loss, perplexity};
@@ -97,6 +99,12 @@ impl Desk {
             return Ok(());
         }
         self.measure_shipped(job)?;
+        for window in job.stage.kept().iter().filter(|window| window.reference.is_none()) {
+            let samples = window.samples.clone().filter_map(|index| job.stage_sample(index as u32));
+            let units: Vec<UnitKey> =
+                samples.filter_map(|sample| job.ahead.unit(window.shipped.id(), sample)).collect();
+            self.scheduler.hurry(&job.id, &units);
+        }
         for window in job.stage.kept().to_vec() {
             if let Some(reason) = self.known_failure(&job.id, window.shipped.id())? {
                 self.end(job, Ended::Failed(without_shipped(&reason)), now);

@@ -4,7 +4,7 @@ use super::SchedulerOptions;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::work::{LeaseId, Measure};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 /// When a unit is wanted.
@@ -12,7 +12,8 @@ use std::time::Duration;
 pub enum Lane {
     /// In the job's current stage.
     Now,
-    /// In a later one, for certain: it is leased where no job has anything that is wanted now.
+    /// In a later one, for certain: it is leased where no job has anything that is wanted now, unless nothing but it holds the
+    /// current stage up.
     Ahead,
 }
 
@@ -41,6 +42,8 @@ pub struct JobQueue {
     ready: VecDeque<UnitKey>,
     /// The same of those that are wanted later.
     ahead: VecDeque<UnitKey>,
+    /// Units of the other lane that wait with those that are wanted now.
+    hurried: HashSet<UnitKey>,
     delayed: BTreeSet<(Duration, UnitKey)>,
     units: HashMap<UnitKey, UnitRecord>,
     leased: HashMap<LeaseId, UnitKey>,
@@ -101,6 +104,7 @@ impl JobQueue {
             measures,
             ready,
             ahead: VecDeque::new(),
+            hurried: HashSet::new(),
             delayed: BTreeSet::new(),
             units,
             leased: HashMap::new(),
@@ -111,7 +115,7 @@ impl JobQueue {
     pub(super) fn add(&mut self, unit: UnitKey) {
         if let Entry::Vacant(place) = self.units.entry(unit) {
             place.insert(UnitRecord::new());
-            self.lane(unit.lane).push_back(unit);
+            self.waiting(unit).push_back(unit);
         }
     }
 
@@ -123,6 +127,7 @@ impl JobQueue {
     /// Takes over from a former queue of the job what is wanted later, leases included.
     pub(super) fn take_ahead(&mut self, former: &mut Self) {
         self.ahead = std::mem::take(&mut former.ahead);
+        self.ahead.extend(former.ready.iter().filter(|unit| unit.lane == Lane::Ahead));
         let units = former.units.extract_if(|unit, _| unit.lane == Lane::Ahead);
         self.units.extend(units);
         self.leased.extend(former.leased.extract_if(|_, unit| unit.lane == Lane::Ahead));
@@ -142,10 +147,24 @@ impl JobQueue {
         Some(lease)
     }
 
-    fn lane(&mut self, lane: Lane) -> &mut VecDeque<UnitKey> {
-        match lane {
-            Lane::Now => &mut self.ready,
-            Lane::Ahead => &mut self.ahead,
+    /// Lets units that are wanted later wait with those that are wanted now; whether one of them waits there that did not.
+    pub(super) fn hurry(&mut self, units: &[UnitKey]) -> bool {
+        let news: HashSet<UnitKey> = units.iter().copied().filter(|unit| self.hurried.insert(*unit)).collect();
+        if news.is_empty() {
+            return false;
+        }
+        let (hurried, others): (VecDeque<UnitKey>, VecDeque<UnitKey>) =
+            self.ahead.drain(..).partition(|unit| news.contains(unit));
+        self.ahead = others;
+        self.ready.extend(&hurried);
+        !hurried.is_empty()
+    }
+
+    /// Where a unit waits.
+    fn waiting(&mut self, unit: UnitKey) -> &mut VecDeque<UnitKey> {
+        match unit.lane {
+            Lane::Ahead if !self.hurried.contains(&unit) => &mut self.ahead,
+            Lane::Now | Lane::Ahead => &mut self.ready,
         }
     }
 
@@ -244,7 +263,7 @@ impl JobQueue {
         if !self.move_to(unit, Place::Ready) {
             return;
         }
-        let waiting = self.lane(unit.lane);
+        let waiting = self.waiting(unit);
         if in_front {
             waiting.push_front(unit);
         } else {

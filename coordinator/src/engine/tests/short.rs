@@ -129,3 +129,30 @@ fn without_the_model_as_shipped_nobody_can_be_judged() {
     assert_eq!(status.state, JobState::Failed);
     assert!(status.reason.as_ref().unwrap().contains("the model as shipped"), "{:?}", status.reason);
 }
+
+/// Another job always has something that is wanted now.
+#[test]
+fn the_model_as_shipped_is_measured_also_where_workers_are_never_idle() {
+    let (spec, mut other) = (keeping(job(3), PERCENT), job(4));
+    other.search.evolution.generations = 1000;
+    other.search.evolution.mutations = 20;
+    let mut rig = launched(&spec);
+    rig.launch(&other);
+    let worker = rig.register(u64::MAX);
+    let mut handed_back = 0;
+    while rig.factors(&spec).is_none() {
+        // There is always something that is wanted now.
+        let unit = rig.lease(&worker, 1).remove(0);
+        assert_eq!(rig.status(&other).state, JobState::Running, "the other job was served alone");
+        let is_shipped = unit.tokens == SHORT && unit.rescale.factors.iter().all(|factor| *factor == 1.0);
+        // What comes back waits no longer than before.
+        let report = match is_shipped && handed_back < 3 {
+            true => failed(&unit, FailureKind::HandedBack),
+            false => work(&unit),
+        };
+        handed_back += u32::from(is_shipped);
+        rig.report(&worker, vec![report]);
+    }
+    assert!(handed_back > 3);
+    assert_eq!(rig.factors(&spec), Some(run(&spec, 5, usize::MAX).1));
+}
