@@ -120,8 +120,11 @@ impl Desk {
         let Some((id, rescale)) = job.stage.slot(slot).map(|slot| (slot.id, slot.rescale.clone())) else { return };
         if job.stage.fail(slot, reason.clone()) {
             self.scheduler.withdraw(&job.id, Lane::Now, slot);
-            self.batch.candidate_failure(&job.id, id, &reason);
-            self.fresh_failures.insert((job.id.clone(), id), reason.clone());
+            // Whose slope cannot be had was evaluated before, and its losses stand.
+            if job.stage.measure() == Measure::Loss {
+                self.batch.candidate_failure(&job.id, id, &reason);
+                self.fresh_failures.insert((job.id.clone(), id), reason.clone());
+            }
             job.event(&mut self.batch, now, JobEvent::CandidateFailed { rescale, reason });
         }
     }

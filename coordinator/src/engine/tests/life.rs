@@ -1,13 +1,13 @@
 //! The life of a job.
 
-use super::rig::{Rig, evaluated, failed, job, loss, pair_attention_job, report_of};
+use super::rig::{Rig, evaluated, failed, gradient_job, job, loss, pair_attention_job, report_of};
 use crate::engine::EngineError;
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::job::{JobSpec, StrategyKind};
 use ropewalk_shared::outcome::{FailureKind, Loss};
 use ropewalk_shared::status::JobState;
-use ropewalk_shared::work::{UnitOutcome, Verdict};
+use ropewalk_shared::work::{Measure, UnitOutcome, Verdict};
 use std::time::Duration;
 
 fn events(rig: &Rig, spec: &JobSpec) -> Vec<JobEvent> {
@@ -181,6 +181,26 @@ fn reports_that_cannot_be_right_are_refused() {
     );
     use Verdict::{Accepted, NotWanted, Refused};
     assert_eq!(verdicts, [Refused, Refused, Refused, Refused, NotWanted, NotWanted, Accepted]);
+}
+
+/// What cannot be had is the slope alone.
+#[test]
+fn a_candidate_whose_gradient_fails_keeps_its_losses_and_its_report() {
+    let (mut rig, spec) = (Rig::new(), gradient_job(3));
+    rig.launch(&spec);
+    rig.work_with(5, |unit| match unit.measure {
+        Measure::Gradient => failed(unit, FailureKind::Evaluation),
+        Measure::Loss => evaluated(unit),
+    });
+    let failures = kinds(&rig, &spec).iter().filter(|kind| *kind == "candidate-failed").count();
+    assert_eq!(failures, 1, "without its slope no more are asked for");
+    let failed = events(&rig, &spec).into_iter().find_map(|event| match event {
+        JobEvent::CandidateFailed { rescale, .. } => Some(rescale.id()),
+        _ => None,
+    });
+    assert_eq!(rig.core.store().candidate_failure(&spec.id(), failed.unwrap()), Ok(None));
+    let file = FactorFile::from_json(&rig.factors(&spec).unwrap()).unwrap();
+    assert!(file.objective.unwrap().held_out.unwrap().is_finite());
 }
 
 #[test]
