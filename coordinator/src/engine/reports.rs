@@ -128,8 +128,11 @@ impl Core {
         if let Some(Job::Active(job)) = self.jobs.get_mut(&report.job) {
             if let Some(reason) = job.objection(report, loss, slope.as_ref()) {
                 tracing::warn!(job = %job.id, %worker, reason, "a report was refused");
-                let failure = UnitFailure { kind: FailureKind::Evaluation, reason };
-                self.take_failure(worker, report, &failure, now);
+                if self.desk.scheduler.refuse(now.since_start, worker, report.lease, &report.job) {
+                    let (worker, reason) = (worker.to_string(), format!("a result of it was refused: {reason}"));
+                    let what = JobEvent::WorkerUnable { worker, failure: FailureKind::Evaluation, reason };
+                    job.event(&mut self.desk.batch, now, what);
+                }
                 return Ok(Verdict::Refused);
             }
             if let Some(unit) = job.stage.unit(id, report.sample)

@@ -40,16 +40,14 @@ impl Scheduler {
         if record.failed_leases.contains(&lease) {
             return AfterFailure::Duplicate;
         }
-        let is_leased = record.place == Place::Leased(lease);
-        if !is_leased && !failure.kind.counts_against_candidate() {
+        // Whoever does not hold the unit says nothing about it: anybody can name a lease.
+        if record.place != Place::Leased(lease) {
             return AfterFailure::NotWanted;
         }
         record.last_failure = Some(failure.reason.clone());
         let (tokens, measure) = (queue.tokens(unit), queue.measure(unit));
         self.workers.failure(now, worker);
-        if is_leased {
-            Self::end_lease(&mut self.leases, &mut self.workers, lease);
-        }
+        Self::end_lease(&mut self.leases, &mut self.workers, lease);
         self.offers += 1;
         match failure.kind {
             FailureKind::Evaluation => {
@@ -58,9 +56,7 @@ impl Scheduler {
                     let reason = format!("failed on {failures} leases; the last said: {}", failure.reason);
                     return AfterFailure::CandidateFailed(reason);
                 }
-                if is_leased {
-                    queue.put_back(unit, false);
-                }
+                queue.put_back(unit, false);
                 AfterFailure::Requeued
             }
             FailureKind::ModelMissing | FailureKind::FingerprintMismatch | FailureKind::TooLarge => {
@@ -93,5 +89,17 @@ impl Scheduler {
                 AfterFailure::Requeued
             }
         }
+    }
+
+    /// Takes in that a worker's result cannot be right. The unit waits for another worker, and this one is not given such
+    /// units any more: what it computes says nothing about the candidate. Whether that is news.
+    pub fn refuse(&mut self, now: Duration, worker: &WorkerId, lease: LeaseId, job: &JobId) -> bool {
+        let held = self.leases.get(lease).filter(|held| held.job == *job && held.worker == *worker);
+        let (Some(unit), Some(queue)) = (held.map(|held| held.unit), self.jobs.get_mut(job)) else { return false };
+        self.workers.failure(now, worker);
+        Self::end_lease(&mut self.leases, &mut self.workers, lease);
+        queue.put_back(unit, true);
+        self.offers += 1;
+        self.workers.limit(worker, queue.model, queue.measure(unit), 0)
     }
 }

@@ -74,6 +74,10 @@ impl Leases {
         lease.epoch() == LeaseId::numbered(self.epoch, 0).epoch()
     }
 
+    pub fn get(&self, id: LeaseId) -> Option<&Lease> {
+        self.by_id.get(&id)
+    }
+
     pub fn insert(&mut self, id: LeaseId, lease: Lease) {
         self.by_deadline.insert((lease.deadline, id));
         self.by_id.insert(id, lease);

@@ -180,6 +180,44 @@ fn three_failed_leases_fail_the_candidate() {
 }
 
 #[test]
+fn only_who_holds_a_unit_can_fail_it() {
+    let mut rig = Rig::new();
+    let job = rig.open("a", MODEL, 2, &[10]);
+    let (worker, other) = (rig.worker(10), rig.worker(10));
+    let (mine, others) = (rig.lease(&worker, 1).remove(0), rig.lease(&other, 1).remove(0));
+    for number in 0..10 {
+        let invented = Grant { lease: LeaseId(number), ..mine.clone() };
+        assert_eq!(rig.fail(&other, &invented, FailureKind::Evaluation), AfterFailure::NotWanted);
+    }
+    let of_another_unit = Grant { lease: others.lease, ..mine.clone() };
+    assert_eq!(rig.fail(&other, &of_another_unit, FailureKind::Evaluation), AfterFailure::NotWanted);
+    assert_eq!(rig.scheduler.leased(&job), 2, "both hold what they held");
+    assert!(rig.complete(&worker, &mine));
+}
+
+#[test]
+fn a_worker_whose_results_cannot_be_right_gets_no_more_and_the_candidate_is_none_the_worse() {
+    let mut rig = Rig::new();
+    let job = rig.open_measuring("a", MODEL, &[Measure::Loss, Measure::Gradient], &[10]);
+    for _ in 0..10 {
+        let broken = rig.gradient_worker(10, 10);
+        let grant = rig.lease(&broken, 1).remove(0);
+        let (worker, now) = (rig.worker(10), rig.now);
+        assert!(!rig.scheduler.refuse(now, &worker, grant.lease, &job), "it is not its lease");
+        assert!(rig.scheduler.refuse(now, &broken, grant.lease, &job));
+        assert!(!rig.scheduler.refuse(now, &broken, grant.lease, &job), "once");
+        assert!(rig.lease(&broken, 10).is_empty(), "nothing of this model");
+    }
+    let worker = rig.gradient_worker(10, 10);
+    let grants = rig.lease(&worker, 10);
+    assert_eq!(grants.iter().map(|grant| grant.unit.slot).collect::<Vec<_>>(), [0, 1]);
+    // A gradient that is none says nothing of losses.
+    assert!(rig.scheduler.refuse(rig.now, &worker, grants[1].lease, &job));
+    rig.open("b", MODEL, 1, &[10]);
+    assert_eq!(rig.lease(&worker, 10).len(), 1);
+}
+
+#[test]
 fn failures_that_are_not_the_candidates_do_not_count() {
     let mut rig = Rig::new();
     rig.open("a", MODEL, 1, &[10]);

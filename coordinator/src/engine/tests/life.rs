@@ -183,6 +183,25 @@ fn reports_that_cannot_be_right_are_refused() {
     assert_eq!(verdicts, [Refused, Refused, Refused, Refused, NotWanted, NotWanted, Accepted]);
 }
 
+/// It counts tokens in another way than the coordinator: it is told once, and the search goes on with another.
+#[test]
+fn a_worker_whose_results_are_refused_is_left_out() {
+    let (mut rig, spec) = (Rig::new(), job(1));
+    rig.launch(&spec);
+    let expected = rig.work_to_the_end(&spec);
+    let mut rig = Rig::new();
+    rig.launch(&spec);
+    for _ in 0..4 {
+        rig.work_with(2, |unit| {
+            let loss = loss(&unit.rescale, unit.sample, unit.tokens);
+            report_of(unit, UnitOutcome::Loss { loss: Loss { tokens: 5, ..loss }, seconds: 0.0 })
+        });
+    }
+    let kinds = kinds(&rig, &spec);
+    assert_eq!(kinds.iter().filter(|kind| *kind == "worker-unable").count(), 4, "{kinds:?}");
+    assert_eq!(rig.work_to_the_end(&spec), expected);
+}
+
 /// What cannot be had is the slope alone.
 #[test]
 fn a_candidate_whose_gradient_fails_keeps_its_losses_and_its_report() {
