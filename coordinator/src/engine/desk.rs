@@ -18,6 +18,11 @@ use ropewalk_shared::work::Measure;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Why a search ends whose first candidates, the published methods among them, all gave infinity or no number.
+const NO_NUMBER: &str = "no candidate of the first generation gave a finite loss, so the search was ended: the model's \
+    weights may hold NaN, or the number format is too narrow for it (as f16 may be); try --dtype f32 and check the model with \
+    `ropewalk eval`, then launch under another name";
+
 /// The engine without its jobs.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -206,6 +211,10 @@ impl Desk {
     }
 
     fn close_generation(&mut self, job: &mut ActiveJob, now: Now) -> Result<(), StoreError> {
+        if job.strategy.generation() == 0 && job.stage.has_no_number() {
+            self.end(job, Ended::Failed(NO_NUMBER.into()), now);
+            return Ok(());
+        }
         let (generation, outcomes) = (job.strategy.generation(), job.stage.outcomes());
         let best_before = job.strategy.best().map(|(_, score)| score);
         let candidates = match job.strategy.ask() {

@@ -255,6 +255,12 @@ impl Stage {
         (slot.is_settled() && self.knows_limits()).then(|| self.score(slot))
     }
 
+    /// Whether every candidate was evaluated, and not one gave a finite loss.
+    pub fn has_no_number(&self) -> bool {
+        let no_number = |slot: &Slot| slot.failure.is_none() && self.score(slot).is_failed();
+        !self.slots.is_empty() && self.slots.iter().all(no_number)
+    }
+
     /// A reason for which a candidate failed, where one did.
     pub fn any_failure(&self) -> Option<&str> {
         self.slots.iter().rev().find_map(|slot| slot.failure.as_deref())

@@ -202,6 +202,42 @@ fn a_worker_whose_results_are_refused_is_left_out() {
     assert_eq!(rig.work_to_the_end(&spec), expected);
 }
 
+/// As with NaN in the weights: 27 candidates would tell no more than the first seven.
+#[test]
+fn a_model_that_gives_no_finite_loss_at_all_ends_the_search_at_once() {
+    let no_number = |unit: &ropewalk_shared::work::Unit| {
+        let tokens = u64::from(unit.tokens) - 1;
+        let nll_sum = if unit.rescale.start_tokens == 0 { f64::NAN } else { f64::INFINITY };
+        report_of(unit, UnitOutcome::Loss { loss: Loss { nll_sum, tokens }, seconds: 0.0 })
+    };
+    let (mut rig, spec) = (Rig::filling_gaps(false), job(1));
+    rig.launch(&spec);
+    rig.work_with(5, no_number);
+    let status = rig.status(&spec);
+    assert_eq!((status.state, status.passes), (JobState::Failed, 7 * 3));
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("NaN") && reason.contains("--dtype f32"), "{reason}");
+    rig.kill();
+    assert!(!rig.core.launch(spec.clone(), rig.now()).unwrap().created);
+    rig.commit();
+    assert_eq!(rig.status(&spec).reason, Some(reason), "it would be the same again");
+
+    // One number is enough to go on from, and so is a candidate of which nothing is known.
+    for failing in [false, true] {
+        let (mut rig, spec) = (Rig::filling_gaps(false), job(1));
+        rig.launch(&spec);
+        let worker = rig.register(u64::MAX);
+        let first = rig.lease(&worker, 1).remove(0).rescale;
+        rig.pass(Duration::from_secs(11));
+        rig.work_with(5, |unit| match unit.rescale == first {
+            true if failing => failed(unit, FailureKind::Evaluation),
+            true => evaluated(unit),
+            false => no_number(unit),
+        });
+        assert!(rig.status(&spec).evaluations > 7, "failing: {failing}");
+    }
+}
+
 /// What cannot be had is the slope alone.
 #[test]
 fn a_candidate_whose_gradient_fails_keeps_its_losses_and_its_report() {
