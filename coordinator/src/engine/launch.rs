@@ -14,6 +14,7 @@ use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::sample::{SampleId, SampleShape};
 use ropewalk_shared::status::JobState;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// Most units of one stage. A unit waiting takes about a hundred bytes of memory.
 const MAX_UNITS: u64 = 1_000_000;
@@ -51,6 +52,7 @@ impl Core {
             return Ok(());
         }
         let mut record = ended.record.clone();
+        let ended_ms = record.finished_ms.unwrap_or(0);
         (record.ended, record.finished_ms, record.final_status, record.paused) = (None, None, None, false);
         if record.is_plan() {
             let plan = ActivePlan::restore(&self.desk.store, id, record, now)?;
@@ -58,8 +60,13 @@ impl Core {
             return Ok(());
         }
         if record.is_training() {
-            let lease = self.desk.scheduler.options().lease;
-            let training = ActiveTraining::restore(&self.desk.store, id.clone(), record, (lease, now))?;
+            // Whoever trained when it was cancelled and has not reported since may still be at it, while its lease lasts.
+            let since = Duration::from_millis(now.unix_ms.saturating_sub(ended_ms));
+            let left = self.desk.scheduler.options().lease.saturating_sub(since);
+            let mut training = ActiveTraining::restore(&self.desk.store, id.clone(), record, (left, now))?;
+            if left.is_zero() {
+                training.release(Duration::ZERO, now);
+            }
             self.restart_training(training, now);
             return Ok(());
         }

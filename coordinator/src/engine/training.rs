@@ -157,10 +157,12 @@ impl ActiveTraining {
         }
     }
 
-    /// Ends it.
+    /// Ends it. Who trains hears of a cancellation with its next report, and holds the folder until then.
     pub fn end(&mut self, batch: &mut Batch, ended: Ended, now: Now) {
         self.event(batch, now, end_event(&ended));
+        let holder = self.state.holder.take().filter(|_| ended == Ended::Cancelled && self.deadline.is_some());
         self.release(Duration::ZERO, now);
+        self.state.holder = holder;
         self.record.ended = Some(ended);
         self.record.finished_ms = Some(now.unix_ms);
         self.record.final_status = Some(self.status(now));

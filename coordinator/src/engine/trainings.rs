@@ -47,7 +47,6 @@ impl Core {
     /// Brings a training that is over back to life.
     pub(super) fn restart_training(&mut self, mut training: ActiveTraining, now: Now) {
         (training.state.fruitless, training.state.silent) = (0, 0);
-        training.release(Duration::ZERO, now);
         training.event(&mut self.desk.batch, now, JobEvent::Restarted);
         self.desk.scheduler.offer();
         tracing::info!(job = %training.id, "restarted");
@@ -88,8 +87,21 @@ impl Core {
     /// None of its own; as other commands.
     pub fn report_training(&mut self, report: &TrainingReport, now: Now) -> Result<bool, EngineError> {
         let until = now.since_start + self.desk.scheduler.options().lease;
-        let Some(Job::Training(training)) = self.jobs.get_mut(&report.job) else { return Ok(false) };
-        if training.record.ended.is_some() || !training.renew(report.lease, until) {
+        let training = match self.jobs.get_mut(&report.job) {
+            Some(Job::Training(training)) if training.record.ended.is_some() => {
+                training.is_dirty |= training.state.let_go(report.lease.0);
+                return Ok(false);
+            }
+            Some(Job::Training(training)) => training,
+            Some(Job::Ended(ended)) => {
+                if ended.record.training.as_mut().is_some_and(|state| state.let_go(report.lease.0)) {
+                    self.desk.batch.job(&report.job, &ended.record);
+                }
+                return Ok(false);
+            }
+            Some(Job::Active(_) | Job::Plan(_)) | None => return Ok(false),
+        };
+        if !training.renew(report.lease, until) {
             return Ok(false);
         }
         let batch = &mut self.desk.batch;

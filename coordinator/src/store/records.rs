@@ -118,6 +118,15 @@ pub struct ClosedGeneration {
     pub summary: GenerationSummary,
 }
 
+// === impl TrainingRecord ===
+
+impl TrainingRecord {
+    /// Notes that who held this lease knows that it is over; whether it was the last to hold one.
+    pub fn let_go(&mut self, lease: u64) -> bool {
+        self.holder.take_if(|holder| holder.lease == lease).is_some()
+    }
+}
+
 // === impl JobRecord ===
 
 impl JobRecord {

@@ -230,6 +230,49 @@ fn pause_resume_and_cancel_reach_the_worker_with_its_next_report() {
     assert!(lease(&mut rig, "one").is_some());
 }
 
+/// Who trains hears of a cancellation later; until then a second one would write into the same folder.
+#[test]
+fn a_training_launched_again_right_after_its_end_waits_for_who_held_it() {
+    let id = training().id();
+    let again = |rig: &mut Rig| {
+        assert!(!rig.core.launch_training(training(), rig.now()).unwrap().created);
+        rig.commit();
+    };
+    let cancelled = || {
+        let mut rig = launched();
+        let unit = lease(&mut rig, "one").unwrap();
+        rig.pass(Duration::from_secs(5));
+        assert_eq!(rig.core.cancel(id.as_str(), rig.now()).unwrap().leased, 0);
+        rig.commit();
+        (rig, unit)
+    };
+    // It goes on as if nothing had happened.
+    let (mut rig, unit) = cancelled();
+    again(&mut rig);
+    assert_eq!(lease(&mut rig, "two"), None);
+    assert!(report(&mut rig, (&unit, "one"), steps(1..=2), 2, None));
+    assert_eq!(lease(&mut rig, "two"), None);
+    // It is never heard from again.
+    let (mut rig, unit) = cancelled();
+    rig.pass(Duration::from_secs(4));
+    again(&mut rig);
+    rig.pass(Duration::from_secs(5));
+    assert_eq!(lease(&mut rig, "two"), None);
+    rig.pass(Duration::from_secs(2));
+    assert!(lease(&mut rig, "two").is_some());
+    assert!(!report(&mut rig, (&unit, "one"), steps(1..=2), 2, None));
+    // Its lease has run out before somebody launches it again, or it has heard of the end.
+    let (mut rig, _) = cancelled();
+    rig.pass(Duration::from_secs(11));
+    again(&mut rig);
+    assert!(lease(&mut rig, "two").is_some());
+    let (mut rig, unit) = cancelled();
+    assert!(!report(&mut rig, (&unit, "one"), steps(1..=2), 2, None));
+    rig.kill();
+    again(&mut rig);
+    assert!(lease(&mut rig, "two").is_some());
+}
+
 #[test]
 fn a_launch_names_everything_that_is_wrong() {
     let mut rig = Rig::new();
