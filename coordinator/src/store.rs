@@ -95,22 +95,34 @@ impl Store {
     }
 
     #[cfg(test)]
+    pub(crate) fn damage_result(&self, job: &JobId, rescale: RescaleId, sample: SampleId) {
+        self.state.insert(keys::result(job, rescale, sample), b"short").unwrap();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn damage_record(&self, job: &JobId) {
+        self.state.insert(keys::job_record(job), b"\x01\x01{\"stage\":").unwrap();
+    }
+
+    #[cfg(test)]
     pub(crate) fn fail_from_now_on(&self, error: StoreError) {
         self.fail(error);
     }
 
-    /// Every job, in the order of their ids.
+    /// Every job, in the order of their ids; one whose record is damaged with [`StoreError::Corrupt`] in its place.
     ///
     /// # Errors
-    /// [`StoreError`]
-    pub fn jobs(&self) -> Result<Vec<(JobId, JobRecord)>, StoreError> {
+    /// [`StoreError`] when the store as a whole cannot be read.
+    pub fn jobs(&self) -> Result<Vec<(JobId, Result<JobRecord, StoreError>)>, StoreError> {
         let mut jobs = Vec::new();
         for key in self.keys(&[Space::JobRecord as u8])? {
             let Some(id) = keys::job_of(&key) else {
                 return Err(self.corrupt("a job record", "its key is no job id"));
             };
-            let record = self.require("a job record", &key)?;
-            jobs.push((id, record));
+            match self.require("a job record", &key) {
+                Err(error) if !matches!(error, StoreError::Corrupt { .. }) => return Err(error),
+                record => jobs.push((id, record)),
+            }
         }
         Ok(jobs)
     }

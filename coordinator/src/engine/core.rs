@@ -72,8 +72,18 @@ impl Core {
         let desk = Desk::new(store.clone(), scheduler);
         let mut core = Self { jobs: BTreeMap::new(), desk, attended: None, broken: None };
         for (id, record) in store.jobs()? {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(job = %id, %error, "the job cannot be read");
+                    core.jobs.insert(id.clone(), Job::damaged(&id, error));
+                    continue;
+                }
+            };
             let job = match record.final_status.clone() {
-                Some(status) if record.ended.is_some() => Job::Ended(Box::new(EndedJob { record, status })),
+                Some(status) if record.ended.is_some() => {
+                    Job::Ended(Box::new(EndedJob { record, status, damage: None }))
+                }
                 _ => core.reopen(&id, record, now)?,
             };
             core.jobs.insert(id, job);
@@ -91,12 +101,29 @@ impl Core {
             let plan = ActivePlan::restore(&self.desk.store, id, record.clone(), now);
             return self.readable(id, record, plan.map(|plan| Job::Plan(Box::new(plan))));
         }
-        let reopened = ActiveJob::restore(&self.desk.store, id.clone(), record.clone(), now).and_then(|mut job| {
-            self.desk.open_stage(&mut job)?;
-            self.desk.advance(&mut job, now)?;
-            Ok(Job::of(job))
-        });
+        let reopened = ActiveJob::restore(&self.desk.store, id.clone(), record.clone(), now);
+        let reopened = reopened.and_then(|job| self.set_going(job, None, now));
         self.readable(id, record, reopened)
+    }
+
+    /// Opens the stage of a job as it is stored, after an event that says so. Where something of it is damaged, nothing is
+    /// written and nothing leased.
+    pub(super) fn set_going(
+        &mut self,
+        mut job: ActiveJob,
+        event: Option<JobEvent>,
+        now: Now,
+    ) -> Result<Job, StoreError> {
+        let before = self.desk.batch.clone();
+        if let Some(event) = event {
+            job.event(&mut self.desk.batch, now, event);
+        }
+        let opened = self.desk.open_stage(&mut job).and_then(|()| self.desk.advance(&mut job, now));
+        if let Err(StoreError::Corrupt { .. }) = &opened {
+            self.desk.batch = before;
+            self.desk.scheduler.close(&job.id);
+        }
+        opened.map(|()| Job::of(job))
     }
 
     /// The job, or what is listed in the place of one that cannot be read.
@@ -110,9 +137,8 @@ impl Core {
             Ok(job) => Ok(job),
             Err(error @ StoreError::Corrupt { .. }) => {
                 tracing::error!(job = %id, %error, "the job cannot be read");
-                self.desk.scheduler.close(id);
                 let status = unreadable(id, &record, error.to_string());
-                Ok(Job::Ended(Box::new(EndedJob { record, status })))
+                Ok(Job::Ended(Box::new(EndedJob { record, status, damage: None })))
             }
             Err(error) => Err(error),
         }

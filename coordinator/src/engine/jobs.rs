@@ -4,7 +4,7 @@ use super::job::ActiveJob;
 use super::plan::ActivePlan;
 use super::record::unreadable;
 use super::training::ActiveTraining;
-use crate::store::JobRecord;
+use crate::store::{JobRecord, StoreError};
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::status::{JobState, JobStatus};
 
@@ -22,6 +22,8 @@ pub(super) enum Job {
 pub(super) struct EndedJob {
     pub record: JobRecord,
     pub status: JobStatus,
+    /// Why its record could not be read; the one above stands in for it then, and must not be written.
+    pub damage: Option<StoreError>,
 }
 
 // === impl Job ===
@@ -34,7 +36,14 @@ impl Job {
     pub fn ended(id: &JobId, record: JobRecord) -> Self {
         let status = record.final_status.clone();
         let status = status.unwrap_or_else(|| unreadable(id, &record, "it ended without a status".into()));
-        Self::Ended(Box::new(EndedJob { record, status }))
+        Self::Ended(Box::new(EndedJob { record, status, damage: None }))
+    }
+
+    /// What is listed in the place of a job whose record cannot be read.
+    pub fn damaged(id: &JobId, damage: StoreError) -> Self {
+        let record = JobRecord::new(0);
+        let status = unreadable(id, &record, damage.to_string());
+        Self::Ended(Box::new(EndedJob { record, status, damage: Some(damage) }))
     }
 
     pub fn state(&self) -> JobState {

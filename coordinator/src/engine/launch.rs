@@ -9,6 +9,7 @@ use super::plan::ActivePlan;
 use super::planned::planned_evaluations;
 use super::time::Now;
 use super::training::ActiveTraining;
+use crate::store::StoreError;
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::sample::{SampleId, SampleShape};
@@ -51,6 +52,9 @@ impl Core {
         if ended.status.state == JobState::Done && !ended.record.is_plan() {
             return Ok(());
         }
+        if let Some(damage) = &ended.damage {
+            return Err(damage.clone().into());
+        }
         let mut record = ended.record.clone();
         let ended_ms = record.finished_ms.unwrap_or(0);
         (record.ended, record.finished_ms, record.final_status, record.paused) = (None, None, None, false);
@@ -70,12 +74,14 @@ impl Core {
             self.restart_training(training, now);
             return Ok(());
         }
-        let mut job = ActiveJob::restore(&self.desk.store, id.clone(), record, now)?;
-        job.event(&mut self.desk.batch, now, JobEvent::Restarted);
-        let opened = self.desk.open_stage(&mut job).and_then(|()| self.desk.advance(&mut job, now));
-        self.or_broken(opened)?;
+        let job = ActiveJob::restore(&self.desk.store, id.clone(), record, now)?;
+        let job = match self.set_going(job, Some(JobEvent::Restarted), now) {
+            // Its own damage, which stays with it.
+            Err(error @ StoreError::Corrupt { .. }) => return Err(error.into()),
+            going => self.or_broken(going)?,
+        };
         tracing::info!(job = %id, "restarted");
-        self.jobs.insert(id.clone(), Job::of(job));
+        self.jobs.insert(id.clone(), job);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod disturbances;
 mod gaps;
+mod launch;
 mod life;
 mod objective;
 mod plans;

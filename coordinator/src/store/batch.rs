@@ -14,7 +14,7 @@ use ropewalk_shared::training::TrainingJob;
 use serde::Serialize;
 
 /// Writes that are found again together or not at all.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     writes: sled::Batch,
     count: usize,

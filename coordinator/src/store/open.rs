@@ -24,7 +24,7 @@ impl Store {
         let path = create(path)?;
         let database = path.join(DATABASE_FILE);
         let is_new = !database.exists();
-        if is_new && fs::read_dir(&path).map_err(io("opening", &path))?.next().is_some() {
+        if is_new && !is_untouched(&path).map_err(io("opening", &path))? {
             return Err(StoreError::NotAStore { path });
         }
         space::require(&path, "opening", space::TO_OPEN)?;
@@ -85,6 +85,22 @@ fn create(path: &Path) -> Result<PathBuf, StoreError> {
     fs::create_dir_all(path).map_err(io("creating", path))?;
     // One name for one folder, in messages as well as for sled.
     path.canonicalize().map_err(io("opening", path))
+}
+
+/// Whether a folder holds nothing but what sled creates before its file: a coordinator may have been killed right then.
+fn is_untouched(path: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let is_sleds = match entry.file_name().to_str() {
+            Some("conf") => entry.file_type()?.is_file(),
+            Some("blobs") => entry.file_type()?.is_dir() && fs::read_dir(entry.path())?.next().is_none(),
+            _ => false,
+        };
+        if !is_sleds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn sync_folder(path: &Path) -> std::io::Result<()> {
