@@ -35,6 +35,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
+/// Largest record that is read back, in bytes.
+pub const MAX_RECORD_BYTES: u64 = value::MAX_BYTES as u64;
+
 /// An open store. Its folder is locked against other processes while it is open.
 #[derive(Debug)]
 pub struct Store {

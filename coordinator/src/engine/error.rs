@@ -63,8 +63,19 @@ pub enum EngineError {
     TooManyUnits {
         /// The largest generation.
         candidates: u64,
-        /// Samples of the search.
+        /// Samples on which each is evaluated, those of short windows included.
         samples: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// A search that could not be read back after a restart.
+    #[error(
+        "the state of this search could grow to {} MiB, at most {} are stored: search with a smaller population, fewer parents, fewer generations or fewer given factors",
+        .bytes.div_ceil(1 << 20), .most >> 20
+    )]
+    TooMuchState {
+        /// What it could take, in bytes.
+        bytes: u64,
         /// The limit.
         most: u64,
     },

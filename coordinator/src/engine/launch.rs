@@ -6,10 +6,11 @@ use super::job::ActiveJob;
 use super::jobs::Job;
 use super::objective;
 use super::plan::ActivePlan;
-use super::planned::planned_evaluations;
+use super::planned::{planned_evaluations, planned_generations};
 use super::time::Now;
 use super::training::ActiveTraining;
-use crate::store::StoreError;
+use crate::search::racing::WINDOW;
+use crate::store::{MAX_RECORD_BYTES, StoreError};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::sample::{SampleId, SampleShape};
@@ -36,6 +37,7 @@ impl Core {
             return Ok(Launched { job: id, created: false });
         }
         check_size(&spec)?;
+        check_state(&spec, description.geometry.pairs())?;
         let sample_shapes = self.sample_shapes(&spec)?;
         objective::check(&spec, &sample_shapes)?;
         let mut job = ActiveJob::begin(spec, description, sample_shapes, now)?;
@@ -112,12 +114,39 @@ impl Core {
 }
 
 fn check_size(spec: &JobSpec) -> Result<(), EngineError> {
-    let evolution = &spec.search.evolution;
-    let generation = u64::from(evolution.mutations) + u64::from(evolution.crossovers);
-    let candidates = generation.max(evolution.population.into()).min(planned_evaluations(spec));
-    let samples = spec.samples.len() as u64;
+    let candidates = largest_generation(spec);
+    let samples = spec.judged_samples().count() as u64;
     if candidates.saturating_mul(samples) <= MAX_UNITS {
         return Ok(());
     }
     Err(EngineError::TooManyUnits { candidates, samples, most: MAX_UNITS })
+}
+
+/// What could be stored once and never read again is not begun.
+fn check_state(spec: &JobSpec, pairs: usize) -> Result<(), EngineError> {
+    let bytes = most_state_bytes(spec, pairs);
+    if bytes <= MAX_RECORD_BYTES { Ok(()) } else { Err(EngineError::TooMuchState { bytes, most: MAX_RECORD_BYTES }) }
+}
+
+/// What the state of a search takes at most, in bytes of JSON. It is written as a whole, and nothing of a job is larger.
+pub(super) fn most_state_bytes(spec: &JobSpec, pairs: usize) -> u64 {
+    let (search, samples) = (&spec.search, spec.samples.len() as u64);
+    // Two numbers of up to ten digits for each pair, and their names.
+    let candidate = 22 * pairs as u64 + 200;
+    let parents = u64::from(search.evolution.parents).min(planned_evaluations(spec));
+    let seeds = search.first_generation().max(4 + search.init.len() as u64);
+    let candidates = seeds + largest_generation(spec) + parents;
+    // Those raced against are kept with their losses, up to 25 digits each.
+    let raced = if search.racing.is_off() { 0 } else { WINDOW as u64 + parents };
+    let lists = candidates.saturating_mul(candidate) + raced.saturating_mul(candidate + 100 + 50 * samples);
+    // A digest of each candidate that was asked, a summary of each generation, and the angles of the pairs.
+    let asked = planned_evaluations(spec).saturating_mul(36);
+    let history = u64::from(planned_generations(spec)).saturating_mul(500);
+    lists.saturating_add(asked).saturating_add(history).saturating_add(26 * pairs as u64)
+}
+
+fn largest_generation(spec: &JobSpec) -> u64 {
+    let evolution = &spec.search.evolution;
+    let generation = u64::from(evolution.mutations) + u64::from(evolution.crossovers);
+    generation.max(evolution.population.into()).min(planned_evaluations(spec))
 }

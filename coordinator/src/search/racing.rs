@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Candidates evaluated in full from which the rule is fitted: the latest.
-const WINDOW: usize = 320;
+pub const WINDOW: usize = 320;
 /// Freedom that a fit needs before anything is dropped by it.
 const MIN_FREEDOM: usize = 24;
 /// Most samples with which candidates race; the rule would grow with their square.

@@ -81,7 +81,7 @@ impl Ropewalk {
     /// # Errors
     /// [`InvalidSettings`] names what is wrong with them.
     pub fn new(settings: RopewalkSettings) -> Result<Self, InvalidSettings> {
-        settings.common.check()?;
+        settings.check()?;
         let mut archive = Archive::new(settings.common.options.parents as usize);
         let room = usize::try_from(settings.common.room(0, 0)).unwrap_or(usize::MAX);
         let pending: Vec<Candidate> = settings.common.seeds.iter().take(room).cloned().collect();
@@ -266,15 +266,13 @@ impl Ropewalk {
 
     /// Checks what was read from storage, so that a damaged state is an error and no panic.
     pub(super) fn check(&self) -> Result<(), InvalidState> {
-        let RopewalkSettings { common, start, angles, .. } = &self.settings;
-        common.check()?;
+        let common = &self.settings.common;
+        self.settings.check()?;
         let known = self.archive.top().iter().map(|evaluated| &evaluated.candidate);
         for candidate in known.chain(&self.pending) {
             common.space.check(candidate)?;
         }
-        let sound = angles.len() == common.space.pairs
-            && start.is_usable()
-            && self.pattern.as_ref().is_none_or(Pattern::is_sound)
+        let sound = self.pattern.as_ref().is_none_or(Pattern::is_sound)
             && (self.history.is_empty() || !self.archive.top().is_empty());
         if !self.memory.is_sound() {
             return Err(InvalidState::Losses);

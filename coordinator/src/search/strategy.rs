@@ -121,11 +121,14 @@ pub trait Strategy: Send {
 /// # Errors
 /// [`InvalidSettings`], which a checked job never causes.
 pub fn begin(job: &JobSpec, description: &ModelDescription) -> Result<Box<dyn Strategy>, InvalidSettings> {
-    Ok(match job.search.strategy {
+    let strategy: Box<dyn Strategy> = match job.search.strategy {
         _ if job.search.pair_attention > 0 => Box::new(PairAttention::of_job(job, description)?),
         StrategyKind::Ropewalk => Box::new(Ropewalk::of_job(job, description)?),
         _ => Box::new(Evolution::of_job(job, description)?),
-    })
+    };
+    // What is asked of a stored state is asked of every one, lest a job begins that no restart brings back.
+    strategy.snapshot().check().map_err(|error| InvalidSettings::Unrestorable(error.to_string()))?;
+    Ok(strategy)
 }
 
 /// Scores that do not fit what was asked.

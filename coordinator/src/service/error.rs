@@ -59,7 +59,8 @@ pub(super) fn refused(error: EngineError) -> Status {
         | EngineError::InvalidTraining(_)
         | EngineError::InvalidPlan(_)
         | EngineError::ShortSample { .. }
-        | EngineError::TooManyUnits { .. } => Code::InvalidArgument,
+        | EngineError::TooManyUnits { .. }
+        | EngineError::TooMuchState { .. } => Code::InvalidArgument,
         EngineError::UnknownJob(_) | EngineError::UnknownWorker(_) => Code::NotFound,
         EngineError::MissingSamples { .. }
         | EngineError::AmbiguousJob { .. }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 /// Longest value that is kept in one piece, and length of the parts of others.
 pub(super) const PART_BYTES: usize = 16 << 10;
 /// Longest value there is: a sample of the greatest length.
-const MAX_BYTES: usize = 128 << 20;
+pub(super) const MAX_BYTES: usize = 128 << 20;
 const WHOLE: u8 = 1;
 const CUT: u8 = 2;
 /// A sample that counts its last tokens alone, cut.

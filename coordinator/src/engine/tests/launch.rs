@@ -1,9 +1,92 @@
-//! What can be launched again: damage stays with its job.
+//! What can be launched, and launched again: nothing begins that no restart brings back, and damage stays with its job.
 
-use super::rig::{Rig, evaluated, job};
+use super::rig::{Rig, evaluated, job, racing_curve_job, racing_job, run_alone};
 use crate::engine::EngineError;
+use crate::engine::launch::most_state_bytes;
 use crate::store::StoreError;
+use ropewalk_shared::job::{JobSpec, ShortWindow, StrategyKind};
+use ropewalk_shared::sample::{Sample, SampleId};
 use ropewalk_shared::status::JobState;
+
+#[test]
+fn the_state_of_a_search_never_takes_more_than_was_reckoned() {
+    for mut spec in [job(3), racing_job(3), racing_curve_job(3)] {
+        // The longest numbers there are.
+        spec.search.max_factor = Some(1e5);
+        for state in run_alone(&spec) {
+            let (bytes, most) = (serde_json::to_vec(&state).unwrap().len() as u64, most_state_bytes(&spec, 4));
+            assert!(bytes <= most, "{bytes} bytes, reckoned with {most}");
+        }
+    }
+}
+
+#[test]
+fn what_could_not_be_read_back_is_not_launched() {
+    let mut rig = Rig::new();
+    rig.launch(&job(1));
+    let now = rig.now();
+    let mut long = job(1);
+    long.search.evolution.generations = 1_000_000;
+    let error = rig.core.launch(long.clone(), now).unwrap_err();
+    assert!(matches!(error, EngineError::TooMuchState { .. }), "{error:?}");
+    assert!(error.to_string().contains("at most 128 are stored"), "{error}");
+    // With a limit it cannot get there.
+    long.search.evolution.generations = 1000;
+    long.search.max_evaluations = Some(1000);
+    assert!(rig.core.launch(long, now).is_ok());
+    let mut wide = job(1);
+    wide.search.evolution.population = 5000;
+    wide.model.config_json =
+        wide.model.config_json.replace("\"hidden_size\":16", "\"hidden_size\":16,\"head_dim\":4096");
+    assert!(matches!(rig.core.launch(wide, now), Err(EngineError::TooMuchState { .. })));
+}
+
+/// Each candidate is evaluated on the samples of short windows too.
+#[test]
+fn samples_of_short_windows_count() {
+    let mut rig = Rig::new();
+    let mut spec = job(1);
+    (spec.search.evolution.population, spec.search.evolution.mutations) = (2000, 2000);
+    let samples: Vec<SampleId> = (0..600u16)
+        .map(|number| {
+            let mut id = [7; 32];
+            id[..2].copy_from_slice(&number.to_le_bytes());
+            SampleId::from(id)
+        })
+        .collect();
+    let window = ShortWindow { length: 8, percent: 1.0, samples, held_out: Vec::new() };
+    spec.search.keep_short = vec![window];
+    let error = rig.core.launch(spec, rig.now()).unwrap_err();
+    assert!(matches!(error, EngineError::TooManyUnits { samples: 603, .. }), "{error:?}");
+}
+
+/// With a base this small, YaRN's ramp begins behind the last pair: no state with such a curve is read back.
+#[test]
+fn a_search_whose_curve_does_not_fit_the_model_is_refused() {
+    let mut rig = Rig::new();
+    let mut spec = job(1);
+    let config = spec.model.config_json.replace("\"max_position_embeddings\":16", "\"max_position_embeddings\":512");
+    assert_ne!(config, spec.model.config_json);
+    spec.model.config_json = config.replace('{', "{\"rope_theta\":1.3,");
+    spec.target_length = 1024;
+    let long = |number: u32| Sample::new((0..1024).map(|token| token + number).collect()).unwrap();
+    let samples: Vec<Sample> = (0..5).map(long).collect();
+    for sample in &samples {
+        rig.core.store().put_sample(sample.id(), sample).unwrap();
+    }
+    let ids: Vec<SampleId> = samples.iter().map(Sample::id).collect();
+    (spec.samples, spec.held_out) = (ids[..3].to_vec(), ids[3..].to_vec());
+    let with = |strategy| JobSpec {
+        search: ropewalk_shared::job::SearchOptions { strategy, ..spec.search.clone() },
+        ..spec.clone()
+    };
+    let error = rig.core.launch(with(StrategyKind::Ropewalk), rig.now()).unwrap_err();
+    assert!(error.to_string().contains("rope_theta is too small"), "{error}");
+    rig.core.launch(with(StrategyKind::LongRope), rig.now()).unwrap();
+    rig.commit();
+    rig.kill();
+    assert_eq!(rig.status(&with(StrategyKind::LongRope)).state, JobState::Running);
+}
 
 #[test]
 fn a_job_with_a_damaged_result_fails_by_itself() {

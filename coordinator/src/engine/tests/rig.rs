@@ -2,8 +2,11 @@
 
 use crate::engine::{Core, Now};
 use crate::scheduler::SchedulerOptions;
+use crate::search::strategy::begin;
+use crate::search::{Ask, Outcome, StrategyState};
 use crate::store::Store;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
+use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, StrategyKind};
 use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
@@ -282,4 +285,22 @@ pub fn evaluated(unit: &Unit) -> UnitReport {
 
 pub fn failed(unit: &Unit, kind: FailureKind) -> UnitReport {
     report_of(unit, UnitOutcome::Failure(UnitFailure { kind, reason: "on purpose".into() }))
+}
+
+/// The states of a job's search after each of its generations, without a coordinator.
+pub fn run_alone(spec: &JobSpec) -> Vec<StrategyState> {
+    let description = spec.check().unwrap();
+    let mut strategy = begin(spec, &description).unwrap();
+    let mut states = vec![strategy.snapshot()];
+    while let Ask::Evaluate { generation, candidates } = strategy.ask() {
+        let outcome = |candidate: &Candidate| {
+            let rescale = candidate.rescale(spec.search.grid, 1.0);
+            let means: Vec<f64> = spec.samples.iter().map(|sample| loss(&rescale, *sample, TARGET).mean()).collect();
+            let score = (means.iter().sum::<f64>() / means.len() as f64).exp().into();
+            Outcome { score, passes: means.len() as u64, means, slope: None }
+        };
+        strategy.tell_outcomes(generation, &candidates.iter().map(outcome).collect::<Vec<_>>()).unwrap();
+        states.push(strategy.snapshot());
+    }
+    states
 }

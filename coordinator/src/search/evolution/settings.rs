@@ -64,6 +64,15 @@ pub enum InvalidSettings {
     /// A parameter out of its bounds.
     #[error("{0} is out of bounds")]
     Option(&'static str),
+    /// A base so small for its window that YaRN's ramp lies beyond the last pair.
+    #[error(
+        "YaRN's curve, from which this strategy starts, has no place among the model's rotary pairs: its rope_theta is too \
+         small for its window; search with longrope"
+    )]
+    Curve,
+    /// A state that would be refused when it is read back.
+    #[error("the search could not go on after a restart: {0}")]
+    Unrestorable(String),
 }
 
 impl Default for DocumentOptions {

@@ -3,7 +3,7 @@
 use super::curve::Curve;
 use super::pattern::{ROUND_CANDIDATES, ROUNDS};
 use super::slope;
-use crate::search::evolution::EvolutionSettings;
+use crate::search::evolution::{EvolutionSettings, InvalidSettings};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::{YarnBounds, yarn_ramp};
 use ropewalk_shared::job::{EvolutionOptions, JobSpec, SearchOptions};
@@ -61,6 +61,15 @@ impl RopewalkSettings {
         let window = (description.original_length, job.target_length);
         let settings = Self::new(common, &description.geometry, window, ratio, attention);
         Self { given, slope_steps: job.search.slope_steps, ..settings }
+    }
+
+    pub(super) fn check(&self) -> Result<(), InvalidSettings> {
+        self.common.check()?;
+        if self.angles.len() == self.common.space.pairs && self.start.is_usable() {
+            Ok(())
+        } else {
+            Err(InvalidSettings::Curve)
+        }
     }
 
     /// Settings for a model's geometry, its window and the target's, and the ratio of the two; `attention` is the
