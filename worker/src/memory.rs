@@ -1,5 +1,9 @@
 //! What the process and the machine have in memory.
 
+mod control_group;
+
+use std::path::Path;
+
 /// Peak resident memory of this process in MiB since its start or the last [`reset_peak`]; `None` where the system
 /// does not tell (only Linux does).
 pub fn peak_rss_mib() -> Option<f64> {
@@ -13,17 +17,12 @@ pub fn reset_peak() -> bool {
 
 /// Bytes that can still be allocated without swapping; `None` where the system does not tell.
 ///
-/// The smaller of the machine's available memory and what is left under the control group's limit.
+/// The smaller of the machine's available memory and what is left under the limits of the process's control groups.
 pub fn available_bytes() -> Option<u64> {
     let machine = kib_line("/proc/meminfo", "MemAvailable:").map(|kib| kib * 1024);
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let group = number("/sys/fs/cgroup/memory.max")
-        .zip(number("/sys/fs/cgroup/memory.current"))
-        .map(|(limit, used)| limit.saturating_sub(used));
-    match (machine, group) {
-        (Some(machine), Some(group)) => Some(machine.min(group)),
-        (machine, group) => machine.or(group),
-    }
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok();
+    let left = groups.and_then(|groups| control_group::left(Path::new("/sys/fs/cgroup"), &groups));
+    machine.into_iter().chain(left).min()
 }
 
 /// The number on the line of a /proc file that starts with `key`.
