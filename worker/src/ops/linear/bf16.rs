@@ -21,7 +21,7 @@ thread_local! {
 /// shapes alone.
 pub(super) fn multiply_widened(out: &mut RowsMut<'_>, x: Rows<'_>, weight: Rows<'_, bf16>, accumulate: bool) {
     let product = Product { accumulate, side: Side::Outputs };
-    let outputs = (PANEL / weight.width).next_multiple_of(64);
+    let outputs = (PANEL / weight.width).max(1).next_multiple_of(64);
     let mut room = ROOM.take();
     for first in (0..weight.count).step_by(outputs) {
         let count = outputs.min(weight.count - first);

@@ -44,8 +44,8 @@ fn both_implementations_are_the_definition() {
 
 #[test]
 fn weights_kept_in_bf16_are_the_same_numbers() {
-    // The last is more than one panel.
-    for (rows, inputs, outputs) in [(1, 1, 1), (3, 17, 5), (130, 256, 70), (5, 3000, 1200)] {
+    // The last two are more than one panel, and a row that is more than one.
+    for (rows, inputs, outputs) in [(1, 1, 1), (3, 17, 5), (130, 256, 70), (5, 3000, 1200), (1, (1 << 20) + 3, 2)] {
         let (x, weight) = (matrix(rows, inputs, 1), matrix(outputs, inputs, 2).to_dtype(DType::BF16).unwrap());
         let widened = weight.to_dtype(DType::F32).unwrap();
         for bias in [None, Some(matrix(1, outputs, 3).squeeze(0).unwrap())] {
