@@ -124,6 +124,20 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
 }
 
 #[test]
+fn weights_are_packed_for_a_matrix_unit_one_layer_after_the_other() {
+    let _alone = alone();
+    const LAYERS: u64 = 12;
+    let test = TestModel::with_layers(LAYERS as usize);
+    let model = Model::load(test.dir(), &Device::Cpu, Dtype::Bf16).unwrap();
+    let (before, weights) = (LIVE.load(Ordering::Relaxed), model.weight_bytes());
+    PEAK.store(before, Ordering::Relaxed);
+    let packed = model.with_emulated_tiles().unwrap();
+    let more = PEAK.load(Ordering::Relaxed) - before;
+    // The head is packed beside the embedding that it is tied to; all else takes the place of what it was made of.
+    assert!(more < weights / 2, "{more} bytes more while {weights} are packed into {}", packed.weight_bytes());
+}
+
+#[test]
 fn what_fits_in_no_way_is_refused_with_numbers() {
     let _alone = alone();
     let evaluator = evaluator(model(6, 1, Residence::Host), Some(1 << 20));

@@ -64,6 +64,8 @@ impl Parameters {
 
     /// The same for a matrix unit: matrices are laid out for it, split into so many parts.
     pub fn tiled(self, unit: Unit, parts: usize) -> candle_core::Result<Self> {
+        // They would keep every matrix alive beside its packed form until all are packed.
+        drop(self.placed);
         let layers = self.layers.into_iter().map(|layer| layer.tiled(unit, parts));
         let layers = layers.collect::<candle_core::Result<Vec<_>>>()?;
         let head = self.head.tiled(unit, parts)?;
