@@ -84,9 +84,7 @@ fn so_are_they_where_kernels_use_all_their_threads() {
 
 #[test]
 fn so_are_they_where_the_last_layer_is_the_first() {
-    let folder = TestModel::new();
-    folder.edit_config(|config| config["num_hidden_layers"] = 1.into());
-    check(&Arc::new(load(folder.dir())), &tokens(100), &[16, 33], "one layer");
+    check(&Arc::new(load(TestModel::with_layers(1).dir())), &tokens(100), &[16, 33], "one layer");
 }
 
 /// The token of highest likelihood after `tokens`, found by trying every one.

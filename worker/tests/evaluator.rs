@@ -184,6 +184,11 @@ fn what_cannot_be_loaded_says_why() {
     assert!(matches!(&error, LoadError::MissingTensor { tensor, .. } if tensor == "lm_head.weight"), "{error}");
 
     let test = TestModel::new();
+    test.edit_config(|config| config["num_hidden_layers"] = 1.into());
+    let error = Model::load(test.dir(), &Device::Cpu, Dtype::F32).unwrap_err();
+    assert!(matches!(&error, LoadError::SurplusLayer { layers: 1, found: 2, .. }), "{error}");
+
+    let test = TestModel::new();
     test.edit_config(|config| config["model_type"] = "gpt2".into());
     let error = Model::load(test.dir(), &Device::Cpu, Dtype::F32).unwrap_err();
     assert!(matches!(error, LoadError::ModelType { .. }), "{error}");

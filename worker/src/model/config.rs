@@ -59,13 +59,18 @@ impl DecoderSpec {
     /// Reads the text of a config.json.
     ///
     /// # Errors
-    /// [`LoadError::ModelType`], [`LoadError::Config`] or [`LoadError::Field`] for what is missing or out of bounds.
+    /// [`LoadError::ModelType`], [`LoadError::Config`] or [`LoadError::Field`] for what is missing or out of bounds,
+    /// [`LoadError::Quantised`] for weights that are not plain numbers.
     pub fn from_config_json(text: &str) -> Result<Self, LoadError> {
         // Syntax, sizes and rotary geometry are checked there, once for the whole program.
         let description = ModelDescription::from_config_json(text)?;
         let value: Value = serde_json::from_str(text).unwrap_or_default();
         let fields = Fields(value.as_object().cloned().unwrap_or_default());
         let family = Family::of(&description.model_type)?;
+        if let Some(quantisation) = fields.0.get("quantization_config").filter(|value| !value.is_null()) {
+            let method = quantisation.get("quant_method").unwrap_or(quantisation).to_string();
+            return Err(LoadError::Quantised { method: method.chars().take(60).collect() });
+        }
 
         let heads = fields.number("num_attention_heads", 1, 1 << 14)?.unwrap_or(1);
         let kv_heads = match fields.number("num_key_value_heads", 1, heads)? {

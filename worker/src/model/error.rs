@@ -68,6 +68,12 @@ pub enum LoadError {
         /// Bytes there.
         got: u64,
     },
+    /// A weight file is not there, but what git-lfs keeps in its place.
+    #[error("{} is a pointer of git-lfs and not the weights: run `git lfs pull` in its folder", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A weight file is no safetensors file.
     #[error("{} is not a safetensors file: {reason}", path.display())]
     Header {
@@ -83,6 +89,30 @@ pub enum LoadError {
         tensor: String,
         /// The model folder.
         dir: PathBuf,
+    },
+    /// The files have more layers than the configuration says.
+    #[error(
+        "tensor {tensor:?} is in the weight files of {}, which have {found} layers, but config.json says {layers} \
+         (num_hidden_layers): do config.json and weights belong together?", dir.display()
+    )]
+    SurplusLayer {
+        /// Name of the first tensor of the first layer too many.
+        tensor: String,
+        /// The model folder.
+        dir: PathBuf,
+        /// Layers by config.json.
+        layers: usize,
+        /// Layers in the files.
+        found: usize,
+    },
+    /// The weights are quantised.
+    #[error(
+        "config.json has quantization_config ({method}): quantised checkpoints are not read; take the model's unquantised \
+         weights, in f32, bf16 or f16"
+    )]
+    Quantised {
+        /// What it names as the method, shortened.
+        method: String,
     },
     /// A tensor has another shape than the configuration says.
     #[error("{}: tensor {tensor:?} has shape {got:?}, config.json calls for {expected:?}", path.display())]

@@ -86,6 +86,7 @@ impl Model {
         let spec = DecoderSpec::from_config_json(&text)?;
         let description = ModelDescription::from_config_json(&text)?;
         let files = WeightFiles::open(dir)?;
+        files.check_layers(spec.layers())?;
         // More devices than layers would have nothing to do.
         let devices = devices[..devices.len().min(spec.layers())].to_vec();
         let parameters = Parameters::load(&spec, &files, &devices, dtype.to_candle(), layers)?;

@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// How the file begins that git-lfs keeps in the place of another.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// The opened weight files of a model.
 #[derive(Debug)]
@@ -87,7 +89,8 @@ impl WeightFiles {
     /// Maps the weight files of a model folder and reads their headers.
     ///
     /// # Errors
-    /// Those of [`files_of`]; [`LoadError::Truncated`] and [`LoadError::Header`] for damaged files.
+    /// Those of [`files_of`]; [`LoadError::Truncated`] and [`LoadError::Header`] for damaged files,
+    /// [`LoadError::LfsPointer`] for those that were not fetched.
     pub fn open(dir: &Path) -> Result<Self, LoadError> {
         let files = files_of(dir)?.into_iter().map(WeightFile::open).collect::<Result<_, _>>()?;
         Ok(Self { dir: dir.to_owned(), files })
@@ -97,6 +100,26 @@ impl WeightFiles {
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         let tensors = self.files.iter().flat_map(|file| file.metadata.tensors());
         tensors.map(|(name, info)| (name, info.shape.clone())).collect()
+    }
+
+    /// Checks that no layer is there beside the `layers` that a decoder has: without its last layers a model is another.
+    ///
+    /// # Errors
+    /// [`LoadError::SurplusLayer`].
+    pub fn check_layers(&self, layers: usize) -> Result<(), LoadError> {
+        let layer_of = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        let names = self.files.iter().flat_map(|file| file.metadata.tensors().into_keys());
+        let surplus = names.filter_map(|name| Some((layer_of(&name).filter(|layer| *layer >= layers)?, name)));
+        let surplus: BTreeSet<(usize, String)> = surplus.collect();
+        match (surplus.first(), surplus.last()) {
+            (Some((_, tensor)), Some((last, _))) => Err(LoadError::SurplusLayer {
+                tensor: tensor.clone(),
+                dir: self.dir.clone(),
+                layers,
+                found: last.saturating_add(1),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The files in order, and every tensor of each in the order of the names.
@@ -134,6 +157,9 @@ impl WeightFile {
         // SAFETY: the map is only read, as bytes, and every value of a byte is valid. Who changes a model's file while
         // it is being loaded gets other weights, and who cuts it off a bus error: the price of mapping files at all.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        if map.starts_with(LFS_POINTER) {
+            return Err(LoadError::LfsPointer { path });
+        }
         if let Some(expected) = announced_bytes(&map).filter(|expected| *expected > map.len() as u64) {
             return Err(LoadError::Truncated { path, expected, got: map.len() as u64 });
         }

@@ -70,6 +70,17 @@ fn a_type_that_is_not_known_lists_those_that_are() {
 }
 
 #[test]
+fn quantised_checkpoints_are_refused_with_their_method() {
+    let gptq = with("llama", json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}));
+    let error = gptq.unwrap_err();
+    assert!(matches!(error, LoadError::Quantised { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("\"gptq\"") && text.contains("not read") && text.contains("unquantised weights"), "{text}");
+    assert!(with("llama", json!({"quantization_config": {}})).is_err());
+    assert!(with("llama", json!({"quantization_config": null})).is_ok());
+}
+
+#[test]
 fn hostile_fields_are_refused_by_name() {
     for (field, value) in [
         ("num_attention_heads", json!(0)),

@@ -107,3 +107,33 @@ fn an_index_cannot_lead_out_of_its_folder() {
         assert!(matches!(files_of(dir.path()), Err(LoadError::Index { .. })), "{index}");
     }
 }
+
+#[test]
+fn a_pointer_of_git_lfs_says_how_to_fetch_the_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9976576152\n";
+    std::fs::write(dir.path().join(SINGLE), pointer).unwrap();
+    let error = WeightFiles::open(dir.path()).unwrap_err();
+    assert!(matches!(&error, LoadError::LfsPointer { path } if path.ends_with(SINGLE)), "{error}");
+    assert!(error.to_string().contains("git lfs pull"), "{error}");
+}
+
+#[test]
+fn layers_that_the_decoder_does_not_have_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let norm = |layer: usize| format!("model.layers.{layer}.norm.weight");
+    let names = [0, 1, 2, 10, 11].map(norm);
+    let tensors = names.iter().map(String::as_str).chain(["model.norm.weight", "model.layers.x.norm.weight"]);
+    let tensors: Vec<(&str, Dtype, &[usize], &[u8])> =
+        tensors.map(|name| (name, Dtype::F32, &[1][..], &[0; 4][..])).collect();
+    write(&dir.path().join(SINGLE), &tensors);
+    let files = WeightFiles::open(dir.path()).unwrap();
+    assert!(files.check_layers(12).is_ok());
+    let error = files.check_layers(2).unwrap_err();
+    assert!(
+        matches!(&error, LoadError::SurplusLayer { tensor, layers: 2, found: 12, .. } if *tensor == names[2]),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(text.contains("12 layers") && text.contains("says 2 ") && text.contains("model.layers.2."), "{text}");
+}
