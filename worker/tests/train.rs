@@ -7,7 +7,9 @@ mod support;
 use candle_core::{Device, Tensor, safetensors};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::training::{AdamW, Lora, Method, Precision, Schedule, TrainSequence, TrainSpec, Window};
-use ropewalk_worker::train::{TrainError, TrainEvent, Trained, run};
+use ropewalk_worker::model::Model;
+use ropewalk_worker::train::{TrainError, TrainEvent, Trained, bytes, run};
+use ropewalk_worker::{cost, gradient};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -366,6 +368,22 @@ fn low_rank_additions_are_of_their_rank_and_to_their_targets_alone() {
     let none = Lora { rank: 1, alpha: 2.0, targets: vec!["qkv_proj".to_owned()] };
     let none = TrainSpec { method: Method::Lora(none), ..spec };
     assert!(matches!(Room::new().train(model.dir(), &none, &sequences, never), Err(TrainError::NothingTrained)));
+}
+
+#[test]
+fn weights_that_are_moved_beside_rounded_ones_are_counted() {
+    let (model, spec, _) = small();
+    let decoder = Model::read_spec(model.dir()).unwrap();
+    let (weights, tokens) = (cost::weights(&decoder), 40);
+    let beside = gradient::bytes(&decoder, 512, tokens);
+    let lora = Method::Lora(Lora { rank: 2, alpha: 4.0, targets: vec!["q_proj".into()] });
+    // Weights, gradients and two moments of 4 bytes; and the rounded weights.
+    for (method, precision, number) in
+        [(Method::Full, Precision::F32, 16), (Method::Full, Precision::Bf16, 20), (lora, Precision::Bf16, 16)]
+    {
+        let spec = TrainSpec { method, precision, ..spec.clone() };
+        assert_eq!(bytes(&decoder, &spec, tokens), number * weights + beside, "{spec:?}");
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod views;
 pub use error::TrainError;
 pub use ropewalk_shared::training::StepRecord;
 
+use crate::cost;
 use crate::device::Dtype;
 use crate::gradient;
 use crate::memory;
@@ -40,7 +41,7 @@ use candle_core::Device;
 use checkpoint::Checkpoints;
 use lock::FolderLock;
 use optimizer::Optimizer;
-use ropewalk_shared::training::{TrainSequence, TrainSpec};
+use ropewalk_shared::training::{Method, Precision, TrainSequence, TrainSpec};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -86,11 +87,13 @@ pub struct Trained {
     pub curve: Vec<StepRecord>,
 }
 
-/// Bytes that a training of sequences of `tokens` tokens takes: weights, gradients and two moments in f32, and what a
-/// [gradient](gradient::bytes) takes.
-pub fn bytes(spec: &DecoderSpec, tokens: usize) -> u64 {
-    let weights = crate::cost::Memory::of(spec, Dtype::F32, 1, 1).weights;
-    4 * weights + gradient::bytes(spec, CHUNK_TOKENS, tokens)
+/// Bytes that the training `train` takes on sequences of `tokens` tokens: weights, gradients and two moments in f32, the
+/// rounded weights beside those that are moved where all of them are trained in bf16, and what a
+/// [gradient](gradient::bytes) takes. An upper bound where low-rank additions are trained.
+pub fn bytes(decoder: &DecoderSpec, train: &TrainSpec, tokens: usize) -> u64 {
+    let weights = cost::weights(decoder) * size_of::<f32>() as u64;
+    let rounded = matches!((&train.method, train.precision), (Method::Full, Precision::Bf16));
+    weights * if rounded { 5 } else { 4 } + gradient::bytes(decoder, CHUNK_TOKENS, tokens)
 }
 
 /// Trains the model in the folder `model_dir` and writes the result to `out_dir`, on the current thread pool.
@@ -172,7 +175,7 @@ pub fn run(
 fn check_memory(model_dir: &Path, spec: &TrainSpec, sequences: &[TrainSequence]) -> Result<(), TrainError> {
     let decoder = Model::read_spec(model_dir)?;
     let tokens = sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0).max(spec.length as usize);
-    let needed = bytes(&decoder, tokens);
+    let needed = bytes(&decoder, spec, tokens);
     match memory::available_bytes() {
         Some(available) if needed > available => Err(TrainError::TooLarge { tokens, needed, available }),
         _ => Ok(()),

@@ -3,7 +3,7 @@
 mod embedded;
 mod leased;
 
-pub(super) use embedded::{bytes, check, shape};
+pub(super) use embedded::{check, expected};
 
 use super::command::Told;
 use super::folder::Made;

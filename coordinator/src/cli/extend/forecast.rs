@@ -13,6 +13,7 @@ use crate::plan::{FinetuneStage, InvalidPlan, Plan, Stage, Training, Work};
 use ropewalk_worker::cost::{self, Memory};
 use ropewalk_worker::device::Dtype;
 use ropewalk_worker::model::config::DecoderSpec;
+use ropewalk_worker::train;
 use serde::Serialize;
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -138,11 +139,11 @@ impl Predictor<'_> {
     fn training(&self, tune: &FinetuneStage, forecast: &mut StageForecast<'_>) {
         match &tune.training {
             Training::Embedded { settings } => {
-                let Some(shape) = super::finetune::shape(settings, self.folder) else { return };
-                self.add(forecast, shape.length, shape.steps * shape.sequences_per_step);
-                forecast.evaluations = shape.steps;
+                let Some(spec) = super::finetune::expected(settings, self.folder) else { return };
+                self.add(forecast, spec.length, u64::from(spec.steps) * u64::from(spec.sequences_per_step));
+                forecast.evaluations = spec.steps.into();
                 forecast.tflop *= PASSES_OF_A_STEP;
-                forecast.memory_gib = super::finetune::bytes(&self.spec, shape.length) as f64 / GIB;
+                forecast.memory_gib = train::bytes(&self.spec, &spec, spec.length as usize) as f64 / GIB;
             }
             Training::Command { steps, length, .. } => {
                 (forecast.evaluations, forecast.length) = (u64::from(steps.unwrap_or(0)), *length);

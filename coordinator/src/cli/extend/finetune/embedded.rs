@@ -11,23 +11,12 @@ use crate::plan::FinetuneStage;
 use crate::report::loss_plot;
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::training::TrainSpec;
-use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::train::{self, StepRecord, TrainEvent};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// What of the settings decides how much is computed.
-pub struct Shape {
-    /// Steps of the optimiser.
-    pub steps: u64,
-    /// Sequences of a step.
-    pub sequences_per_step: u64,
-    /// Tokens of a sequence.
-    pub length: u32,
-}
 
 /// The training that a plan's settings describe, with these factors.
 pub(super) fn spec(settings: &Map<String, Value>, rescale: Rescale) -> Result<TrainSpec, serde_json::Error> {
@@ -52,15 +41,9 @@ pub fn check(settings: &Map<String, Value>, base: &ModelFolder, problem: &mut im
     }
 }
 
-/// The shape of a training; `None` for settings that are not in order.
-pub fn shape(settings: &Map<String, Value>, base: &ModelFolder) -> Option<Shape> {
-    let spec = spec(settings, Rescale::identity(base.description.geometry.pairs())).ok()?;
-    Some(Shape { steps: spec.steps.into(), sequences_per_step: spec.sequences_per_step.into(), length: spec.length })
-}
-
-/// Bytes that a training of sequences of this length takes.
-pub fn bytes(decoder: &DecoderSpec, length: u32) -> u64 {
-    train::bytes(decoder, length as usize)
+/// The training that is expected, without its factors; `None` for settings that are not in order.
+pub fn expected(settings: &Map<String, Value>, base: &ModelFolder) -> Option<TrainSpec> {
+    spec(settings, Rescale::identity(base.description.geometry.pairs())).ok()
 }
 
 impl Runner<'_> {
