@@ -117,6 +117,17 @@ pub enum WorkerError {
     /// The evaluation thread is gone.
     #[error("the evaluation thread ended unexpectedly; the log says why")]
     EvaluationEnded,
+    /// The GPU failed again and again.
+    #[error(
+        "the GPU failed {failures} evaluations in a row, the last with: {reason}; errors of CUDA stay until the process ends: \
+         start the worker again, and if that does not help look at `nvidia-smi` and the system's log"
+    )]
+    DeviceFailed {
+        /// Evaluations.
+        failures: u32,
+        /// What the last of them ended with.
+        reason: String,
+    },
     /// A model is not here or cannot be loaded, and was not to be waited for.
     #[error("{0}")]
     Model(String),
@@ -147,8 +158,8 @@ pub enum WorkerError {
 /// Dropping the returned future stops the evaluation between two chunks and reports nothing.
 ///
 /// # Errors
-/// [`WorkerError`] when it cannot start; once it has registered, only when its evaluation thread is gone, or a model is
-/// missing that was not to be waited for.
+/// [`WorkerError`] when it cannot start; once it has registered, only when its evaluation thread is gone, its GPU fails
+/// again and again, or a model is missing that was not to be waited for.
 pub async fn run(
     config: WorkerConfig,
     shutdown: impl Future<Output = ()> + Send,
@@ -224,9 +235,12 @@ impl WorkerError {
             | Self::TrainRoot(_)
             | Self::TrainsOnCpu { .. }
             | Self::Device(_) => true,
-            Self::Thread(_) | Self::EvaluationEnded | Self::Model(_) | Self::NotThere { .. } | Self::Refused { .. } => {
-                false
-            }
+            Self::Thread(_)
+            | Self::EvaluationEnded
+            | Self::DeviceFailed { .. }
+            | Self::Model(_)
+            | Self::NotThere { .. }
+            | Self::Refused { .. } => false,
         }
     }
 }

@@ -28,6 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between attempts of a worker on which every evaluation fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Evaluations in a row that a GPU may fail before its worker ends: errors of CUDA stay until the process does.
+const MOST_DEVICE_FAILURES: u32 = 3;
 /// Once no evaluation runs: the time for its report, and for handing back what is on its way here.
 pub(super) const LAST_REPORT: Duration = Duration::from_secs(15);
 
@@ -55,6 +57,8 @@ pub(super) struct Desk {
     failures: u32,
     /// Since when the worker is to stop.
     stopping: Option<Instant>,
+    /// Why it ends although nobody asked for it.
+    broken: Option<WorkerError>,
     summary: WorkerSummary,
 }
 
@@ -79,12 +83,13 @@ impl Desk {
             started: Instant::now(),
             failures: 0,
             stopping: None,
+            broken: None,
             summary: WorkerSummary::default(),
             config,
         }
     }
 
-    /// Works until `shutdown` is ready and everything held is finished or handed back.
+    /// Works until `shutdown` is ready, or the device is beyond hope, and everything held is finished or handed back.
     pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<WorkerSummary, WorkerError> {
         let mut shutdown = pin!(shutdown);
         loop {
@@ -105,7 +110,7 @@ impl Desk {
         }
         self.held.cancel_all();
         self.evaluation.finish().await;
-        Ok(self.summary)
+        self.broken.map_or(Ok(self.summary), Err)
     }
 
     /// Starts every call and every evaluation that is due.
@@ -174,12 +179,30 @@ impl Desk {
                             self.slow_down();
                         }
                     }
+                    Outcome::DeviceFailed { reason, in_a_row } => {
+                        self.summary.failures += 1;
+                        tracing::warn!(in_a_row, "cannot evaluate a unit: {reason}");
+                        self.device_failed(reason, *in_a_row);
+                    }
                     Outcome::Cancelled { .. } => {}
                 }
                 self.held.finished(number, outcome, took);
             }
         }
         Ok(())
+    }
+
+    /// A GPU that fails again and again will not recover in this process: what is held goes back, and the worker ends.
+    fn device_failed(&mut self, reason: &str, in_a_row: u32) {
+        if in_a_row < MOST_DEVICE_FAILURES {
+            return self.slow_down();
+        }
+        if self.broken.is_none() {
+            self.broken = Some(WorkerError::DeviceFailed { failures: in_a_row, reason: reason.to_owned() });
+        }
+        if self.stopping.is_none() {
+            self.stop();
+        }
     }
 
     /// Takes fewer units after failures: a broken device must not fail every candidate before others get to it.

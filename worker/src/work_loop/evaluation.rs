@@ -64,6 +64,11 @@ pub(super) enum Outcome {
     Loss(Loss),
     Gradient(Loss, LossSlope),
     Failure(UnitFailure),
+    /// The GPU failed, for so many evaluations one after the other.
+    DeviceFailed {
+        reason: String,
+        in_a_row: u32,
+    },
     /// The flag was raised, when this part was done.
     Cancelled {
         share: f32,
@@ -89,6 +94,8 @@ struct Bench {
     missing: BTreeMap<ModelName, String>,
     /// Models that are here and could not be loaded, each with the time of the attempt.
     unloadable: BTreeMap<ModelName, Instant>,
+    /// Evaluations that the GPU failed since the last that it did not.
+    device_failures: u32,
     notices: UnboundedSender<Notice>,
 }
 
@@ -112,10 +119,29 @@ impl Evaluation {
             loaded: None,
             missing: BTreeMap::new(),
             unloadable: BTreeMap::new(),
+            device_failures: 0,
             notices: outbox,
         };
         let thread = thread::Builder::new().name("evaluation".to_owned()).spawn(move || bench.run(&inbox));
         Ok(Self { tasks, notices, thread: thread.map_err(WorkerError::Thread)? })
+    }
+
+    /// A thread that gives every unit the outcome that `outcome` says.
+    #[cfg(test)]
+    pub(super) fn scripted(mut outcome: impl FnMut() -> Outcome + Send + 'static) -> Self {
+        let (tasks, inbox) = mpsc::channel();
+        let (outbox, notices) = unbounded_channel();
+        let thread = thread::spawn(move || {
+            for task in inbox {
+                if let Task::Evaluate(Assignment { number, cancel, .. }) = task {
+                    let cancelled = Outcome::Cancelled { share: 0.0 };
+                    let outcome = if cancel.is_cancelled() { cancelled } else { outcome() };
+                    let _ = outbox.send(Notice::Started { number, together: 1 });
+                    let _ = outbox.send(Notice::Finished { number, outcome, took: Duration::ZERO });
+                }
+            }
+        });
+        Self { tasks, notices, thread }
     }
 
     /// Queues a task. One for a thread that is gone is lost; [`Self::next`] tells.
@@ -192,6 +218,13 @@ impl Bench {
             Err(panic)
         });
         let outcomes = outcomes.unwrap_or_else(|failure| vec![Outcome::Failure(failure); batch.len()]);
+        for outcome in &outcomes {
+            match outcome {
+                Outcome::Loss(_) | Outcome::Gradient(..) => self.device_failures = 0,
+                Outcome::DeviceFailed { in_a_row, .. } => self.device_failures = *in_a_row,
+                Outcome::Failure(_) | Outcome::Cancelled { .. } => {}
+            }
+        }
         for (Assignment { number, .. }, outcome) in batch.iter().zip(outcomes) {
             self.tell(Notice::Finished { number: *number, outcome, took });
         }
@@ -234,6 +267,10 @@ impl Bench {
                 Err(failure(FailureKind::NoGradient, error.to_string()))
             }
             Err(error) if error.is_too_large() => Err(failure(FailureKind::TooLarge, error.to_string())),
+            Err(error @ EvalError::Device(_)) if !evaluator.model().device().is_cpu() => {
+                let failed = Outcome::DeviceFailed { reason: error.to_string(), in_a_row: self.device_failures + 1 };
+                Ok(vec![failed; batch.len()])
+            }
             Err(error) => Err(failure(FailureKind::Evaluation, error.to_string())),
         }
     }

@@ -126,6 +126,11 @@ impl Held {
             Outcome::Loss(loss) => UnitOutcome::Loss { loss, seconds: took.as_secs_f64() },
             Outcome::Gradient(loss, slope) => UnitOutcome::Gradient { loss, slope, seconds: took.as_secs_f64() },
             Outcome::Failure(failure) => UnitOutcome::Failure(failure),
+            // The first may be the candidate's doing. An error of CUDA stays, so those that follow are not.
+            Outcome::DeviceFailed { reason, in_a_row: 1 } => {
+                UnitOutcome::Failure(UnitFailure { kind: FailureKind::Evaluation, reason })
+            }
+            Outcome::DeviceFailed { reason, .. } => handed_back(&reason),
             Outcome::Cancelled { share } if self.find(number).is_some_and(|held| held.revoked) && share > 0.0 => {
                 UnitOutcome::Stopped { share: share.into(), seconds: took.as_secs_f64() }
             }

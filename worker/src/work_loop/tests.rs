@@ -293,6 +293,28 @@ async fn what_cannot_be_evaluated_is_said() {
 }
 
 #[tokio::test]
+async fn a_worker_whose_gpu_fails_again_and_again_hands_back_what_it_holds_and_ends() {
+    let (fake, _) = fake(100, 30);
+    let served = fake.serve("127.0.0.1:0").await;
+    let config = WorkerConfig::new(served.address.to_string(), MODELS);
+    let mut in_a_row = 0;
+    let evaluation = Evaluation::scripted(move || {
+        in_a_row += 1;
+        evaluation::Outcome::DeviceFailed { reason: "an illegal memory access".into(), in_a_row }
+    });
+    let link = Link::new(&config.coordinator).unwrap();
+    // Nobody asks it to stop.
+    let error = Desk::new(config, link, evaluation, gate().0).run(std::future::pending()).await.unwrap_err();
+    assert!(!error.is_usage() && matches!(error, WorkerError::DeviceFailed { failures: 3.., .. }), "{error}");
+    assert!(error.to_string().contains("illegal memory access"), "{error}");
+    let (failures, state) = (failures(&fake), fake.state());
+    let counted = failures.iter().filter(|(kind, _)| *kind == Kind::Evaluation).count();
+    // One may have been a candidate's fault, the others were not, and nothing is left to expire.
+    assert_eq!((counted, failures.len()), (1, 30 - state.units.len()), "{failures:?}");
+    assert!(failures.iter().all(|(kind, _)| matches!(kind, Kind::Evaluation | Kind::HandedBack)), "{failures:?}");
+}
+
+#[tokio::test]
 async fn a_revoked_lease_ends_its_evaluation() {
     let (fake, sample) = fake(4 * LONG, 1);
     let short = self::sample(100);
