@@ -73,11 +73,13 @@ pub enum DeviceError {
     GpuDtype(Dtype),
 }
 
-/// Bytes of a GPU's memory that are free; none of the processor, whose memory is the host's.
+/// Bytes of a GPU's memory that are free; none of the processor, whose memory is the host's. Waits until the GPU has done
+/// what is queued: memory is given back in that order, and what a model held before would count as taken.
 #[cfg(feature = "cuda")]
 pub fn memory_bytes(device: &Device) -> Option<u64> {
     let Device::Cuda(cuda) = device else { return None };
     let stream = cuda.cuda_stream();
+    stream.context().synchronize().ok()?;
     let (free, _) = stream.context().mem_get_info().ok()?;
     Some(free as u64)
 }
