@@ -1,18 +1,20 @@
 //! An evaluator: a model, threads of its own, and a bound on what it holds.
 
 mod open;
+mod room;
 
 use crate::cancel::CancelFlag;
 use crate::cost;
 use crate::counted::Counted;
-use crate::device::{self, Dtype};
+use crate::device::Dtype;
 use crate::first_layer::FirstLayers;
 use crate::gradient::{self, Gradient};
 use crate::greedy;
+use crate::ledger::Ledger;
 use crate::memory;
 use crate::model::Model;
 use crate::perplexity::{EvalError, Loss};
-use crate::placement::{Load, NoPlacement, Placement, Residence};
+use crate::placement::{Load, NoPlacement, Placement, Residence, Room};
 use crate::ring::{self, Route};
 use ropewalk_shared::rope::Rescale;
 use std::sync::Arc;
@@ -20,9 +22,7 @@ use std::sync::Arc;
 pub use crate::ring::Asked;
 pub use open::OpenError;
 
-/// Share of the free memory that is taken for granted.
-const USABLE_SHARE: f64 = 0.8;
-/// The part of that which may hold the first layer of samples.
+/// The part of the free memory which may hold the first layer of samples.
 const SHARED_PART: u64 = 8;
 
 /// Most candidates that go together: what is saved by one more becomes less and less.
@@ -52,8 +52,8 @@ pub struct Evaluator {
     chunk_tokens: usize,
     max_tokens: usize,
     max_gradient_tokens: usize,
-    /// Bytes of each device, without those that are kept for the next candidates.
-    device_memory: u64,
+    /// What there is, without what is kept for the next candidates.
+    room: Room,
     first_layers: FirstLayers,
 }
 
@@ -84,35 +84,36 @@ impl Default for EvaluatorOptions {
 // === impl Evaluator ===
 
 impl Evaluator {
-    /// Starts the threads of an evaluator.
+    /// Starts the threads of an evaluator, which takes what memory is free now.
     ///
     /// # Errors
     /// When the system refuses them.
     pub fn new(model: Arc<Model>, options: EvaluatorOptions) -> Result<Self, StartError> {
+        let room = room::beside(&model, options.device_memory);
+        Self::within(model, room, options)
+    }
+
+    /// The same with so much memory, what the model has of it included.
+    fn within(model: Arc<Model>, room: Room, options: EvaluatorOptions) -> Result<Self, StartError> {
         let threads = options.threads;
         let named = rayon::ThreadPoolBuilder::new().thread_name(|index| format!("evaluator-{index}"));
         let pool = named.num_threads(threads).build().map_err(|source| StartError { threads, source })?;
         let chunk_tokens = options.chunk_tokens.clamp(1, 1 << 20);
-        let free = memory::available_bytes().filter(|_| model.device().is_cpu());
-        let free = free.map(usable);
+        let (spec, cpu) = (model.spec(), model.device().is_cpu());
+        let live = model.ledgers().iter().map(Ledger::live).sum::<u64>();
+        let free = (cpu && room.host < u64::MAX).then(|| room.host.saturating_sub(live));
         let shared_bytes = options.shared_bytes.min(free.map_or(u64::MAX, |free| free / SHARED_PART));
-        let free = free.map(|free| free - shared_bytes);
-        let spec = model.spec();
-        // Weights that are there already are not free, but count as part of the device's memory.
-        let of_device = device::memory_bytes(model.device());
-        let of_device = of_device.map(|free| usable(free) + model.ledgers()[0].live());
-        let device_memory = options.device_memory.or(of_device).map(|bytes| bytes.saturating_sub(shared_bytes));
-        let load = Load { spec, dtype: model.dtype(), chunk_tokens, tokens: 0 };
-        let place = place_of_weights(&model);
+        let (free, room) = (free.map(|free| free - shared_bytes), room.without(shared_bytes, cpu));
+        let load = Load { spec, dtype: model.dtype(), cpu, chunk_tokens, tokens: 0 };
         let evaluations = || {
-            let of_device = device_memory.map_or(usize::MAX, |limit| place.longest(load, limit));
-            free.map_or(usize::MAX, |free| cost::max_tokens(spec, model.dtype(), chunk_tokens, free)).min(of_device)
+            let placed = place_of_weights(&model).longest(load, room);
+            free.map_or(usize::MAX, |free| cost::max_tokens(spec, model.dtype(), chunk_tokens, free)).min(placed)
         };
         let max_tokens = options.max_tokens.unwrap_or_else(evaluations);
         let gradients = free.map_or(usize::MAX, |free| gradient::max_tokens(spec, chunk_tokens, free));
         let max_gradient_tokens = if model.is_whole() { max_tokens.min(gradients) } else { 0 };
-        let (first_layers, device_memory) = (FirstLayers::new(shared_bytes), device_memory.unwrap_or(u64::MAX));
-        Ok(Self { model, pool, chunk_tokens, max_tokens, max_gradient_tokens, device_memory, first_layers })
+        let first_layers = FirstLayers::new(shared_bytes);
+        Ok(Self { model, pool, chunk_tokens, max_tokens, max_gradient_tokens, room, first_layers })
     }
 
     /// The model.
@@ -199,7 +200,7 @@ impl Evaluator {
     pub fn most_together(&self, tokens: usize) -> usize {
         match self.placement(tokens) {
             Ok(place) if place.weights == Residence::Host && tokens <= self.max_tokens => {
-                place.with_most_together(self.load(tokens), self.device_memory, MOST_TOGETHER).together
+                place.with_most_together(self.load(tokens), self.room, MOST_TOGETHER).together
             }
             _ => 1,
         }
@@ -208,14 +209,15 @@ impl Evaluator {
     /// What lies where while a document of `tokens` tokens is evaluated.
     ///
     /// # Errors
-    /// When the device is too small for any placement that leaves the weights where they are.
+    /// When device or host are too small for any placement that leaves the weights where they are.
     pub fn placement(&self, tokens: usize) -> Result<Placement, NoPlacement> {
         let (devices, weights) = (self.model.devices().len(), self.model.weights());
-        Placement::choose(self.load(tokens), self.device_memory, devices, Some(weights))
+        Placement::choose(self.load(tokens), self.room, devices, Some(weights))
     }
 
     fn load(&self, tokens: usize) -> Load<'_> {
-        Load { spec: self.model.spec(), dtype: self.model.dtype(), chunk_tokens: self.chunk_tokens, tokens }
+        let (model, chunk_tokens) = (&self.model, self.chunk_tokens);
+        Load { spec: model.spec(), dtype: model.dtype(), cpu: model.device().is_cpu(), chunk_tokens, tokens }
     }
 
     /// The `count` tokens that greedy decoding gives after a prompt; see [`greedy::decode`].
@@ -233,7 +235,7 @@ impl Evaluator {
         let tokens = prompt.len().saturating_add(count);
         let free = memory::available_bytes().filter(|_| self.model.device().is_cpu());
         let need = greedy::bytes(self.model.spec(), self.model.dtype(), self.chunk_tokens, tokens.min(self.max_tokens));
-        let fits = free.is_none_or(|free| need as f64 <= free as f64 * USABLE_SHARE);
+        let fits = free.is_none_or(|free| need <= room::usable(free));
         if tokens > self.max_tokens || !fits {
             return Err(EvalError::TooLarge { tokens, max_tokens: self.max_tokens.min(tokens.saturating_sub(1)) });
         }
@@ -260,11 +262,6 @@ impl Evaluator {
         self.pool
             .install(|| gradient::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
     }
-}
-
-/// What of free memory is taken for granted.
-fn usable(bytes: u64) -> u64 {
-    (bytes as f64 * USABLE_SHARE) as u64
 }
 
 fn place_of_weights(model: &Model) -> Placement {

@@ -49,6 +49,8 @@ pub struct Load<'a> {
     pub spec: &'a DecoderSpec,
     /// Its number format on the device.
     pub dtype: Dtype,
+    /// Whether the processor computes: then the device's memory is the host's.
+    pub cpu: bool,
     /// Tokens that go through a layer at a time.
     pub chunk_tokens: usize,
     /// Tokens of a document.
@@ -72,20 +74,29 @@ pub struct Need {
     pub moved: u64,
 }
 
+/// Bytes that placements may take; [`u64::MAX`] where nothing bounds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Of each device.
+    pub device: u64,
+    /// Of the host. On the processor devices take theirs of it.
+    pub host: u64,
+}
+
 /// No placement fits.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "{tokens} tokens fit into {limit} of device memory in no way: {place} still take {total} (weights {weights}, hidden states \
-     {hidden}, keys and values of one layer {keys_values}, buffers {buffers}); take shorter documents or a device with more \
+    "{tokens} tokens fit into {room} in no way: {place} still take {total} (weights {weights}, hidden states {hidden}, keys and \
+     values of one layer {keys_values}, buffers {buffers}) and {host} beside it on the host; take shorter documents or more \
      memory",
-    limit = Gib(*.limit), total = Gib(.least.device()), weights = Gib(.least.weights), hidden = Gib(.least.hidden_states),
-    keys_values = Gib(.least.keys_values), buffers = Gib(.least.buffers)
+    total = Gib(.least.device()), weights = Gib(.least.weights), hidden = Gib(.least.hidden_states),
+    keys_values = Gib(.least.keys_values), buffers = Gib(.least.buffers), host = Gib(.least.host)
 )]
 pub struct NoPlacement {
     /// Tokens of a document.
     pub tokens: usize,
-    /// Bytes that each device has.
-    pub limit: u64,
+    /// What there is.
+    pub room: Room,
     /// The placement that takes the least.
     pub place: Placement,
     /// What it takes.
@@ -100,21 +111,37 @@ impl Placement {
     /// Everything on one device, one candidate at a time.
     pub const RESIDENT: Self = Self { weights: Residence::Device, hidden: Residence::Device, devices: 1, together: 1 };
 
-    /// Of all placements on so many devices with `limit` bytes each the one that fits and moves the least; with
-    /// `weights`, of those that have them there.
+    /// Of all placements on so many devices the one that fits into `room` and moves the least; with `weights`, of those
+    /// that have them there.
     ///
     /// # Errors
     /// [`NoPlacement`], with what the most frugal one takes.
-    pub fn choose(load: Load<'_>, limit: u64, devices: usize, weights: Option<Residence>) -> Result<Self, NoPlacement> {
+    pub fn choose(
+        load: Load<'_>,
+        room: impl Into<Room>,
+        devices: usize,
+        weights: Option<Residence>,
+    ) -> Result<Self, NoPlacement> {
+        let room = room.into();
         let all = Self::all(devices).filter(|place| weights.is_none_or(|weights| place.weights == weights));
         let needs: Vec<(Self, Need)> = all.map(|place| (place, place.need(load))).collect();
-        let fitting = needs.iter().filter(|(_, need)| need.device() <= limit);
+        let fitting = needs.iter().filter(|(place, _)| place.fits(load, room));
         if let Some((place, _)) = fitting.min_by_key(|(_, need)| need.moved) {
             return Ok(*place);
         }
-        let least = needs.iter().min_by_key(|(_, need)| need.device());
+        // On the processor what is streamed from its own memory saves nothing of it.
+        let taken = |need: &Need| need.device() + if load.cpu { need.host } else { 0 };
+        let least = needs.iter().min_by_key(|(_, need)| taken(need));
         let &(place, least) = least.unwrap_or(&(Self::RESIDENT, Self::RESIDENT.need(load)));
-        Err(NoPlacement { tokens: load.tokens, limit, place, least })
+        Err(NoPlacement { tokens: load.tokens, room, place, least })
+    }
+
+    /// Whether it takes no more than there is.
+    fn fits(&self, load: Load<'_>, room: Room) -> bool {
+        let need = self.need(load);
+        // Of several devices the first has the most, so this is an upper bound.
+        let of_host = need.host + if load.cpu { need.device() * self.devices as u64 } else { 0 };
+        need.device() <= room.device && of_host <= room.host
     }
 
     /// Every placement of one candidate. What passes from device to device goes through the host's memory, so that hidden
@@ -128,9 +155,9 @@ impl Placement {
 
     /// The same with as many candidates together as fit, up to `most`. One is held to fit.
     #[must_use]
-    pub fn with_most_together(self, load: Load<'_>, limit: u64, most: usize) -> Self {
-        let with = |together| Self { together, ..self };
-        (2..=most).map(with).take_while(|place| place.need(load).device() <= limit).last().unwrap_or(with(1))
+    pub fn with_most_together(self, load: Load<'_>, room: impl Into<Room>, most: usize) -> Self {
+        let (room, with) = (room.into(), |together| Self { together, ..self });
+        (2..=most).map(with).take_while(|place| place.fits(load, room)).last().unwrap_or(with(1))
     }
 
     /// What it takes on the device that has the most, and beside it.
@@ -165,10 +192,10 @@ impl Placement {
         }
     }
 
-    /// The longest document that fits into `limit` bytes of each device when the weights lie where they do here.
-    pub fn longest(&self, load: Load<'_>, limit: u64) -> usize {
-        let fits = |tokens| Self::choose(Load { tokens, ..load }, limit, self.devices, Some(self.weights)).is_ok();
-        cost::longest(fits)
+    /// The longest document that fits into `room` when the weights lie where they do here.
+    pub fn longest(&self, load: Load<'_>, room: impl Into<Room>) -> usize {
+        let room = room.into();
+        cost::longest(|tokens| Self::choose(Load { tokens, ..load }, room, self.devices, Some(self.weights)).is_ok())
     }
 }
 
@@ -184,6 +211,41 @@ impl fmt::Display for Placement {
         };
         write!(f, "{weights}, {hidden}")?;
         if self.devices > 1 { write!(f, ", on {} devices", self.devices) } else { Ok(()) }
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    /// The same without `bytes` that are kept for something else where `cpu` or a device computes.
+    #[must_use]
+    pub(crate) fn without(self, bytes: u64, cpu: bool) -> Self {
+        let less = |all: u64| if all == u64::MAX { all } else { all.saturating_sub(bytes) };
+        Self { device: less(self.device), host: if cpu { less(self.host) } else { self.host } }
+    }
+
+    /// What a placement on one device leaves where it computes.
+    pub(crate) fn left(self, load: Load<'_>, place: &Placement) -> u64 {
+        let need = place.need(load);
+        let device = self.device.saturating_sub(need.device());
+        if load.cpu { device.min(self.host.saturating_sub(need.device() + need.host)) } else { device }
+    }
+}
+
+impl From<u64> for Room {
+    /// So much of each device, beside a host that has enough.
+    fn from(device: u64) -> Self {
+        Self { device, host: u64::MAX }
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.device, self.host) {
+            (device, u64::MAX) => write!(f, "{} of device memory", Gib(device)),
+            (u64::MAX, host) => write!(f, "{} of memory", Gib(host)),
+            (device, host) => write!(f, "{} of device memory and {} of the host's", Gib(device), Gib(host)),
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl Machine {
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, tokens) = (cost::chunk_tokens(on_cpu), target_length as usize);
         if let Some(limit) = device_memory {
-            let load = Load { spec: &spec, dtype, chunk_tokens: chunk, tokens };
+            let load = Load { spec: &spec, dtype, cpu: on_cpu, chunk_tokens: chunk, tokens };
             Placement::choose(load, limit, 1, None).or_input()?;
         }
         let need = Memory::of(&spec, dtype, chunk, tokens).sharing(&spec, dtype, tokens, samples);

@@ -137,7 +137,7 @@ impl PlanArgs {
         let samples = self.sampling.samples;
         let memory = |tokens| Memory::of(&spec, self.dtype, chunk, tokens).sharing(&spec, self.dtype, tokens, samples);
         let (memory, work) = (memory(length), Work::of(&spec, length));
-        let load = Load { spec: &spec, dtype: self.dtype, chunk_tokens: chunk, tokens: length };
+        let load = Load { spec: &spec, dtype: self.dtype, cpu: on_cpu, chunk_tokens: chunk, tokens: length };
         let placements = Placements::of(load, self.device_memory);
         let gib = |bytes: u64| bytes as f64 / GIB;
         let mut options = self.search.options().or_input()?;

@@ -1,9 +1,9 @@
 //! An evaluator for documents of some length: what has to be streamed for them is, and nothing else.
 
-use super::{Evaluator, EvaluatorOptions, StartError, usable};
-use crate::device::{self, Dtype};
+use super::{Evaluator, EvaluatorOptions, StartError, room};
+use crate::device::Dtype;
 use crate::model::{LoadError, Model};
-use crate::placement::{Load, NoPlacement, Placement};
+use crate::placement::{Load, NoPlacement, Placement, Room};
 use candle_core::Device;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub enum OpenError {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The devices are too small.
+    /// The devices, or the host, are too small.
     #[error(transparent)]
     NoPlacement(#[from] NoPlacement),
     /// The threads did not start.
@@ -35,22 +35,81 @@ impl Evaluator {
         tokens: usize,
         options: EvaluatorOptions,
     ) -> Result<Self, OpenError> {
+        let room = room::free(devices, options.device_memory);
+        Self::open_within(dir, devices, dtype, tokens, options, room)
+    }
+
+    fn open_within(
+        dir: &Path,
+        devices: &[Device],
+        dtype: Dtype,
+        tokens: usize,
+        options: EvaluatorOptions,
+        room: Room,
+    ) -> Result<Self, OpenError> {
         let spec = Model::read_spec(dir)?;
-        let load = Load { spec: &spec, dtype, chunk_tokens: options.chunk_tokens, tokens };
-        let free = devices.iter().filter_map(device::memory_bytes).min();
-        let free = free.map(usable);
-        let limit = options.device_memory.or(free).unwrap_or(u64::MAX);
-        let place = Placement::choose(load, limit, devices.len().min(spec.layers()), None)?;
+        let cpu = devices.iter().all(Device::is_cpu);
+        let load = Load { spec: &spec, dtype, cpu, chunk_tokens: options.chunk_tokens, tokens };
+        let place = Placement::choose(load, room, devices.len().min(spec.layers()), None)?;
         let model = Model::load_placed(dir, devices, dtype, place.weights)?;
         // What is kept for the next candidates takes what is left.
-        let spare = limit - place.need(load).device();
-        let options = EvaluatorOptions { shared_bytes: options.shared_bytes.min(spare), ..options };
-        Ok(Self::new(model.into(), options)?)
+        let options = EvaluatorOptions { shared_bytes: options.shared_bytes.min(room.left(load, &place)), ..options };
+        // On the processor what loading leaves behind would pass for taken: what was free before decides.
+        if cpu { Ok(Self::within(model.into(), room, options)?) } else { Ok(Self::new(model.into(), options)?) }
     }
 
     /// Whether documents of `tokens` tokens fit only when the model is opened anew, with its weights streamed.
     pub(crate) fn must_stream(&self, tokens: usize) -> bool {
-        let stream = || Placement::choose(self.load(tokens), self.device_memory, self.model.devices().len(), None);
+        let stream = || Placement::choose(self.load(tokens), self.room, self.model.devices().len(), None);
         self.placement(tokens).is_err() && stream().is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cancel::CancelFlag;
+    use crate::placement::Residence;
+    use ropewalk_shared::rope::Rescale;
+
+    const TOKENS: usize = 100;
+
+    fn open(host: u64) -> Result<Evaluator, OpenError> {
+        let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/assets/lab-model"));
+        let options = EvaluatorOptions { threads: 1, chunk_tokens: 16, ..Default::default() };
+        let room = Room { device: u64::MAX, host };
+        Evaluator::open_within(dir, &[Device::Cpu], Dtype::F32, TOKENS, options, room)
+    }
+
+    #[test]
+    fn a_model_larger_than_the_hosts_memory_is_streamed_or_refused() {
+        let ample = open(u64::MAX).unwrap();
+        let need = |weights| {
+            let need = Placement { weights, ..Placement::RESIDENT }.need(ample.load(TOKENS));
+            need.device() + need.host
+        };
+        let (resident, streamed) = (need(Residence::Device), need(Residence::Host));
+        assert!(streamed < resident);
+        let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| i * 7 % 2048).collect();
+        let (rescale, cancel) = (Rescale::with_factors(vec![1.5; 32]), CancelFlag::new());
+        let loss = |evaluator: &Evaluator| evaluator.evaluate(&rescale, &tokens, &cancel, &mut |_| {}).unwrap();
+        let want = loss(&ample);
+        for (host, weights) in
+            [(resident, Residence::Device), (resident - 1, Residence::Host), (streamed, Residence::Host)]
+        {
+            let evaluator = open(host).unwrap();
+            assert_eq!(evaluator.model().weights(), weights);
+            assert_eq!(loss(&evaluator), want);
+            assert!(!evaluator.must_stream(TOKENS));
+        }
+        assert_eq!(open(streamed).unwrap().most_together(TOKENS), 1);
+        let error = open(streamed - 1).unwrap_err();
+        assert!(
+            matches!(&error, OpenError::NoPlacement(_)) && error.to_string().contains("of memory in no way"),
+            "{error}"
+        );
+        // Loaded for short documents, it has to be opened anew for long ones.
+        let short = open(resident).unwrap();
+        assert!(!short.must_stream(TOKENS) && short.must_stream(TOKENS + 20));
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::cost::tests::llama2_7b;
 
 fn load(spec: &DecoderSpec, tokens: usize) -> Load<'_> {
-    Load { spec, dtype: Dtype::Bf16, chunk_tokens: 512, tokens }
+    Load { spec, dtype: Dtype::Bf16, cpu: false, chunk_tokens: 512, tokens }
 }
 
 const GB: u64 = 1_000_000_000;
@@ -70,4 +70,42 @@ fn candidates_that_go_together_fetch_weights_once() {
     let need = together.need(load(&spec, 131_072));
     assert_eq!((need.moved, need.keys_values), (one.moved / 3, one.keys_values));
     assert_eq!(streamed.with_most_together(load(&spec, 131_072), 0, 16).together, 1);
+}
+
+#[test]
+fn what_waits_on_the_host_has_to_fit_there() {
+    let (spec, tokens) = (llama2_7b(), 131_072);
+    let waiting = Placement { weights: Residence::Host, hidden: Residence::Host, ..Placement::RESIDENT };
+    let one = waiting.need(load(&spec, tokens));
+    let states = one.host - 4 * tokens as u64;
+    assert_eq!(states, tokens as u64 * 4096 * 2);
+    let room = Room { device: u64::MAX, host: one.host + 2 * states };
+    assert_eq!(waiting.with_most_together(load(&spec, tokens), room, 16).together, 3);
+    // Two devices, between which all hidden states pass through the host.
+    let choose = |host| Placement::choose(load(&spec, tokens), Room { device: u64::MAX, host }, 2, None);
+    assert!(choose(one.host).is_ok());
+    let error = choose(one.host - 1).unwrap_err().to_string();
+    assert!(error.contains("1.000 GiB of memory in no way") && error.contains("1.000 GiB beside it"), "{error}");
+}
+
+#[test]
+fn on_the_processor_device_and_host_are_one_memory() {
+    let spec = llama2_7b();
+    let load = Load { cpu: true, ..load(&spec, 131_072) };
+    let choose = |host| Placement::choose(load, Room { device: u64::MAX, host }, 1, None);
+    let streamed = Placement { weights: Residence::Host, ..Placement::RESIDENT };
+    let [all, least] = [Placement::RESIDENT, streamed].map(|place| place.need(load).device() + 4 * 131_072);
+    assert_eq!(choose(all), Ok(Placement::RESIDENT));
+    // Hidden states that wait on the host would take as much as before: weights are what is left out.
+    assert_eq!(choose(all - 1), Ok(streamed));
+    assert_eq!(choose(least), Ok(streamed));
+    let error = choose(least - 1).unwrap_err();
+    assert_eq!((error.place, error.least.device() + error.least.host), (streamed, least));
+    let more = streamed.need(load).hidden_states + (Placement { together: 2, ..streamed }).need(load).buffers
+        - streamed.need(load).buffers;
+    let room = Room { device: u64::MAX, host: least + more };
+    assert_eq!(
+        [room, Room { host: room.host - 1, ..room }].map(|r| streamed.with_most_together(load, r, 16).together),
+        [2, 1]
+    );
 }
