@@ -6,8 +6,10 @@
 //! work   = tokens x linear layers + sum over queries of the keys they see
 //! ```
 
+use crate::attention::gpu_block;
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
+use crate::placement::Load;
 use crate::rope_table;
 
 /// Logits held at a time, per token of a chunk: part of the vocabulary.
@@ -59,15 +61,16 @@ pub fn chunk_tokens(cpu: bool) -> usize {
 // === impl Memory ===
 
 impl Memory {
-    /// Of a sequence of `tokens` tokens that goes through in chunks of `chunk_tokens`.
-    pub fn of(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, tokens: usize) -> Self {
-        let (number, chunk) = (dtype.bytes(), chunk_tokens.min(tokens));
+    /// Of one evaluation with everything on the device.
+    pub fn of(load: Load<'_>) -> Self {
+        let Load { spec, dtype, tokens, .. } = load;
+        let (number, chunk) = (dtype.bytes(), load.chunk_tokens.min(tokens));
         let table = rope_table::bytes(spec.rotary_dim / 2, tokens, chunk);
         Self {
             weights: weights(spec) * number as u64,
             hidden_states: (tokens * spec.hidden * number) as u64,
             keys_values: (tokens * 2 * spec.key_width() * number) as u64,
-            buffers: (tokens * size_of::<u32>() + table) as u64 + chunk_buffers(spec, dtype, chunk),
+            buffers: (tokens * size_of::<u32>() + table) as u64 + chunk_buffers(load),
             shared: 0,
             program: PROGRAM_BYTES,
         }
@@ -91,12 +94,33 @@ impl Memory {
     }
 }
 
-/// Bytes of the buffers that a chunk of tokens needs on its way.
-pub(crate) fn chunk_buffers(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize) -> u64 {
-    let wide = spec.hidden + spec.query_width() + 2 * spec.key_width() + 2 * spec.intermediate;
-    // The CPU's, which computes in f32, are written over and over; elsewhere there are a few of each.
-    let copies = if dtype == Dtype::F32 { 1 } else { 2 };
-    (copies * chunk_tokens * (wide + spec.vocab.min(VOCABULARY_BLOCK)) * size_of::<f32>()) as u64
+/// Bytes of the buffers that a chunk of `n` tokens needs on its way, with numbers of `e` bytes:
+///
+/// ```text
+/// CPU        4 n (hidden + query width + 2 key width + 2 intermediate + logits), 4 n hidden more where e is 2
+/// GPU        the largest of
+///   attention      e n (2 query width + 3 key width) + r (c (4 + e) + head dim (2 e + 4) + 8)
+///   feed-forward   e n (2 query width + 3 key width + 2 hidden + 3 intermediate)
+///   head           e n 2 hidden + 4 n logits
+/// ```
+///
+/// with `r` rows, the queries of all heads, and blocks of `c` keys. The CPU computes in f32 and writes over the same buffers
+/// again and again; on a GPU they come and go, and FlashAttention needs less.
+pub(crate) fn chunk_buffers(load: Load<'_>) -> u64 {
+    let Load { spec, tokens, .. } = load;
+    let (n, e) = (load.chunk_tokens.min(tokens), load.dtype.bytes());
+    let (queries, keys, logits) = (spec.query_width(), spec.key_width(), spec.vocab.min(VOCABULARY_BLOCK));
+    if load.cpu {
+        let widened = if load.dtype == Dtype::Bf16 { spec.hidden } else { 0 };
+        let wide = spec.hidden + queries + 2 * keys + 2 * spec.intermediate;
+        return (4 * n * (wide + logits + widened)) as u64;
+    }
+    let rows = spec.heads * n;
+    let scores = rows * (gpu_block(rows, tokens) * (4 + e) + spec.head_dim * (2 * e + 4) + 8);
+    let attention = e * n * (2 * queries + 3 * keys);
+    let feed_forward = e * n * (2 * spec.hidden + 3 * spec.intermediate);
+    let head = e * n * 2 * spec.hidden + 4 * n * logits;
+    (attention + scores.max(feed_forward)).max(head) as u64
 }
 
 /// Bytes of the first layer's queries, keys and values for a sequence.
@@ -113,8 +137,8 @@ pub fn bytes_per_token(spec: &DecoderSpec, dtype: Dtype, tokens: usize) -> u64 {
 }
 
 /// The longest document whose evaluation takes no more than `bytes` beside the weights, to within a few percent.
-pub fn max_tokens(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, bytes: u64) -> usize {
-    longest(|tokens| Memory::of(spec, dtype, chunk_tokens, tokens).evaluation() <= bytes)
+pub fn max_tokens(load: Load<'_>, bytes: u64) -> usize {
+    longest(|tokens| Memory::of(Load { tokens, ..load }).evaluation() <= bytes)
 }
 
 /// The longest document that fits. The need grows with the length but for one step down where tables are no longer kept,
@@ -191,6 +215,36 @@ pub(crate) mod tests {
         DecoderSpec::from_config_json(&config.to_string()).unwrap()
     }
 
+    fn load(spec: &DecoderSpec, tokens: usize) -> Load<'_> {
+        Load { spec, dtype: Dtype::Bf16, cpu: false, chunk_tokens: 512, tokens }
+    }
+
+    #[test]
+    fn buffers_are_counted_by_hand() {
+        let mut spec = llama2_7b();
+        let of = |spec: &DecoderSpec, dtype, cpu, chunk_tokens, tokens| {
+            chunk_buffers(Load { spec, dtype, cpu, chunk_tokens, tokens })
+        };
+        // f32: normalised states, queries, keys and values, gate and up, logits; in bf16 the widened states too.
+        assert_eq!(of(&spec, Dtype::F32, true, 512, 9999), 4 * 512 * (4 * 4096 + 2 * 11008 + 4096));
+        assert_eq!(of(&spec, Dtype::F32Fast, true, 512, 9999), 4 * 512 * (4 * 4096 + 2 * 11008 + 4096));
+        assert_eq!(of(&spec, Dtype::Bf16, true, 512, 9999), 4 * 512 * (4 * 4096 + 2 * 11008 + 2 * 4096));
+        assert_eq!(of(&spec, Dtype::F32, true, 512, 100), 4 * 100 * (4 * 4096 + 2 * 11008 + 4096));
+        // 65,536 rows of 256 scores (f32) and weights (bf16), three rows of a head, maxima and sums.
+        let attention = 2 * 2048 * 5 * 4096 + 65_536 * (256 * (4 + 2) + 128 * (2 + 2 + 4) + 4 + 4);
+        let feed_forward = 2 * 2048 * (5 * 4096 + 2 * 4096 + 3 * 11008);
+        assert!(feed_forward > attention);
+        assert_eq!(of(&spec, Dtype::Bf16, false, 2048, 9999), feed_forward);
+        spec.intermediate = 4096;
+        assert_eq!(of(&spec, Dtype::Bf16, false, 2048, 9999), attention);
+        assert_eq!(of(&spec, Dtype::F16, false, 2048, 9999), attention);
+        // Never more keys than there are.
+        let few = 2 * 100 * 5 * 4096 + 3200 * (100 * (4 + 2) + 128 * (2 + 2 + 4) + 4 + 4);
+        assert_eq!(of(&spec, Dtype::Bf16, false, 2048, 100), few);
+        (spec.hidden, spec.intermediate, spec.heads, spec.kv_heads) = (256, 256, 1, 1);
+        assert_eq!(of(&spec, Dtype::F32, false, 2048, 9999), 4 * 2048 * 2 * 256 + 4 * 2048 * 4096);
+    }
+
     #[test]
     fn llama2_7b_has_its_published_number_of_parameters() {
         assert_eq!(weights(&llama2_7b()), 6_738_415_616);
@@ -207,7 +261,7 @@ pub(crate) mod tests {
     #[test]
     fn memory_grows_by_hidden_state_keys_and_values_alone() {
         let spec = llama2_7b();
-        let at = |tokens| Memory::of(&spec, Dtype::Bf16, 512, tokens);
+        let at = |tokens| Memory::of(load(&spec, tokens));
         let per_token = (at(1 << 21).total() - at(1 << 20).total()) as f64 / (1 << 20) as f64;
         // 4,096 numbers of hidden state, 2 x 4,096 of keys and values, 2 bytes each, and a token id.
         assert!((per_token - (3.0 * 4096.0 * 2.0 + 4.0)).abs() < 1.0, "{per_token}");
@@ -221,8 +275,8 @@ pub(crate) mod tests {
     #[test]
     fn the_longest_document_is_the_longest_that_fits() {
         let spec = llama2_7b();
-        let longest = max_tokens(&spec, Dtype::Bf16, 512, 60 << 30);
-        let need = |tokens| Memory::of(&spec, Dtype::Bf16, 512, tokens).evaluation();
+        let longest = max_tokens(load(&spec, 0), 60 << 30);
+        let need = |tokens| Memory::of(load(&spec, tokens)).evaluation();
         assert!(need(longest) <= 60 << 30 && need(longest + longest / 10) > 60 << 30, "{longest}");
     }
 }

@@ -107,7 +107,7 @@ impl Evaluator {
         let load = Load { spec, dtype: model.dtype(), cpu, chunk_tokens, tokens: 0 };
         let evaluations = || {
             let placed = place_of_weights(&model).longest(load, room);
-            free.map_or(usize::MAX, |free| cost::max_tokens(spec, model.dtype(), chunk_tokens, free)).min(placed)
+            free.map_or(usize::MAX, |free| cost::max_tokens(load, free)).min(placed)
         };
         let max_tokens = options.max_tokens.unwrap_or_else(evaluations);
         let gradients = free.map_or(usize::MAX, |free| gradient::max_tokens(spec, chunk_tokens, free));
@@ -234,7 +234,7 @@ impl Evaluator {
     ) -> Result<Vec<u32>, EvalError> {
         let tokens = prompt.len().saturating_add(count);
         let free = memory::available_bytes().filter(|_| self.model.device().is_cpu());
-        let need = greedy::bytes(self.model.spec(), self.model.dtype(), self.chunk_tokens, tokens.min(self.max_tokens));
+        let need = greedy::bytes(self.load(tokens.min(self.max_tokens)));
         let fits = free.is_none_or(|free| need <= room::usable(free));
         if tokens > self.max_tokens || !fits {
             return Err(EvalError::TooLarge { tokens, max_tokens: self.max_tokens.min(tokens.saturating_sub(1)) });

@@ -6,19 +6,18 @@
 
 use crate::cancel::CancelFlag;
 use crate::cost::{Memory, VOCABULARY_BLOCK};
-use crate::device::Dtype;
-use crate::model::config::DecoderSpec;
 use crate::model::{KeyValues, Model, Workspace};
 use crate::ops::rms_norm::rms_norm;
 use crate::perplexity::{self, EvalError};
+use crate::placement::Load;
 use crate::rope_table::RopeTable;
 use candle_core::{DType, Module, Result, Tensor};
 use ropewalk_shared::rope::{AngleRule, Rescale};
 
-/// Bytes that decoding takes beside the weights when prompt and answer have `tokens` tokens.
-pub fn bytes(spec: &DecoderSpec, dtype: Dtype, chunk_tokens: usize, tokens: usize) -> u64 {
-    let memory = Memory::of(spec, dtype, chunk_tokens, tokens);
-    memory.keys_values * spec.layers() as u64 + memory.buffers
+/// Bytes that decoding takes beside the weights when prompt and answer have the load's tokens.
+pub fn bytes(load: Load<'_>) -> u64 {
+    let memory = Memory::of(load);
+    memory.keys_values * load.spec.layers() as u64 + memory.buffers
 }
 
 /// Decodes `count` tokens after `prompt` under `rescale`, on the current thread pool. The prompt goes through in chunks of

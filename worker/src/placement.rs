@@ -186,7 +186,7 @@ impl Placement {
             weights: rest + here as u64 * layer,
             hidden_states,
             keys_values: (tokens * 2 * spec.key_width()) as u64 * number,
-            buffers: cost::chunk_buffers(spec, dtype, chunk) + tables,
+            buffers: cost::chunk_buffers(load) + tables,
             host: waiting + (tokens * size_of::<u32>()) as u64,
             moved: weights_moved + hidden_moved,
         }

@@ -65,11 +65,11 @@ impl Machine {
         let dtype = devices.usual_dtype();
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, tokens) = (cost::chunk_tokens(on_cpu), target_length as usize);
+        let load = Load { spec: &spec, dtype, cpu: on_cpu, chunk_tokens: chunk, tokens };
         if let Some(limit) = device_memory {
-            let load = Load { spec: &spec, dtype, cpu: on_cpu, chunk_tokens: chunk, tokens };
             Placement::choose(load, limit, 1, None).or_input()?;
         }
-        let need = Memory::of(&spec, dtype, chunk, tokens).sharing(&spec, dtype, tokens, samples);
+        let need = Memory::of(load).sharing(&spec, dtype, tokens, samples);
         let free = if on_cpu { memory::available_bytes() } else { None };
         let fit = free.map_or(usize::MAX, |free| (free / need.total().max(1)) as usize);
         let fitting = if on_cpu && need.weights <= SMALL_WEIGHTS_BYTES { cores.min(fit).max(1) } else { 1 };

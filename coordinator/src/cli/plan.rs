@@ -135,9 +135,9 @@ impl PlanArgs {
         let on_cpu = self.device.map_or(self.dtype.bytes() == 4, |device| device == DeviceChoice::Cpu);
         let (chunk, length) = (cost::chunk_tokens(on_cpu), self.target_length as usize);
         let samples = self.sampling.samples;
-        let memory = |tokens| Memory::of(&spec, self.dtype, chunk, tokens).sharing(&spec, self.dtype, tokens, samples);
-        let (memory, work) = (memory(length), Work::of(&spec, length));
+        let work = Work::of(&spec, length);
         let load = Load { spec: &spec, dtype: self.dtype, cpu: on_cpu, chunk_tokens: chunk, tokens: length };
+        let memory = Memory::of(load).sharing(&spec, self.dtype, length, samples);
         let placements = Placements::of(load, self.device_memory);
         let gib = |bytes: u64| bytes as f64 / GIB;
         let mut options = self.search.options().or_input()?;

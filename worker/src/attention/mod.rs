@@ -29,6 +29,13 @@ pub(crate) fn attention(kernels: Kernels, shape: AttentionShape, q: Tensor, k: &
     }
 }
 
+/// Keys that are visited at a time on a GPU whose attention is streaming, for so many rows (queries of all heads): as many
+/// as 64 MiB of scores in f32 have room for.
+pub(crate) fn gpu_block(rows: usize, keys: usize) -> usize {
+    const SCORES: usize = 1 << 24;
+    (SCORES / rows.max(1)).clamp(128, 1024).min(keys)
+}
+
 /// Shape of one attention call.
 ///
 /// Queries are `(chunk, heads * head_dim)`, heads side by side in a row; keys and values `(kv_heads, keys, head_dim)`.

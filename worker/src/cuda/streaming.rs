@@ -5,7 +5,7 @@
 
 use super::launch::{Format, Kernel, Operand, a_block_per_row, by_format, int};
 use super::on_device::of_three;
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, gpu_block};
 use crate::ops::view::{contiguous_range, heads_extent};
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::WrapErr as _;
@@ -15,12 +15,6 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor, bail};
 use std::f64::consts::LOG2_E;
-use std::ops::RangeInclusive;
-
-/// Scores that are held at a time: 64 MiB in f32.
-const SCORES: usize = 1 << 24;
-/// Keys per block, as many as scores have room for.
-const BLOCK: RangeInclusive<usize> = 128..=1024;
 
 /// Attention of `q` over `k` and `v`, laid out as [`AttentionShape`] says.
 pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
@@ -63,7 +57,7 @@ impl Attention {
         let v = Heads { data: v.as_cuda_slice::<T>()?.slice(v_range), stride: v_stride };
 
         let rows = heads * chunk;
-        let block = (SCORES / rows).clamp(*BLOCK.start(), *BLOCK.end()).min(keys);
+        let block = gpu_block(rows, keys);
         // SAFETY: the first product writes all scores of a block, and the kernel everything else.
         let (mut scores, mut weights) =
             unsafe { (device.alloc::<f32>(rows * block)?, device.alloc::<T>(rows * block)?) };

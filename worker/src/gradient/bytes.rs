@@ -5,6 +5,7 @@ use crate::attention::cpu::backward::key_gradient_bytes;
 use crate::cost::Memory;
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
+use crate::placement::Load;
 
 /// Results of attention are kept from the forward pass while those of all layers take at most this much; of longer
 /// documents they are computed again, at the price of a third of the attention.
@@ -48,7 +49,8 @@ pub fn bytes(spec: &DecoderSpec, chunk_tokens: usize, tokens: usize) -> u64 {
     let attended = if limits.keep_attended { attended_bytes(spec, tokens) } else { 0 };
     let numbers = tokens * per_token + buffers;
     let own = numbers * size_of::<f32>() + key_gradient_bytes(&shape, tokens) + attended;
-    Memory::of(spec, Dtype::F32, chunk_tokens, tokens).evaluation() + own as u64
+    let load = Load { spec, dtype: Dtype::F32, cpu: true, chunk_tokens, tokens };
+    Memory::of(load).evaluation() + own as u64
 }
 
 /// The longest document whose gradient takes no more than `limit` bytes beside the weights, to within a few percent.

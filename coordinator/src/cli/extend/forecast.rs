@@ -13,6 +13,7 @@ use crate::plan::{FinetuneStage, InvalidPlan, Plan, Stage, Training, Work};
 use ropewalk_worker::cost::{self, Memory};
 use ropewalk_worker::device::Dtype;
 use ropewalk_worker::model::config::DecoderSpec;
+use ropewalk_worker::placement::Load;
 use ropewalk_worker::train;
 use serde::Serialize;
 
@@ -60,6 +61,8 @@ struct Predictor<'a> {
     folder: &'a ModelFolder,
     spec: DecoderSpec,
     dtype: Dtype,
+    /// Whether the processor evaluates.
+    cpu: bool,
     /// Tokens that go through a layer at a time.
     chunk: usize,
     speeds: Vec<f64>,
@@ -71,9 +74,10 @@ pub fn run(args: &ExtendArgs, plan: Plan) -> Outcome {
     let folder = ModelFolder::open(args.model()?)?;
     let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
     let devices = args.machine.device.devices();
-    let (dtype, chunk) = (devices.usual_dtype(), cost::chunk_tokens(devices.is_cpu()));
+    let (dtype, cpu) = (devices.usual_dtype(), devices.is_cpu());
+    let chunk = cost::chunk_tokens(cpu);
     let speeds = args.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
-    let predictor = Predictor { plan: &plan, folder: &folder, spec, dtype, chunk, speeds };
+    let predictor = Predictor { plan: &plan, folder: &folder, spec, dtype, cpu, chunk, speeds };
     let forecast = Forecast {
         plan: &plan.name,
         model: &folder.name,
@@ -155,7 +159,9 @@ impl Predictor<'_> {
 
     /// Adds passes of documents of one length.
     fn add(&self, forecast: &mut StageForecast<'_>, length: u32, passes: u64) {
-        let memory = Memory::of(&self.spec, self.dtype, self.chunk, length as usize);
+        let Self { spec, dtype, cpu, chunk: chunk_tokens, .. } = self;
+        let tokens = length as usize;
+        let memory = Memory::of(Load { spec, dtype: *dtype, cpu: *cpu, chunk_tokens: *chunk_tokens, tokens });
         let work = cost::Work::of(&self.spec, length as usize);
         forecast.length = forecast.length.max(Some(length));
         forecast.passes += passes;
