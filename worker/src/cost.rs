@@ -6,11 +6,17 @@
 //! work   = tokens x linear layers + sum over queries of the keys they see
 //! ```
 
+mod weights;
+
 use crate::attention::gpu_block;
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
 use crate::placement::Load;
 use crate::rope_table;
+use weights::layer_products;
+
+pub use weights::{Format, layer_weights, weight_bytes, weights};
+pub(crate) use weights::{ends_bytes, layer_bytes};
 
 /// Logits held at a time, per token of a chunk: part of the vocabulary.
 pub(crate) const VOCABULARY_BLOCK: usize = 4096;
@@ -63,11 +69,11 @@ pub fn chunk_tokens(cpu: bool) -> usize {
 impl Memory {
     /// Of one evaluation with everything on the device.
     pub fn of(load: Load<'_>) -> Self {
-        let Load { spec, dtype, tokens, .. } = load;
-        let (number, chunk) = (dtype.bytes(), load.chunk_tokens.min(tokens));
+        let Load { spec, format, tokens, .. } = load;
+        let (number, chunk) = (format.dtype.bytes(), load.chunk_tokens.min(tokens));
         let table = rope_table::bytes(spec.rotary_dim / 2, tokens, chunk);
         Self {
-            weights: weights(spec) * number as u64,
+            weights: weight_bytes(spec, format),
             hidden_states: (tokens * spec.hidden * number) as u64,
             keys_values: (tokens * 2 * spec.key_width() * number) as u64,
             buffers: (tokens * size_of::<u32>() + table) as u64 + chunk_buffers(load),
@@ -108,10 +114,11 @@ impl Memory {
 /// again and again; on a GPU they come and go, and FlashAttention needs less.
 pub(crate) fn chunk_buffers(load: Load<'_>) -> u64 {
     let Load { spec, tokens, .. } = load;
-    let (n, e) = (load.chunk_tokens.min(tokens), load.dtype.bytes());
+    let Format { dtype, cpu, .. } = load.format;
+    let (n, e) = (load.chunk_tokens.min(tokens), dtype.bytes());
     let (queries, keys, logits) = (spec.query_width(), spec.key_width(), spec.vocab.min(VOCABULARY_BLOCK));
-    if load.cpu {
-        let widened = if load.dtype == Dtype::Bf16 { spec.hidden } else { 0 };
+    if cpu {
+        let widened = if dtype == Dtype::Bf16 { spec.hidden } else { 0 };
         let wide = spec.hidden + queries + 2 * keys + 2 * spec.intermediate;
         return (4 * n * (wide + logits + widened)) as u64;
     }
@@ -178,29 +185,6 @@ fn visible_keys(tokens: usize, window: Option<usize>) -> f64 {
     window * (window + 1.0) / 2.0 + (tokens - window) * window
 }
 
-/// Numbers in all weights, biases included.
-pub fn weights(spec: &DecoderSpec) -> u64 {
-    let embeddings = spec.vocab * spec.hidden * if spec.tied { 1 } else { 2 };
-    spec.layers() as u64 * layer_weights(spec) + (embeddings + spec.hidden) as u64
-}
-
-/// Numbers in the weights of one layer, biases included.
-pub fn layer_weights(spec: &DecoderSpec) -> u64 {
-    let qkv = spec.query_width() + 2 * spec.key_width();
-    let bias = |present: bool, width: usize| if present { width } else { 0 };
-    let biases = bias(spec.qkv_bias, qkv)
-        + bias(spec.output_bias, spec.hidden)
-        + bias(spec.mlp_bias, 2 * spec.intermediate + spec.hidden);
-    let norms = 2 * spec.hidden + bias(spec.head_norm, 2 * spec.head_dim);
-    layer_products(spec) + (biases + norms) as u64
-}
-
-/// Numbers in the matrices of one layer.
-fn layer_products(spec: &DecoderSpec) -> u64 {
-    let attention = spec.hidden * (2 * spec.query_width() + 2 * spec.key_width());
-    (attention + 3 * spec.hidden * spec.intermediate) as u64
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -216,14 +200,14 @@ pub(crate) mod tests {
     }
 
     fn load(spec: &DecoderSpec, tokens: usize) -> Load<'_> {
-        Load { spec, dtype: Dtype::Bf16, cpu: false, chunk_tokens: 512, tokens }
+        Load { spec, format: Format::on(false, Dtype::Bf16), chunk_tokens: 512, tokens }
     }
 
     #[test]
     fn buffers_are_counted_by_hand() {
         let mut spec = llama2_7b();
         let of = |spec: &DecoderSpec, dtype, cpu, chunk_tokens, tokens| {
-            chunk_buffers(Load { spec, dtype, cpu, chunk_tokens, tokens })
+            chunk_buffers(Load { spec, format: Format { dtype, cpu, parts: None }, chunk_tokens, tokens })
         };
         // f32: normalised states, queries, keys and values, gate and up, logits; in bf16 the widened states too.
         assert_eq!(of(&spec, Dtype::F32, true, 512, 9999), 4 * 512 * (4 * 4096 + 2 * 11008 + 4096));

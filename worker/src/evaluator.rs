@@ -104,7 +104,7 @@ impl Evaluator {
         let free = (cpu && room.host < u64::MAX).then(|| room.host.saturating_sub(live));
         let shared_bytes = options.shared_bytes.min(free.map_or(u64::MAX, |free| free / SHARED_PART));
         let (free, room) = (free.map(|free| free - shared_bytes), room.without(shared_bytes, cpu));
-        let load = Load { spec, dtype: model.dtype(), cpu, chunk_tokens, tokens: 0 };
+        let load = Load { spec, format: model.format(), chunk_tokens, tokens: 0 };
         let evaluations = || {
             let placed = place_of_weights(&model).longest(load, room);
             free.map_or(usize::MAX, |free| cost::max_tokens(load, free)).min(placed)
@@ -217,7 +217,7 @@ impl Evaluator {
 
     fn load(&self, tokens: usize) -> Load<'_> {
         let (model, chunk_tokens) = (&self.model, self.chunk_tokens);
-        Load { spec: model.spec(), dtype: model.dtype(), cpu: model.device().is_cpu(), chunk_tokens, tokens }
+        Load { spec: model.spec(), format: model.format(), chunk_tokens, tokens }
     }
 
     /// The `count` tokens that greedy decoding gives after a prompt; see [`greedy::decode`].

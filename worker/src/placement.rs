@@ -10,8 +10,7 @@
 //! devices each has the layers that it is dealt, keys and values of one of them, and no hidden states but those of the
 //! chunks that pass through. This is arithmetic alone; [`crate::evaluator`] carries it out.
 
-use crate::cost;
-use crate::device::Dtype;
+use crate::cost::{self, Format};
 use crate::model::config::DecoderSpec;
 use crate::rope_table;
 use std::fmt;
@@ -47,10 +46,8 @@ pub struct Placement {
 pub struct Load<'a> {
     /// The model.
     pub spec: &'a DecoderSpec,
-    /// Its number format on the device.
-    pub dtype: Dtype,
-    /// Whether the processor computes: then the device's memory is the host's.
-    pub cpu: bool,
+    /// How its numbers are kept.
+    pub format: Format,
     /// Tokens that go through a layer at a time.
     pub chunk_tokens: usize,
     /// Tokens of a document.
@@ -130,7 +127,7 @@ impl Placement {
             return Ok(*place);
         }
         // On the processor what is streamed from its own memory saves nothing of it.
-        let taken = |need: &Need| need.device() + if load.cpu { need.host } else { 0 };
+        let taken = |need: &Need| need.device() + if load.format.cpu { need.host } else { 0 };
         let least = needs.iter().min_by_key(|(_, need)| taken(need));
         let &(place, least) = least.unwrap_or(&(Self::RESIDENT, Self::RESIDENT.need(load)));
         Err(NoPlacement { tokens: load.tokens, room, place, least })
@@ -140,7 +137,7 @@ impl Placement {
     fn fits(&self, load: Load<'_>, room: Room) -> bool {
         let need = self.need(load);
         // Of several devices the first has the most, so this is an upper bound.
-        let of_host = need.host + if load.cpu { need.device() * self.devices as u64 } else { 0 };
+        let of_host = need.host + if load.format.cpu { need.device() * self.devices as u64 } else { 0 };
         need.device() <= room.device && of_host <= room.host
     }
 
@@ -162,17 +159,16 @@ impl Placement {
 
     /// What it takes on the device that has the most, and beside it.
     pub fn need(&self, load: Load<'_>) -> Need {
-        let Load { spec, dtype, tokens, .. } = load;
-        let (number, chunk) = (dtype.bytes() as u64, load.chunk_tokens.min(tokens));
+        let Load { spec, format, tokens, .. } = load;
+        let (number, chunk) = (format.dtype.bytes() as u64, load.chunk_tokens.min(tokens));
         let (layers, devices) = (spec.layers(), self.devices.clamp(1, spec.layers().max(1)));
-        let layer = cost::layer_weights(spec) * number;
-        let rest = cost::weights(spec) * number - layers as u64 * layer;
+        let (layer, ends) = (cost::layer_bytes(spec, format), cost::ends_bytes(spec, format));
         let dealt = layers.div_ceil(devices);
         let (here, weights_moved) = match self.weights {
             Residence::Device => (dealt, 0),
             Residence::Host => (dealt.min(STREAMED), layers as u64 * layer / self.together as u64),
         };
-        let (row, candidates) = ((spec.hidden * dtype.bytes()) as u64, self.together as u64);
+        let (row, candidates) = (spec.hidden as u64 * number, self.together as u64);
         let all_hidden = tokens as u64 * row * candidates;
         let (hidden_states, waiting, hidden_moved) = match self.hidden {
             Residence::Device => (all_hidden, 0, 0),
@@ -183,7 +179,7 @@ impl Placement {
         };
         let tables = rope_table::bytes(spec.rotary_dim / 2, tokens, chunk) as u64 * candidates;
         Need {
-            weights: rest + here as u64 * layer,
+            weights: ends + here as u64 * layer,
             hidden_states,
             keys_values: (tokens * 2 * spec.key_width()) as u64 * number,
             buffers: cost::chunk_buffers(load) + tables,
@@ -228,7 +224,7 @@ impl Room {
     pub(crate) fn left(self, load: Load<'_>, place: &Placement) -> u64 {
         let need = place.need(load);
         let device = self.device.saturating_sub(need.device());
-        if load.cpu { device.min(self.host.saturating_sub(need.device() + need.host)) } else { device }
+        if load.format.cpu { device.min(self.host.saturating_sub(need.device() + need.host)) } else { device }
     }
 }
 

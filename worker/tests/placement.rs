@@ -7,6 +7,7 @@ mod support;
 use candle_core::Device;
 use ropewalk_shared::rope::Rescale;
 use ropewalk_worker::cancel::CancelFlag;
+use ropewalk_worker::cost::Format;
 use ropewalk_worker::counted::Counted;
 use ropewalk_worker::device::{DeviceError, Dtype};
 use ropewalk_worker::evaluator::{Asked, Evaluator, EvaluatorOptions};
@@ -98,7 +99,7 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
             let before = LIVE.load(Ordering::Relaxed);
             let model = model(LAYERS, 1, weights);
             let spec = model.spec().clone();
-            let load = Load { spec: &spec, dtype: Dtype::F32, cpu: true, chunk_tokens: CHUNK, tokens: TOKENS };
+            let load = Load { spec: &spec, format: Format::on(true, Dtype::F32), chunk_tokens: CHUNK, tokens: TOKENS };
             let place = Placement { weights, hidden, ..Placement::RESIDENT };
             let need = place.need(load);
             // Not one byte more than this placement takes: nothing that takes more is possible.

@@ -13,7 +13,7 @@ use crate::service::{ServeOptions, serve};
 use anyhow::Context as _;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::status::JobStatus;
-use ropewalk_worker::cost::{self, Memory};
+use ropewalk_worker::cost::{self, Format, Memory};
 use ropewalk_worker::device::{Devices, Dtype};
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::memory;
@@ -65,7 +65,7 @@ impl Machine {
         let dtype = devices.usual_dtype();
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, tokens) = (cost::chunk_tokens(on_cpu), target_length as usize);
-        let load = Load { spec: &spec, dtype, cpu: on_cpu, chunk_tokens: chunk, tokens };
+        let load = Load { spec: &spec, format: Format::on(on_cpu, dtype), chunk_tokens: chunk, tokens };
         if let Some(limit) = device_memory {
             Placement::choose(load, limit, 1, None).or_input()?;
         }

@@ -14,7 +14,7 @@ use clap::Args;
 use placements::Placements;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
-use ropewalk_worker::cost::{self, Memory, Work};
+use ropewalk_worker::cost::{self, Format, Memory, Work};
 use ropewalk_worker::device::{DeviceChoice, Dtype, gib as bytes_of_gib};
 use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::placement::Load;
@@ -136,7 +136,7 @@ impl PlanArgs {
         let (chunk, length) = (cost::chunk_tokens(on_cpu), self.target_length as usize);
         let samples = self.sampling.samples;
         let work = Work::of(&spec, length);
-        let load = Load { spec: &spec, dtype: self.dtype, cpu: on_cpu, chunk_tokens: chunk, tokens: length };
+        let load = Load { spec: &spec, format: Format::on(on_cpu, self.dtype), chunk_tokens: chunk, tokens: length };
         let memory = Memory::of(load).sharing(&spec, self.dtype, length, samples);
         let placements = Placements::of(load, self.device_memory);
         let gib = |bytes: u64| bytes as f64 / GIB;

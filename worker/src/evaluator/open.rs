@@ -1,6 +1,7 @@
 //! An evaluator for documents of some length: what has to be streamed for them is, and nothing else.
 
 use super::{Evaluator, EvaluatorOptions, StartError, room};
+use crate::cost::Format;
 use crate::device::Dtype;
 use crate::model::{LoadError, Model};
 use crate::placement::{Load, NoPlacement, Placement, Room};
@@ -49,7 +50,8 @@ impl Evaluator {
     ) -> Result<Self, OpenError> {
         let spec = Model::read_spec(dir)?;
         let cpu = devices.iter().all(Device::is_cpu);
-        let load = Load { spec: &spec, dtype, cpu, chunk_tokens: options.chunk_tokens, tokens };
+        let format = Format::on(cpu, dtype);
+        let load = Load { spec: &spec, format, chunk_tokens: options.chunk_tokens, tokens };
         let place = Placement::choose(load, room, devices.len().min(spec.layers()), None)?;
         let model = Model::load_placed(dir, devices, dtype, place.weights)?;
         // What is kept for the next candidates takes what is left.

@@ -2,7 +2,7 @@
 
 use crate::attention::AttentionShape;
 use crate::attention::cpu::backward::key_gradient_bytes;
-use crate::cost::Memory;
+use crate::cost::{Format, Memory};
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
 use crate::placement::Load;
@@ -49,7 +49,7 @@ pub fn bytes(spec: &DecoderSpec, chunk_tokens: usize, tokens: usize) -> u64 {
     let attended = if limits.keep_attended { attended_bytes(spec, tokens) } else { 0 };
     let numbers = tokens * per_token + buffers;
     let own = numbers * size_of::<f32>() + key_gradient_bytes(&shape, tokens) + attended;
-    let load = Load { spec, dtype: Dtype::F32, cpu: true, chunk_tokens, tokens };
+    let load = Load { spec, format: Format::on(true, Dtype::F32), chunk_tokens, tokens };
     Memory::of(load).evaluation() + own as u64
 }
 

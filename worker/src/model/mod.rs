@@ -18,7 +18,7 @@ pub(crate) use key_values::KeyValues;
 pub(crate) use layer::Layer;
 pub(crate) use parameters::Placed;
 
-use crate::cost;
+use crate::cost::{self, Format};
 use crate::device::{DeviceError, Dtype};
 use crate::kernels;
 use crate::ledger::{Held, Ledger};
@@ -163,6 +163,11 @@ impl Model {
         self.dtype
     }
 
+    /// How its numbers are kept.
+    pub(crate) fn format(&self) -> Format {
+        Format { dtype: self.dtype, cpu: self.device().is_cpu(), parts: self.tiles.map(|(_, parts)| parts) }
+    }
+
     /// Where the weights lie; the first of several devices.
     pub fn device(&self) -> &Device {
         &self.devices[0]
@@ -198,7 +203,7 @@ impl Model {
     pub(crate) fn layer(&self, index: usize) -> Result<LayerHere<'_>, LoadError> {
         let Some(files) = &self.files else { return Ok(LayerHere::Resident(&self.parameters.layers[index])) };
         let (number, dtype) = (index % self.devices.len(), self.dtype.to_candle());
-        let held = self.ledgers[number].hold(cost::layer_weights(&self.spec) * self.dtype.bytes() as u64);
+        let held = self.ledgers[number].hold(cost::layer_bytes(&self.spec, self.format()));
         let layer = Parameters::read_layer(&self.spec, files, &self.devices[number], dtype, index)?;
         let layer = match self.tiles {
             Some((unit, parts)) => layer.tiled(unit, parts).map_err(laid_out)?,

@@ -1,8 +1,9 @@
 use super::*;
 use crate::cost::tests::llama2_7b;
+use crate::device::Dtype;
 
 fn load(spec: &DecoderSpec, tokens: usize) -> Load<'_> {
-    Load { spec, dtype: Dtype::Bf16, cpu: false, chunk_tokens: 512, tokens }
+    Load { spec, format: Format::on(false, Dtype::Bf16), chunk_tokens: 512, tokens }
 }
 
 const GB: u64 = 1_000_000_000;
@@ -91,7 +92,7 @@ fn what_waits_on_the_host_has_to_fit_there() {
 #[test]
 fn on_the_processor_device_and_host_are_one_memory() {
     let spec = llama2_7b();
-    let load = Load { cpu: true, ..load(&spec, 131_072) };
+    let load = Load { format: Format { cpu: true, ..Format::on(false, Dtype::Bf16) }, ..load(&spec, 131_072) };
     let choose = |host| Placement::choose(load, Room { device: u64::MAX, host }, 1, None);
     let streamed = Placement { weights: Residence::Host, ..Placement::RESIDENT };
     let [all, least] = [Placement::RESIDENT, streamed].map(|place| place.need(load).device() + 4 * 131_072);

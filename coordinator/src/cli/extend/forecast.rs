@@ -10,8 +10,7 @@ use crate::cli::plan::SPEEDS;
 use crate::cli::prepare::ModelFolder;
 use crate::engine::SearchPasses;
 use crate::plan::{FinetuneStage, InvalidPlan, Plan, Stage, Training, Work};
-use ropewalk_worker::cost::{self, Memory};
-use ropewalk_worker::device::Dtype;
+use ropewalk_worker::cost::{self, Format, Memory};
 use ropewalk_worker::model::config::DecoderSpec;
 use ropewalk_worker::placement::Load;
 use ropewalk_worker::train;
@@ -60,9 +59,8 @@ struct Predictor<'a> {
     plan: &'a Plan,
     folder: &'a ModelFolder,
     spec: DecoderSpec,
-    dtype: Dtype,
-    /// Whether the processor evaluates.
-    cpu: bool,
+    /// How numbers are kept where it is evaluated.
+    format: Format,
     /// Tokens that go through a layer at a time.
     chunk: usize,
     speeds: Vec<f64>,
@@ -74,10 +72,10 @@ pub fn run(args: &ExtendArgs, plan: Plan) -> Outcome {
     let folder = ModelFolder::open(args.model()?)?;
     let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
     let devices = args.machine.device.devices();
-    let (dtype, cpu) = (devices.usual_dtype(), devices.is_cpu());
-    let chunk = cost::chunk_tokens(cpu);
+    let format = Format::on(devices.is_cpu(), devices.usual_dtype());
+    let chunk = cost::chunk_tokens(format.cpu);
     let speeds = args.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
-    let predictor = Predictor { plan: &plan, folder: &folder, spec, dtype, cpu, chunk, speeds };
+    let predictor = Predictor { plan: &plan, folder: &folder, spec, format, chunk, speeds };
     let forecast = Forecast {
         plan: &plan.name,
         model: &folder.name,
@@ -159,9 +157,8 @@ impl Predictor<'_> {
 
     /// Adds passes of documents of one length.
     fn add(&self, forecast: &mut StageForecast<'_>, length: u32, passes: u64) {
-        let Self { spec, dtype, cpu, chunk: chunk_tokens, .. } = self;
-        let tokens = length as usize;
-        let memory = Memory::of(Load { spec, dtype: *dtype, cpu: *cpu, chunk_tokens: *chunk_tokens, tokens });
+        let (spec, format, chunk_tokens, tokens) = (&self.spec, self.format, self.chunk, length as usize);
+        let memory = Memory::of(Load { spec, format, chunk_tokens, tokens });
         let work = cost::Work::of(&self.spec, length as usize);
         forecast.length = forecast.length.max(Some(length));
         forecast.passes += passes;
