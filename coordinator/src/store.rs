@@ -38,6 +38,9 @@ use std::sync::{Mutex, OnceLock};
 /// Largest record that is read back, in bytes.
 pub const MAX_RECORD_BYTES: u64 = value::MAX_BYTES as u64;
 
+/// A job, and its record as far as it can be read.
+pub type FoundJob = (JobId, Result<JobRecord, StoreError>);
+
 /// An open store. Its folder is locked against other processes while it is open.
 #[derive(Debug)]
 pub struct Store {
@@ -116,7 +119,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] when the store as a whole cannot be read.
-    pub fn jobs(&self) -> Result<Vec<(JobId, Result<JobRecord, StoreError>)>, StoreError> {
+    pub fn jobs(&self) -> Result<Vec<FoundJob>, StoreError> {
         let mut jobs = Vec::new();
         for key in self.keys(&[Space::JobRecord as u8])? {
             let Some(id) = keys::job_of(&key) else {

@@ -142,7 +142,9 @@ pub(super) fn most_state_bytes(spec: &JobSpec, pairs: usize) -> u64 {
     // A digest of each candidate that was asked, a summary of each generation, and the angles of the pairs.
     let asked = planned_evaluations(spec).saturating_mul(36);
     let history = u64::from(planned_generations(spec)).saturating_mul(500);
-    lists.saturating_add(asked).saturating_add(history).saturating_add(26 * pairs as u64)
+    let one = lists.saturating_add(asked).saturating_add(history).saturating_add(26 * pairs as u64);
+    // The search for attention factors of pairs goes on from the state of the other, which is kept.
+    if search.pair_attention > 0 { one.saturating_mul(2) } else { one }
 }
 
 fn largest_generation(spec: &JobSpec) -> u64 {

@@ -1,6 +1,6 @@
 //! What can be launched, and launched again: nothing begins that no restart brings back, and damage stays with its job.
 
-use super::rig::{Rig, evaluated, job, racing_curve_job, racing_job, run_alone};
+use super::rig::{Rig, evaluated, job, pair_attention_job, racing_curve_job, racing_job, run_alone};
 use crate::engine::EngineError;
 use crate::engine::launch::most_state_bytes;
 use crate::store::StoreError;
@@ -10,7 +10,8 @@ use ropewalk_shared::status::JobState;
 
 #[test]
 fn the_state_of_a_search_never_takes_more_than_was_reckoned() {
-    for mut spec in [job(3), racing_job(3), racing_curve_job(3)] {
+    let pairs = [StrategyKind::Ropewalk, StrategyKind::LongRope2].map(|strategy| pair_attention_job(3, strategy));
+    for mut spec in [job(3), racing_job(3), racing_curve_job(3)].into_iter().chain(pairs) {
         // The longest numbers there are.
         spec.search.max_factor = Some(1e5);
         for state in run_alone(&spec) {
