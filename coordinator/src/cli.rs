@@ -29,6 +29,8 @@ mod launch;
 mod local;
 mod logging;
 mod needle;
+#[cfg(feature = "local")]
+mod numbers;
 mod options;
 #[cfg(feature = "local")]
 mod plan;

@@ -7,7 +7,8 @@ mod table;
 
 use super::device::DeviceArgs;
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::options::{JsonArgs, SourceArgs, count, threads, tokens};
+use super::numbers::{count, threads};
+use super::options::{JsonArgs, SourceArgs, tokens};
 use super::output;
 use super::prepare::{ModelFolder, Source};
 use choice::FactorChoice;

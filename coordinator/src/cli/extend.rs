@@ -26,7 +26,8 @@ mod status;
 pub use carry::{CarryArgs, carry};
 
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::options::{JsonArgs, tflops as speed};
+use super::numbers::tflops as speed;
+use super::options::JsonArgs;
 use super::search::MachineArgs;
 use crate::plan::{Plan, presets};
 use anyhow::Context as _;
