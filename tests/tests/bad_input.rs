@@ -329,7 +329,8 @@ fn options_that_would_have_no_effect() -> Result<()> {
 fn a_plan_of_a_search_that_cannot_be() -> Result<()> {
     let model = text(&models::tiny());
     let plan = |options: &[&str]| ropewalk(["plan", "--model", &model, "--json"].iter().chain(options).copied());
-    plan(&["--target-length", "64"])?.assert_failed(2, &["target_length", "nothing to extend"]);
+    // Of the model's own window memory and time may be asked, too.
+    plan(&["--target-length", "64"])?.json()?;
     for (option, value) in [("--max-factor", "0.5"), ("--parents", "0"), ("--tflops", "0"), ("--init", "no-file")] {
         plan(&["--target-length", "512", option, value])?.assert_failed(2, &[value]);
     }

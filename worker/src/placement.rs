@@ -126,8 +126,9 @@ impl Placement {
         if let Some((place, _)) = fitting.min_by_key(|(_, need)| need.moved) {
             return Ok(*place);
         }
-        // On the processor what is streamed from its own memory saves nothing of it.
-        let taken = |need: &Need| need.device() + if load.format.cpu { need.host } else { 0 };
+        // On the processor what is streamed from its own memory saves nothing of it, unless a device was given less.
+        let narrow = needs.iter().all(|(_, need)| need.device() > room.device);
+        let taken = |need: &Need| need.device() + if load.format.cpu && !narrow { need.host } else { 0 };
         let least = needs.iter().min_by_key(|(_, need)| taken(need));
         let &(place, least) = least.unwrap_or(&(Self::RESIDENT, Self::RESIDENT.need(load)));
         Err(NoPlacement { tokens: load.tokens, room, place, least })

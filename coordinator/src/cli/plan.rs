@@ -179,6 +179,10 @@ impl PlanArgs {
 
     /// Refuses what a search with these options would be refused for, as far as that does not depend on documents or weights.
     fn check(&self, folder: &ModelFolder, mut search: SearchOptions, judged: usize) -> Outcome {
+        if self.target_length <= folder.description.original_length {
+            // No search, but what its evaluations would take may well be asked: as if a short window were recovered.
+            search.max_factor.get_or_insert(1.0);
+        }
         let mut samples = stand_ins(judged + search.keep_short.len());
         for window in &mut search.keep_short {
             window.samples = samples.pop().into_iter().collect();
