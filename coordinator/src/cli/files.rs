@@ -14,8 +14,9 @@ pub(super) fn write(path: &Path, content: &str) -> Outcome {
 }
 
 fn replace(path: &Path, content: &str) -> io::Result<()> {
-    // Of a link that points nowhere there is nothing to keep.
-    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // A link may point to what is not there yet.
+    let pointed = || Some(path.parent()?.join(std::fs::read_link(path).ok()?));
+    let path = &std::fs::canonicalize(path).ok().or_else(pointed).unwrap_or_else(|| path.to_owned());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -33,10 +34,11 @@ mod tests {
     fn links_are_followed_and_nothing_is_left_beside() {
         let folder = tempfile::tempdir().unwrap();
         let [file, link] = ["file", "link"].map(|name| folder.path().join(name));
-        std::fs::write(&file, "old").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        write(&link, "new").unwrap();
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        for content in ["not there before", "new"] {
+            write(&link, content).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), content);
+        }
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         // A folder cannot be replaced by a file.
         assert!(write(folder.path(), "new").is_err());
