@@ -168,6 +168,12 @@ pub async fn run(
     if !config.model_root.is_dir() {
         return Err(WorkerError::ModelRoot(config.model_root));
     }
+    if !registry::holds_models(&config.model_root) {
+        let root = config.model_root.display();
+        tracing::warn!(
+            "no model lies in or below {root} (a folder with config.json and *.safetensors): nothing can be evaluated until one does"
+        );
+    }
     let devices = config.devices.open()?;
     devices.iter().try_for_each(|device| config.dtype.check(device))?;
     let (desk_side, train_side) = gate();

@@ -142,6 +142,11 @@ fn is_model(folder: &Path) -> bool {
     folder.join("config.json").is_file()
 }
 
+/// Whether there is any model in or below `root`.
+pub(super) fn holds_models(root: &Path) -> bool {
+    !model_folders(root).is_empty()
+}
+
 /// The model folders in and below `root`, in the order of their paths.
 fn model_folders(root: &Path) -> Vec<PathBuf> {
     let (mut found, mut pending, mut looked) = (Vec::new(), vec![(root.to_owned(), 0)], 0);

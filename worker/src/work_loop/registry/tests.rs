@@ -40,8 +40,10 @@ fn a_model_is_found_by_name_and_by_fingerprint() {
 #[test]
 fn the_root_may_be_the_model() {
     let (root, _) = registry();
+    assert!(!holds_models(root.path()));
     let a = model(root.path(), "a", 1.0);
     let mut registry = Registry::new(root.path().join("a"));
+    assert!(holds_models(root.path()) && holds_models(&root.path().join("a")));
     assert_eq!(registry.find(&named("a", a)).unwrap(), root.path().join("a"));
     assert_eq!(registry.find(&named("any-name", a)).unwrap(), root.path().join("a"));
     let failure = registry.find(&named("a", [7; 32].into())).unwrap_err();
