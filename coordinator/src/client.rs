@@ -73,9 +73,8 @@ impl Client {
             .keep_alive_while_idle(true);
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
         let unreachable = |reason: String| ClientError::Unreachable { url: with_scheme.clone(), reason };
-        let channel = connected
-            .map_err(|_| unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs())))?
-            .map_err(|e| unreachable(error::root_cause(&e)))?;
+        let silent = || unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()));
+        let channel = connected.map_err(|_| silent())?.map_err(|e| unreachable(error::root_cause(&e)))?;
         // Other servers accept connections too, and some then say nothing.
         let mut health = HealthClient::new(channel.clone());
         match tokio::time::timeout(CONNECT_TIMEOUT, health.check(HealthCheckRequest::default())).await {
@@ -85,7 +84,7 @@ impl Client {
                 let said = cause.unwrap_or_else(|| status.message().to_owned());
                 return Err(unreachable(format!("what listens there does not answer as one ({said})")));
             }
-            Err(_) => return Err(unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()))),
+            Err(_) => return Err(silent()),
         }
         let trainings = TrainingClient::new(channel.clone());
         let plans = PlansClient::new(channel.clone());

@@ -42,8 +42,14 @@ fn search(change: impl FnOnce(&mut Search)) -> Result<Ended> {
     let folder = TempDir::new()?;
     let mut search = Search::small(folder.path())?;
     change(&mut search);
-    let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(&folder.path().join("out"))];
+    search_in(folder.path(), &search, &[])
+}
+
+/// The same in a folder that stays, with more options; the results go to `out` there.
+fn search_in(folder: &Path, search: &Search, options: &[&str]) -> Result<Ended> {
+    let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(&folder.join("out"))];
     arguments.extend(search.arguments());
+    arguments.extend(options.iter().map(|&option| option.to_owned()));
     ropewalk(arguments)
 }
 
@@ -277,12 +283,7 @@ fn a_job_for_a_model_that_no_worker_has() -> Result<()> {
 fn options_of_a_search_that_cannot_be() -> Result<()> {
     let folder = TempDir::new()?;
     let search = Search::small(folder.path())?;
-    let with = |options: &[&str]| {
-        let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(&folder.path().join("out"))];
-        arguments.extend(search.arguments());
-        arguments.extend(options.iter().map(|&option| option.to_owned()));
-        ropewalk(arguments)
-    };
+    let with = |options: &[&str]| search_in(folder.path(), &search, options);
     let empty = text(folder.path());
     let cases: [(&[&str], &[&str]); 5] = [
         (
@@ -334,6 +335,7 @@ fn a_plan_of_a_search_that_cannot_be() -> Result<()> {
     for (option, value) in [("--max-factor", "0.5"), ("--parents", "0"), ("--tflops", "0"), ("--init", "no-file")] {
         plan(&["--target-length", "512", option, value])?.assert_failed(2, &[value]);
     }
+    plan(&["--target-length", "512", "--samples", "1000000000000"])?.assert_failed(2, &["samples", "at most 10000"]);
     let planned = plan(&["--target-length", "512"])?.json()?;
     assert_eq!(planned["evaluations"], 123);
     Ok(())
@@ -343,12 +345,7 @@ fn a_plan_of_a_search_that_cannot_be() -> Result<()> {
 fn gradients_on_a_gpu_and_no_gpu_at_all() -> Result<()> {
     let folder = TempDir::new()?;
     let search = Search::small(folder.path())?;
-    let with = |options: &[&str]| {
-        let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(&folder.path().join("out"))];
-        arguments.extend(search.arguments());
-        arguments.extend(options.iter().map(|&option| option.to_owned()));
-        ropewalk(arguments)
-    };
+    let with = |options: &[&str]| search_in(folder.path(), &search, options);
     with(&["--device", "cuda:0", "--strategy", "ropewalk", "--slope-steps", "2"])?
         .assert_failed(2, &["--slope-steps", "--device cpu"]);
     // Steps down a slope alone need the CPU.
@@ -365,19 +362,13 @@ fn results_of_something_else_are_kept() -> Result<()> {
     std::fs::create_dir_all(&out)?;
     let mine = out.join("factors.json");
     std::fs::write(&mine, r#"{"rescale_factors": [1, 1, 2, 2]}"#)?;
-    search_into(folder.path(), &out)?.assert_failed(2, &[&text(&mine), "--out"]);
+    search_in(folder.path(), &Search::small(folder.path())?, &[])?.assert_failed(2, &[&text(&mine), "--out"]);
     let (model, tokens) = (text(&models::tiny()), text(&documents::write(folder.path(), 2, 64, TINY_VOCABULARY, 1)?));
     let tune = ["--steps", "1", "--factors", "pi", "--out", &text(&out)].map(str::to_owned);
     let command = ["finetune", "--model", &model, "--tokens", &tokens, "--length", "64"].map(str::to_owned);
     ropewalk(command.into_iter().chain(tune))?.assert_failed(2, &[&text(&mine), "--out"]);
     assert_eq!(std::fs::read_to_string(&mine)?, r#"{"rescale_factors": [1, 1, 2, 2]}"#);
     Ok(())
-}
-
-fn search_into(folder: &Path, out: &Path) -> Result<Ended> {
-    let mut arguments = vec!["search".to_owned(), "--out".to_owned(), text(out)];
-    arguments.extend(Search::small(folder)?.arguments());
-    ropewalk(arguments)
 }
 
 #[test]

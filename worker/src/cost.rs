@@ -11,7 +11,6 @@ mod weights;
 use crate::attention::gpu_block;
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
-use crate::placement::Load;
 use crate::rope_table;
 use weights::layer_products;
 
@@ -31,6 +30,19 @@ pub const SHARED_BYTES: u64 = 256 << 20;
 /// What the program itself takes of the host's memory: code, threads, tokenizer, and what the allocator holds back.
 /// Measured; a GPU's driver takes some hundred MiB of the device's, which are not counted.
 const PROGRAM_BYTES: u64 = 19 << 20;
+
+/// What is evaluated: documents of some length, in chunks, by a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Load<'a> {
+    /// The model.
+    pub spec: &'a DecoderSpec,
+    /// How its numbers are kept.
+    pub format: Format,
+    /// Tokens that go through a layer at a time.
+    pub chunk_tokens: usize,
+    /// Tokens of a document.
+    pub tokens: usize,
+}
 
 /// Bytes that one evaluation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

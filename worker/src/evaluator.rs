@@ -4,7 +4,7 @@ mod open;
 mod room;
 
 use crate::cancel::CancelFlag;
-use crate::cost;
+use crate::cost::{self, Load};
 use crate::counted::Counted;
 use crate::device::Dtype;
 use crate::first_layer::FirstLayers;
@@ -14,7 +14,7 @@ use crate::ledger::Ledger;
 use crate::memory;
 use crate::model::Model;
 use crate::perplexity::{EvalError, Loss};
-use crate::placement::{Load, NoPlacement, Placement, Residence, Room};
+use crate::placement::{NoPlacement, Placement, Residence, Room};
 use crate::ring::{self, Route};
 use ropewalk_shared::rope::Rescale;
 use std::sync::Arc;

@@ -5,11 +5,10 @@
 //! give an answer; this gives the answer.
 
 use crate::cancel::CancelFlag;
-use crate::cost::{Memory, VOCABULARY_BLOCK};
+use crate::cost::{Load, Memory, VOCABULARY_BLOCK};
 use crate::model::{KeyValues, Model, Workspace};
 use crate::ops::rms_norm::rms_norm;
 use crate::perplexity::{self, EvalError};
-use crate::placement::Load;
 use crate::rope_table::RopeTable;
 use candle_core::{DType, Module, Result, Tensor};
 use ropewalk_shared::rope::{AngleRule, Rescale};

@@ -10,8 +10,7 @@
 //! devices each has the layers that it is dealt, keys and values of one of them, and no hidden states but those of the
 //! chunks that pass through. This is arithmetic alone; [`crate::evaluator`] carries it out.
 
-use crate::cost::{self, Format};
-use crate::model::config::DecoderSpec;
+use crate::cost::{self, Load};
 use crate::rope_table;
 use std::fmt;
 
@@ -39,19 +38,6 @@ pub struct Placement {
     pub devices: usize,
     /// Candidates that go through the layers together.
     pub together: usize,
-}
-
-/// What is to be placed: a model, and documents of some length in chunks.
-#[derive(Clone, Copy, Debug)]
-pub struct Load<'a> {
-    /// The model.
-    pub spec: &'a DecoderSpec,
-    /// How its numbers are kept.
-    pub format: Format,
-    /// Tokens that go through a layer at a time.
-    pub chunk_tokens: usize,
-    /// Tokens of a document.
-    pub tokens: usize,
 }
 
 /// Bytes that a placement takes.

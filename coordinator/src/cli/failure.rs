@@ -24,6 +24,11 @@ impl Failure {
         Self { status: 1, error: error.into() }
     }
 
+    /// One of both, as the error itself tells.
+    pub fn sorted(is_input: bool, error: impl Into<anyhow::Error>) -> Self {
+        if is_input { Self::input(error) } else { Self::work(error) }
+    }
+
     /// The request was wrong, in words.
     pub fn input_message(message: impl fmt::Display) -> Self {
         Self::input(anyhow::Error::msg(message.to_string()))

@@ -1,7 +1,11 @@
 //! Files that commands leave behind.
 
+#[cfg(feature = "local")]
+use super::failure::Failure;
 use super::failure::{OrFail as _, Outcome};
 use anyhow::Context as _;
+#[cfg(feature = "local")]
+use ropewalk_shared::factor_file::FactorFile;
 use std::io;
 use std::path::Path;
 
@@ -11,6 +15,19 @@ pub(super) fn write(path: &Path, content: &str) -> Outcome {
     let is_special = std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir());
     let written = if is_special { std::fs::write(path, content) } else { replace(path, content) };
     written.with_context(|| format!("cannot write {}", path.display())).or_work()
+}
+
+/// Refuses a folder whose factors are of something else than `what`, and would be lost.
+#[cfg(feature = "local")]
+pub(super) fn keep_factors(path: &Path, what: &str, is_own: impl FnOnce(&FactorFile) -> bool) -> Outcome {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    if FactorFile::from_json(&text).is_ok_and(|file| is_own(&file)) {
+        return Ok(());
+    }
+    Err(Failure::input_message(format!(
+        "{} is not of this {what}, and would be lost: name another folder with --out, or move the file",
+        path.display()
+    )))
 }
 
 fn replace(path: &Path, content: &str) -> io::Result<()> {

@@ -6,7 +6,7 @@ pub mod progress;
 
 use super::eval::choice::FactorChoice;
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::files::write;
+use super::files::{keep_factors, write};
 use super::numbers::threads;
 use super::options::{JsonArgs, SourceArgs};
 use super::output::{self, note};
@@ -88,7 +88,8 @@ fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     let spec = args.training.spec(choice.at(&folder.description, args.training.reach(), None));
     args.training.check()?;
     spec.check(&folder.description).or_input()?;
-    keep_others(&args.out.join("factors.json"), &spec)?;
+    let is_own = |file: &FactorFile| file.search.is_none() && file.rescale() == spec.rescale;
+    keep_factors(&args.out.join("factors.json"), "training", is_own)?;
     let sequences = data::sequences(&folder, &args.source, &spec)?;
 
     std::fs::create_dir_all(&args.out).with_context(|| format!("--out {}", args.out.display())).or_input()?;
@@ -100,19 +101,6 @@ fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     factors.target_length = Some(spec.reach());
     write(&args.out.join("factors.json"), &factors.to_json().or_work()?)?;
     report(args, &trained)
-}
-
-/// Refuses a folder with other factors, which would be lost.
-fn keep_others(path: &Path, spec: &TrainSpec) -> Outcome {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-    let file = FactorFile::from_json(&text).ok();
-    if file.is_some_and(|file| file.search.is_none() && file.rescale() == spec.rescale) {
-        return Ok(());
-    }
-    Err(Failure::input_message(format!(
-        "{} is not of this training, and would be lost: name another folder with --out, or move the file",
-        path.display()
-    )))
 }
 
 fn train_on_pool(
@@ -143,7 +131,7 @@ fn train_on_pool(
 
 /// Sorts what went wrong into wrong input and failed work.
 pub fn failure(error: TrainError) -> Failure {
-    if error.is_input() { Failure::input(error) } else { Failure::work(error) }
+    Failure::sorted(error.is_input(), error)
 }
 
 /// Steps as CSV, one a line.

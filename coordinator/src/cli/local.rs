@@ -1,6 +1,7 @@
 //! Coordinator and workers in this process, over the same gRPC code on loopback.
 
 use super::failure::{Failure, OrFail as _, Outcome};
+use super::files::keep_factors;
 use super::options::JsonArgs;
 use super::output::note;
 use super::prepare::{ModelFolder, PreparedJob};
@@ -13,12 +14,12 @@ use crate::service::{ServeOptions, serve};
 use anyhow::Context as _;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::status::JobStatus;
-use ropewalk_worker::cost::{self, Format, Memory};
+use ropewalk_worker::cost::{self, Format, Load, Memory};
 use ropewalk_worker::device::{Devices, Dtype};
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::memory;
 use ropewalk_worker::model::config::DecoderSpec;
-use ropewalk_worker::placement::{Load, Placement};
+use ropewalk_worker::placement::Placement;
 use ropewalk_worker::work_loop::{self, WorkerConfig};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
@@ -126,27 +127,15 @@ impl LocalSearch<'_> {
     /// Runs the job to its end, going on where an earlier run in the same folder stopped; then writes what it found
     /// and prints the comparison.
     pub async fn run(self) -> Outcome {
-        self.keep_others()?;
+        let id = self.job.spec.id();
+        let is_own = |file: &FactorFile| file.search.as_ref().is_some_and(|search| search.job == id.as_str());
+        keep_factors(&self.out.join("factors.json"), "search", is_own)?;
         let result = self.search().await?;
         let results = Results::new(self.folder, &result);
         let files = results.write(self.out)?;
         results.print(self.json)?;
         note(format!("\nwrote {}", files.join(", ")));
         Ok(())
-    }
-
-    /// Refuses a folder with the result of something else, which would be lost.
-    fn keep_others(&self) -> Outcome {
-        let path = self.out.join("factors.json");
-        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(()) };
-        let job = FactorFile::from_json(&text).ok().and_then(|file| file.search).map(|search| search.job);
-        if job.is_some_and(|job| job == self.job.spec.id().as_str()) {
-            return Ok(());
-        }
-        Err(Failure::input_message(format!(
-            "{} is not of this search, and would be lost: name another folder with --out, or move the file",
-            path.display()
-        )))
     }
 
     /// Runs the job to its end, as [`Self::run`], and returns what it found.

@@ -3,7 +3,7 @@
 pub use crate::units::{seconds, tokens};
 
 use super::failure::Failure;
-use crate::client::{Client, ClientError};
+use crate::client::Client;
 use clap::{Args, ValueEnum};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::grid::Grid;
@@ -34,8 +34,7 @@ impl CoordinatorArgs {
 
 /// Connects to a coordinator whose address was typed.
 pub async fn connect(url: &str) -> Result<Client, Failure> {
-    let failure = |error: ClientError| if error.is_input() { Failure::input(error) } else { Failure::work(error) };
-    Client::connect(url).await.map_err(failure)
+    Client::connect(url).await.map_err(|error| Failure::sorted(error.is_input(), error))
 }
 
 /// The form of what a command prints.

@@ -15,10 +15,9 @@ use clap::Args;
 use placements::Placements;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
-use ropewalk_worker::cost::{self, Format, Memory, Work};
+use ropewalk_worker::cost::{self, Format, Load, Memory, Work};
 use ropewalk_worker::device::{DeviceChoice, Dtype, gib as bytes_of_gib};
 use ropewalk_worker::model::config::DecoderSpec;
-use ropewalk_worker::placement::Load;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -183,10 +182,7 @@ impl PlanArgs {
             // No search, but what its evaluations would take may well be asked: as if a short window were recovered.
             search.max_factor.get_or_insert(1.0);
         }
-        let mut samples = stand_ins(judged + search.keep_short.len());
-        for window in &mut search.keep_short {
-            window.samples = samples.pop().into_iter().collect();
-        }
+        let samples = stand_ins(&mut search, judged);
         let model = ModelIdentity {
             name: folder.name.clone(),
             fingerprint: Fingerprint::from([0; 32]),

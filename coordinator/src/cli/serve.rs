@@ -6,7 +6,7 @@ use super::output::{self, note};
 use super::stop::stop_signal;
 #[cfg(feature = "local")]
 use crate::driver::{PlanOptions, order::PlanRoot};
-use crate::service::{ServeError, ServeOptions, serve};
+use crate::service::{ServeOptions, serve};
 #[cfg(feature = "local")]
 use anyhow::Context as _;
 use clap::Args;
@@ -44,8 +44,8 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
         let store = args.store.display();
         return Err(Failure::input_message(format!("--store {store} is a file; name a folder, which may be new")));
     }
-    let failure = |error: ServeError| if error.is_input() { Failure::input(error) } else { Failure::work(error) };
-    let serving = serve(&args.listen, &args.store, options, stop_signal()).await.map_err(failure)?;
+    let serving = serve(&args.listen, &args.store, options, stop_signal()).await;
+    let serving = serving.map_err(|error| Failure::sorted(error.is_input(), error))?;
     output::line(format!("listening on {}", serving.url()))?;
     note(format!("store: {}; stop with Ctrl-C, nothing is lost", args.store.display()));
     serving.finished().await.or_work()

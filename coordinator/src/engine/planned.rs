@@ -27,9 +27,12 @@ impl SearchPasses {
         let needles = if search.objective.asks() { u64::from(needles) } else { 0 };
         // Where needles alone decide, the text is measured on held-out documents only.
         let texts = u64::from(search.objective != SearchObjective::Needle);
-        let (judged, others) = (documents * (texts + needles), held_out * (1 + needles));
+        let (judged, others) = (documents.saturating_mul(texts + needles), held_out.saturating_mul(1 + needles));
         let (evaluations, reported) = (evaluations(search, judged), report_plan::most_sets(search));
-        let all = |judged: u64, others: u64| evaluations * judged + reported * (judged + others);
+        let all = |judged: u64, others: u64| {
+            let report = reported.saturating_mul(judged.saturating_add(others));
+            evaluations.saturating_mul(judged).saturating_add(report)
+        };
         Self {
             evaluations,
             judged,

@@ -24,12 +24,20 @@ pub fn job(
     }
 }
 
-/// So many different samples, which stand for documents that are drawn later.
-pub fn stand_ins(count: usize) -> Vec<SampleId> {
+/// More samples than a job may have are told by this number: there is nothing to learn from more.
+const MOST_STAND_INS: usize = 10_001;
+
+/// So many different samples that candidates are judged on, and one for each short window, which stand for documents that
+/// are drawn later.
+pub fn stand_ins(search: &mut SearchOptions, judged: usize) -> Vec<SampleId> {
     let sample = |number: usize| {
         let mut id = [0xff; 32];
         id[..8].copy_from_slice(&(number as u64).to_le_bytes());
         SampleId::from(id)
     };
-    (0..count).map(sample).collect()
+    let judged = judged.min(MOST_STAND_INS);
+    for (window, number) in search.keep_short.iter_mut().zip(judged..) {
+        window.samples = vec![sample(number)];
+    }
+    (0..judged).map(sample).collect()
 }

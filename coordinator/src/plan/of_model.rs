@@ -4,7 +4,6 @@ use super::stage::{Stage, Work};
 use super::{Plan, Problem, job};
 use ropewalk_shared::job::{ModelIdentity, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
-use ropewalk_shared::sample::SampleId;
 
 /// Fields of a job that a plan does not state, so that what is wrong with them is said elsewhere.
 const ELSEWHERE: [&str; 3] = ["samples", "model", "init"];
@@ -23,12 +22,7 @@ impl Plan {
         }
         for stage in &self.stages {
             for (length, _, options) in stage.work.searches() {
-                let mut options = options.clone();
-                // Documents are drawn later; any one stands for them here.
-                for (window, number) in options.keep_short.iter_mut().zip(1..) {
-                    window.samples = vec![SampleId::from([number; 32])];
-                }
-                self.check_job(stage, model, (length, &options), &mut problems);
+                self.check_job(stage, model, (length, options.clone()), &mut problems);
             }
         }
         problems.dedup();
@@ -39,12 +33,13 @@ impl Plan {
         &self,
         stage: &Stage,
         model: &ModelIdentity,
-        search: (u32, &SearchOptions),
+        (length, mut options): (u32, SearchOptions),
         problems: &mut Vec<Problem>,
     ) {
         // As many as the stage has, as far as any budget depends on it.
         let count = stage.work.searches().first().map_or(1, |(_, samples, _)| *samples).clamp(1, MAX_SAMPLES);
-        let job = job((self, stage), model.clone(), search, Vec::new(), (job::stand_ins(count), Vec::new()));
+        let samples = job::stand_ins(&mut options, count);
+        let job = job((self, stage), model.clone(), (length, &options), Vec::new(), (samples, Vec::new()));
         let Err(invalid) = job.check() else { return };
         let of_plan = invalid.problems.into_iter().filter(|problem| !ELSEWHERE.contains(&problem.field));
         problems.extend(of_plan.map(|problem| {

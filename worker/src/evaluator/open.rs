@@ -1,10 +1,10 @@
 //! An evaluator for documents of some length: what has to be streamed for them is, and nothing else.
 
 use super::{Evaluator, EvaluatorOptions, StartError, room};
-use crate::cost::Format;
+use crate::cost::{Format, Load};
 use crate::device::Dtype;
 use crate::model::{LoadError, Model};
-use crate::placement::{Load, NoPlacement, Placement, Room};
+use crate::placement::{NoPlacement, Placement, Room};
 use candle_core::Device;
 use std::path::Path;
 

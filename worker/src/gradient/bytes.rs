@@ -2,10 +2,9 @@
 
 use crate::attention::AttentionShape;
 use crate::attention::cpu::backward::key_gradient_bytes;
-use crate::cost::{Format, Memory};
+use crate::cost::{Format, Load, Memory};
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
-use crate::placement::Load;
 
 /// Results of attention are kept from the forward pass while those of all layers take at most this much; of longer
 /// documents they are computed again, at the price of a third of the attention.

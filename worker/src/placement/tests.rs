@@ -1,6 +1,8 @@
 use super::*;
+use crate::cost::Format;
 use crate::cost::tests::llama2_7b;
 use crate::device::Dtype;
+use crate::model::config::DecoderSpec;
 
 fn load(spec: &DecoderSpec, tokens: usize) -> Load<'_> {
     Load { spec, format: Format::on(false, Dtype::Bf16), chunk_tokens: 512, tokens }

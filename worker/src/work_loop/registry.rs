@@ -144,17 +144,25 @@ fn is_model(folder: &Path) -> bool {
 
 /// Whether there is any model in or below `root`.
 pub(super) fn holds_models(root: &Path) -> bool {
-    !model_folders(root).is_empty()
+    walk(root).next().is_some()
 }
 
 /// The model folders in and below `root`, in the order of their paths.
 fn model_folders(root: &Path) -> Vec<PathBuf> {
-    let (mut found, mut pending, mut looked) = (Vec::new(), vec![(root.to_owned(), 0)], 0);
-    while let Some((folder, depth)) = pending.pop() {
+    let mut found: Vec<PathBuf> = walk(root).collect();
+    found.sort();
+    found
+}
+
+/// The same one after the other, the root first, as they are come upon.
+fn walk(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let (mut pending, mut looked) = (vec![(root.to_owned(), 0)], 0);
+    let folders = std::iter::from_fn(move || {
+        let (folder, depth) = pending.pop()?;
         looked += 1;
         if looked > MAX_FOLDERS {
             tracing::warn!(root = %root.display(), "more than {MAX_FOLDERS} folders: the rest is not searched for models");
-            break;
+            return None;
         }
         if depth < MAX_DEPTH {
             // A folder that cannot be read holds no model for us.
@@ -162,12 +170,9 @@ fn model_folders(root: &Path) -> Vec<PathBuf> {
             let folders = entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !is_hidden(path));
             pending.extend(folders.map(|path| (path, depth + 1)));
         }
-        if is_model(&folder) {
-            found.push(folder);
-        }
-    }
-    found.sort();
-    found
+        Some(folder)
+    });
+    folders.filter(|folder| is_model(folder))
 }
 
 fn is_hidden(path: &Path) -> bool {

@@ -69,5 +69,5 @@ pub(super) async fn run(args: &ExportArgs, model: &Path, out: &Path) -> Outcome 
 }
 
 fn failure(error: CheckpointError) -> Failure {
-    if error.is_input() { Failure::input(error) } else { Failure::work(error) }
+    Failure::sorted(error.is_input(), error)
 }

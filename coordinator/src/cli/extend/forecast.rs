@@ -10,9 +10,8 @@ use crate::cli::plan::SPEEDS;
 use crate::cli::prepare::ModelFolder;
 use crate::engine::SearchPasses;
 use crate::plan::{FinetuneStage, InvalidPlan, Plan, Stage, Training, Work};
-use ropewalk_worker::cost::{self, Format, Memory};
+use ropewalk_worker::cost::{self, Format, Load, Memory};
 use ropewalk_worker::model::config::DecoderSpec;
-use ropewalk_worker::placement::Load;
 use ropewalk_worker::train;
 use serde::Serialize;
 

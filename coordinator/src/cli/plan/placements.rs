@@ -1,6 +1,7 @@
 //! What a device would have to hold under each placement, which one is taken, and what it costs to move the rest.
 
-use ropewalk_worker::placement::{Load, Need, NoPlacement, Placement, Residence};
+use ropewalk_worker::cost::Load;
+use ropewalk_worker::placement::{Need, NoPlacement, Placement, Residence};
 use serde::Serialize;
 
 const GIB: f64 = (1u64 << 30) as f64;
