@@ -227,6 +227,8 @@ impl Desk {
     pub(super) fn hand_back_for_training(&mut self) {
         self.summary.handed_back += self.held.queued().count() as u64;
         self.held.hand_back(usize::MAX, "the worker is about to train");
+        // Those with the thread are waited for: it may be loading a model, and that takes the memory of the training.
+        self.held.cancel_waiting();
     }
 
     /// Makes room for a training that waits, and says when there is.
@@ -248,8 +250,7 @@ impl Desk {
     fn stop(&mut self) {
         tracing::info!(held = self.held.open(), "stopping");
         self.stopping = Some(Instant::now());
-        self.summary.handed_back += self.held.open().saturating_sub(1) as u64;
-        self.held.hand_back_waiting();
+        self.summary.handed_back += self.held.hand_back_waiting() as u64;
         self.recall_lease();
     }
 

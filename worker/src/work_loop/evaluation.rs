@@ -27,6 +27,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// How long a model that could not be loaded is left alone: reading it takes time, and the cause seldom goes away.
 const LOAD_AGAIN: Duration = Duration::from_secs(600);
+/// So long the thread may take to end, once it is to.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// What the thread is asked to do.
 pub(super) enum Task {
@@ -157,8 +159,12 @@ impl Evaluation {
     /// Lets the thread finish what is queued, and waits for it.
     pub(super) async fn finish(self) {
         drop(self.tasks);
-        // A thread that panicked has been reported by the panic hook already.
-        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        // A thread that panicked has been reported by the panic hook already. One that is reading a large model hears of nothing
+        // until it has; it ends with the process.
+        let since = Instant::now();
+        while !self.thread.is_finished() && since.elapsed() < LEAVING {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub(super) enum FetchError {
     /// The coordinator does not have it.
     #[error("the coordinator does not hold sample {0}")]
     Unknown(SampleId),
+    /// The coordinator cannot read it.
+    #[error("the coordinator cannot read sample {0}: {1}")]
+    Damaged(SampleId, String),
     /// What came is something else.
     #[error("sample {0} arrived broken: {1}")]
     Broken(SampleId, #[source] InvalidTransfer),
@@ -33,6 +36,7 @@ pub(super) async fn fetch(mut client: WorkClient<Channel>, id: SampleId, tokens:
     let request = pb::GetSampleRequest { sample_id: id.as_bytes().to_vec() };
     let call = |status: Status| match status.code() {
         Code::NotFound => FetchError::Unknown(id),
+        Code::DataLoss => FetchError::Damaged(id, status.message().to_owned()),
         _ => FetchError::Call(status.into()),
     };
     let silence = |_| FetchError::Call(Status::deadline_exceeded("the coordinator fell silent").into());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const STOPPING: &str = "the worker is stopping";
+const NOT_BEGUN: &str = "the worker stops, or trains, before it came to it";
 
 /// Units in the order of their leases.
 #[derive(Debug, Default)]
@@ -134,9 +135,10 @@ impl Held {
             Outcome::Cancelled { share } if self.find(number).is_some_and(|held| held.revoked) && share > 0.0 => {
                 UnitOutcome::Stopped { share: share.into(), seconds: took.as_secs_f64() }
             }
-            Outcome::Cancelled { .. } => handed_back(STOPPING),
+            Outcome::Cancelled { .. } => handed_back(NOT_BEGUN),
         };
-        if let Some(held) = self.find(number) {
+        // One that was handed back before its evaluation began stays so, whatever came of it.
+        if let Some(held) = self.find(number).filter(|held| !matches!(held.stage, Stage::Done { .. })) {
             // What a revoked one has cost is told, though nobody wants its result.
             held.revoked &= !matches!(outcome, UnitOutcome::Stopped { .. });
             held.stage = Stage::Done { outcome, sent: false };
@@ -157,11 +159,21 @@ impl Held {
         }
     }
 
-    /// Hands back everything but the evaluation that is running.
-    pub(super) fn hand_back_waiting(&mut self) {
-        self.hand_back(usize::MAX, STOPPING);
+    /// Stops the evaluations that were not begun, which go back once the thread comes to them.
+    pub(super) fn cancel_waiting(&self) {
         let waiting = self.units.iter().filter(|held| matches!(held.stage, Stage::Assigned(None)));
         waiting.for_each(|held| held.cancel.cancel());
+    }
+
+    /// Hands back everything but the evaluation that is running, without waiting for the thread: it may be loading a model for
+    /// them. Returns how many these are.
+    pub(super) fn hand_back_waiting(&mut self) -> usize {
+        let waiting = self.units.iter_mut().filter(|held| matches!(held.stage, Stage::Queued | Stage::Assigned(None)));
+        let handed_back = waiting.map(|held| {
+            held.cancel.cancel();
+            held.stage = Stage::Done { outcome: handed_back(STOPPING), sent: false };
+        });
+        handed_back.count()
     }
 
     /// Stops every evaluation.

@@ -30,7 +30,7 @@ pub(super) struct Registry {
 #[derive(Debug)]
 struct Known {
     stamp: Stamp,
-    fingerprint: Result<Fingerprint, String>,
+    fingerprint: Fingerprint,
 }
 
 /// Names, sizes and times of a model's files: another stamp, another fingerprint to compute.
@@ -65,15 +65,17 @@ impl Registry {
     /// The folder that holds the model.
     ///
     /// # Errors
-    /// [`FailureKind::FingerprintMismatch`] when the folder of that name holds another model,
+    /// [`FailureKind::FingerprintMismatch`] when no folder holds it and the one of that name holds another model,
     /// [`FailureKind::ModelMissing`] when no folder holds it.
     pub(super) fn find(&mut self, wanted: &ModelName) -> Result<PathBuf, UnitFailure> {
         // The name comes from the network; a path in it must not lead out of the root.
         let named = self.root.join(Path::new(&wanted.name).file_name().unwrap_or_default());
         let named = if is_model(&named) { Some(named) } else { self.root_by_that_name(&wanted.name) };
-        if let Some(folder) = named {
-            return self.check_named(folder, wanted);
-        }
+        let named = match named.map(|folder| self.check_named(folder, wanted)) {
+            Some(Ok(folder)) => return Ok(folder),
+            Some(Err(failure)) => Some(failure),
+            None => None,
+        };
         let mut seen = Vec::new();
         for folder in model_folders(&self.root) {
             match self.fingerprint(&folder) {
@@ -82,7 +84,8 @@ impl Registry {
                 Err(error) => seen.push(format!("{} ({error})", folder.display())),
             }
         }
-        Err(UnitFailure { kind: FailureKind::ModelMissing, reason: self.missing(wanted, &seen) })
+        let missing = || UnitFailure { kind: FailureKind::ModelMissing, reason: self.missing(wanted, &seen) };
+        Err(named.unwrap_or_else(missing))
     }
 
     /// The root, when it is itself the model folder of that name.
@@ -93,17 +96,20 @@ impl Registry {
 
     fn check_named(&mut self, folder: PathBuf, wanted: &ModelName) -> Result<PathBuf, UnitFailure> {
         let place = folder.display();
-        let reason = match self.fingerprint(&folder) {
+        let (kind, reason) = match self.fingerprint(&folder) {
             Ok(found) if found == wanted.fingerprint => return Ok(folder),
-            Ok(found) => format!(
-                "{place} holds another model than the job's: fingerprint {} where {} is wanted; copy the files that \
-                 the job was launched with (config.json and *.safetensors)",
-                found.short(),
-                wanted.fingerprint.short()
-            ),
-            Err(error) => format!("{place} cannot be read as a model: {error}"),
+            Ok(found) => {
+                let reason = format!(
+                    "{place} holds another model than the job's: fingerprint {} where {} is wanted; copy the files that \
+                     the job was launched with (config.json and *.safetensors)",
+                    found.short(),
+                    wanted.fingerprint.short()
+                );
+                (FailureKind::FingerprintMismatch, reason)
+            }
+            Err(error) => (FailureKind::ModelMissing, format!("{place} cannot be read as a model: {error}")),
         };
-        Err(UnitFailure { kind: FailureKind::FingerprintMismatch, reason })
+        Err(UnitFailure { kind, reason })
     }
 
     fn missing(&self, wanted: &ModelName, seen: &[String]) -> String {
@@ -127,12 +133,13 @@ impl Registry {
     fn fingerprint(&mut self, folder: &Path) -> Result<Fingerprint, String> {
         let stamp = stamp(folder).map_err(|error| error.to_string())?;
         match self.known.get(folder) {
-            Some(known) if known.stamp == stamp => known.fingerprint.clone(),
+            Some(known) if known.stamp == stamp => Ok(known.fingerprint),
             _ => {
                 tracing::info!(folder = %folder.display(), "computing the fingerprint of a model");
-                let fingerprint = fingerprint_dir(folder).map_err(|error| error.to_string());
-                self.known.insert(folder.to_owned(), Known { stamp, fingerprint: fingerprint.clone() });
-                fingerprint
+                // An error is not kept: it can pass without a trace in sizes and times.
+                let fingerprint = fingerprint_dir(folder).map_err(|error| error.to_string())?;
+                self.known.insert(folder.to_owned(), Known { stamp, fingerprint });
+                Ok(fingerprint)
             }
         }
     }

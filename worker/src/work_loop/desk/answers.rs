@@ -98,8 +98,7 @@ impl Desk {
             }
         }
         if self.stopping.is_some() {
-            self.summary.handed_back += self.held.queued().count() as u64;
-            self.held.hand_back_waiting();
+            self.summary.handed_back += self.held.hand_back_waiting() as u64;
         } else if self.gate.is_shut() {
             self.hand_back_for_training();
         }
@@ -146,7 +145,9 @@ impl Desk {
         self.calls.fetching.remove(&id);
         match result {
             Ok(sample) => self.samples.insert(id, Arc::new(sample)),
-            Err(FetchError::Call(status)) => self.link.failed("get-sample", &status, self.stopping.is_some()),
+            Err(FetchError::Call(status)) if Meaning::of(&status) != Meaning::Refused => {
+                self.link.failed("get-sample", &status, self.stopping.is_some());
+            }
             Err(error) => {
                 tracing::warn!("{error}");
                 let queued = self.held.queued().filter(|(_, unit)| unit.sample == id);

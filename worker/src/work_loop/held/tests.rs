@@ -123,12 +123,34 @@ fn a_stopping_worker_hands_back_what_it_did_not_evaluate() {
     let (_, running) = held.assign(1).unwrap();
     held.started(1, Instant::now());
     let (_, waiting) = held.assign(2).unwrap();
-    held.hand_back_waiting();
+    assert_eq!(held.hand_back_waiting(), 2);
     assert!(waiting.is_cancelled() && !running.is_cancelled());
-    held.finished(2, Outcome::Cancelled { share: 0.0 }, Duration::ZERO);
+    // The thread may be loading a model for the second: nobody waits for it.
+    let back = Some(FailureKind::HandedBack);
+    assert_eq!((held.open(), held.reports(10).1.iter().map(kind).collect::<Vec<_>>()), (1, vec![back, back]));
+    // It was about to begin, after all.
+    held.not_acknowledged(&[2, 3]);
+    held.started(2, Instant::now());
+    held.finished(2, LOSS, SECOND);
     held.finished(1, LOSS, SECOND);
     let kinds: Vec<_> = held.reports(10).1.iter().map(kind).collect();
-    assert_eq!(kinds, [None, Some(FailureKind::HandedBack), Some(FailureKind::HandedBack)]);
+    assert_eq!(kinds, [None, back, back]);
+}
+
+#[test]
+fn a_worker_about_to_train_waits_for_its_thread() {
+    let mut held = held([unit(7, 1), unit(8, 2), unit(9, 3)]);
+    held.assign(1);
+    held.started(1, Instant::now());
+    let (_, waiting) = held.assign(2).unwrap();
+    held.hand_back(usize::MAX, "the worker is about to train");
+    held.cancel_waiting();
+    // The thread has two of them still, and says so when it has come to them.
+    assert!(waiting.is_cancelled() && held.open() == 2);
+    held.finished(1, LOSS, SECOND);
+    held.finished(2, Outcome::Cancelled { share: 0.0 }, Duration::ZERO);
+    let back = Some(FailureKind::HandedBack);
+    assert_eq!((held.open(), held.reports(10).1.iter().map(kind).collect::<Vec<_>>()), (0, vec![None, back, back]));
 }
 
 #[test]

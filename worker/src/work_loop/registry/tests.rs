@@ -60,6 +60,33 @@ fn another_model_under_the_name_is_a_mismatch() {
 }
 
 #[test]
+fn another_model_under_the_name_hides_none() {
+    let (root, mut registry) = registry();
+    model(root.path(), "a", 1.0);
+    let wanted = model(root.path(), "b", 2.0);
+    assert_eq!(registry.find(&named("a", wanted)).unwrap(), root.path().join("b"));
+}
+
+#[test]
+fn what_could_not_be_read_is_read_again() {
+    let (root, mut registry) = registry();
+    let a = model(root.path(), "a", 1.0);
+    let config = root.path().join("a/config.json");
+    let (content, time) = (fs::read(&config).unwrap(), fs::metadata(&config).unwrap().modified().unwrap());
+    // Of the same size and time, as an error of a disk or of permissions leaves it.
+    let write = |content: &[u8]| {
+        fs::write(&config, content).unwrap();
+        fs::File::options().append(true).open(&config).unwrap().set_modified(time).unwrap();
+    };
+    write(&vec![b'x'; content.len()]);
+    let failure = registry.find(&named("a", a)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::ModelMissing, "{}", failure.reason);
+    assert!(failure.reason.contains("cannot be read as a model"), "{}", failure.reason);
+    write(&content);
+    assert!(registry.find(&named("a", a)).is_ok());
+}
+
+#[test]
 fn a_missing_model_names_what_was_looked_for_and_where() {
     let (root, mut registry) = registry();
     let failure = registry.find(&named("big", [7; 32].into())).unwrap_err();
