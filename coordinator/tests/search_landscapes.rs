@@ -202,6 +202,17 @@ fn what_a_strategy_cannot_do_is_refused() {
     };
     assert_eq!(problems(StrategyKind::LongRope2, given), ["init"]);
     assert_eq!(problems(StrategyKind::LongRope, |search| search.max_passes = Some(63)), ["max_passes"]);
+    // What was launched before this was asked is no damaged job.
+    for (strategy, first) in [(StrategyKind::LongRope, 64), (StrategyKind::Ropewalk, 4)] {
+        let mut job = job(strategy, 0);
+        job.search.max_evaluations = Some(first);
+        assert!(job.check_new().is_ok());
+        (job.search.max_evaluations, job.search.start_tokens) = (Some(first - 1), vec![100_000]);
+        let problems = job.check_new().unwrap_err().problems;
+        let fields: Vec<&str> = problems.iter().map(|problem| problem.field).collect();
+        assert_eq!(fields, ["start_tokens", "max_evaluations"]);
+        assert!(job.check().is_ok());
+    }
 }
 
 /// Three pieces: ones, free factors, and the extension ratio; nothing above it.

@@ -130,6 +130,10 @@ fn geometry(config: &Map<String, Value>) -> Result<RopeGeometry, ConfigError> {
         None if config.get("model_type").and_then(Value::as_str) == Some("qwen3") => 128,
         None => required(config, "hidden_size", 1, MAX_SIZE)? / heads,
     };
+    if !(2..=MAX_HEAD_DIM).contains(&head_dim) {
+        let expected = format!("{heads} heads of 2 to {MAX_HEAD_DIM} dimensions");
+        return Err(invalid("hidden_size", config.get("hidden_size").unwrap_or(&Value::Null), &expected));
+    }
     let number = |field: &'static str| match dictionary.and_then(|d| d.get(field)).or_else(|| config.get(field)) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => value.as_f64().map(Some).ok_or_else(|| invalid(field, value, "a number")),

@@ -223,7 +223,7 @@ pub fn prepare(
         samples: ids(&search),
         held_out: ids(&held_out),
     };
-    spec.check().or_input()?;
+    spec.check_new().or_input()?;
     Ok(PreparedJob { spec, samples: search.into_iter().chain(short).chain(held_out).chain(others).collect() })
 }
 

@@ -7,7 +7,7 @@
 use super::desk::Desk;
 use super::job::ActiveJob;
 use super::report_plan;
-use super::short::without_shipped;
+use super::short::{Kept, without_shipped};
 use super::stage::Raced;
 use super::time::Now;
 use crate::scheduler::{Lane, UnitKey};
@@ -145,10 +145,13 @@ impl Desk {
 
     /// Leaves to a later stage what nobody could evaluate in time: it is tried again there, and judged as ever. Without the
     /// model as shipped no candidate can be judged, and the job fails.
-    pub fn leave_for_later(&mut self, job: &mut ActiveJob, slot: u32, reason: String, now: Now) {
-        self.scheduler.withdraw(&job.id, Lane::Ahead, slot);
-        let id = job.ahead.rescale(slot).map(Rescale::id);
-        if !job.stage.knows_limits() && job.stage.kept().iter().any(|window| Some(window.shipped.id()) == id) {
+    pub fn leave_for_later(&mut self, job: &mut ActiveJob, unit: UnitKey, reason: String, now: Now) {
+        self.scheduler.withdraw(&job.id, Lane::Ahead, unit.slot);
+        let id = job.ahead.rescale(unit.slot).map(Rescale::id);
+        // At the target length the same factors are a method to compare with, and can wait.
+        let is_limit =
+            |window: &Kept| Some(window.shipped.id()) == id && window.samples.contains(&(unit.sample as usize));
+        if !job.stage.knows_limits() && job.stage.kept().iter().any(is_limit) {
             self.end(job, Ended::Failed(without_shipped(&reason)), now);
         }
     }

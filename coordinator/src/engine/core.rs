@@ -17,7 +17,7 @@ use crate::store::{Batch, Ended, JobRecord, Store, StoreError};
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::status::{JobState, JobStatus};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -229,6 +229,7 @@ impl Core {
     }
 
     fn pass_time(&mut self, now: Now) -> Result<(), StoreError> {
+        let mut touched = BTreeSet::new();
         for expired in self.desk.scheduler.expire(now.since_start) {
             let Some(Job::Active(job)) = self.jobs.get_mut(&expired.job) else { continue };
             let sample = job.stage_sample(expired.unit.sample);
@@ -239,6 +240,12 @@ impl Core {
             }
             if let Some(reason) = expired.given_up {
                 self.desk.give_up(job, expired.unit, reason, now);
+                touched.insert(expired.job);
+            }
+        }
+        // Not before all of them: the next stage has units of the same slots.
+        for id in touched {
+            if let Some(Job::Active(job)) = self.jobs.get_mut(&id) {
                 self.desk.advance(job, now)?;
             }
         }

@@ -118,10 +118,10 @@ impl Desk {
 
     /// Gives the candidate of a unit up.
     pub fn give_up(&mut self, job: &mut ActiveJob, unit: UnitKey, reason: String, now: Now) {
-        let slot = unit.slot;
         if unit.lane == Lane::Ahead {
-            return self.leave_for_later(job, slot, reason, now);
+            return self.leave_for_later(job, unit, reason, now);
         }
+        let slot = unit.slot;
         let Some((id, rescale)) = job.stage.slot(slot).map(|slot| (slot.id, slot.rescale.clone())) else { return };
         if job.stage.fail(slot, reason.clone()) {
             self.scheduler.withdraw(&job.id, Lane::Now, slot);

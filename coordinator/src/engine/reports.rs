@@ -5,6 +5,7 @@ use super::error::EngineError;
 use super::jobs::Job;
 use super::time::Now;
 use crate::scheduler::{AfterFailure, Lane, UnitKey};
+use crate::store::StoreError;
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
 use ropewalk_shared::rope::Rescale;
@@ -49,7 +50,7 @@ impl Core {
         });
         // A factor and an attention factor of each pair.
         let fits = MAX_LEASED_BYTES / (16 * pairs.max().unwrap_or(1).max(1));
-        request.max_units = request.max_units.min(fits as u32);
+        request.max_units = request.max_units.min(fits.max(1) as u32);
         let grants = self.desk.scheduler.lease(now.since_start, &request)?;
         let units = grants.into_iter().filter_map(|grant| {
             let Job::Active(job) = self.jobs.get(&grant.job)? else { return None };
@@ -152,10 +153,15 @@ impl Core {
         if !self.jobs.contains_key(&report.job) {
             return Ok(Verdict::NotWanted);
         }
-        let known = self.desk.known_result(&report.job, id, report.sample);
-        let Some(stands) = self.or_broken(known)? else {
-            return Ok(Verdict::NotWanted);
+        let known = match self.desk.known_result(&report.job, id, report.sample) {
+            // Nothing was changed, and nobody but this job is the worse for it: it fails when it is opened.
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(job = %report.job, %worker, "a result cannot be compared with the one that stands: {error}");
+                return Ok(Verdict::NotWanted);
+            }
+            known => self.or_broken(known)?,
         };
+        let Some(stands) = known else { return Ok(Verdict::NotWanted) };
         if agree(stands, loss) {
             return Ok(Verdict::Duplicate);
         }

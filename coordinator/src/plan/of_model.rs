@@ -40,7 +40,7 @@ impl Plan {
         let count = stage.work.searches().first().map_or(1, |(_, samples, _)| *samples).clamp(1, MAX_SAMPLES);
         let samples = job::stand_ins(&mut options, count);
         let job = job((self, stage), model.clone(), (length, &options), Vec::new(), (samples, Vec::new()));
-        let Err(invalid) = job.check() else { return };
+        let Err(invalid) = job.check_new() else { return };
         let of_plan = invalid.problems.into_iter().filter(|problem| !ELSEWHERE.contains(&problem.field));
         problems.extend(of_plan.map(|problem| {
             let field = match (problem.field, &stage.work) {

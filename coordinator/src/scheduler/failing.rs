@@ -100,6 +100,6 @@ impl Scheduler {
         Self::end_lease(&mut self.leases, &mut self.workers, lease);
         queue.put_back(unit, true);
         self.offers += 1;
-        self.workers.limit(worker, queue.model, queue.measure(unit), 0)
+        self.workers.refuse(worker, queue.model, queue.measure(unit))
     }
 }

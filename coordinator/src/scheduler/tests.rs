@@ -199,6 +199,19 @@ fn only_who_holds_a_unit_can_fail_it() {
 fn a_worker_whose_results_cannot_be_right_gets_no_more_and_the_candidate_is_none_the_worse() {
     let mut rig = Rig::new();
     let job = rig.open_measuring("a", MODEL, &[Measure::Loss, Measure::Gradient], &[10]);
+    let only = rig.gradient_worker(10, 10);
+    let grant = rig.lease(&only, 1).remove(0);
+    assert!(rig.scheduler.refuse(rig.now, &only, grant.lease, &job));
+    let waiting = Waiting::NoneAble {
+        connected: 1,
+        without_model: 0,
+        refused: 1,
+        without_gradients: 0,
+        largest: None,
+        needed: 10,
+    };
+    assert!(waiting.to_string().contains("1 left out for results that cannot be right"), "{waiting}");
+    assert_eq!(rig.scheduler.waiting(rig.now, &job), Some(waiting));
     for _ in 0..10 {
         let broken = rig.gradient_worker(10, 10);
         let grant = rig.lease(&broken, 1).remove(0);
@@ -271,8 +284,14 @@ fn gradients_go_to_workers_that_compute_them() {
     let grant = rig.lease(&both, 10).remove(0);
     assert_eq!(rig.fail(&both, &grant, FailureKind::NoGradient), AfterFailure::WorkerUnable);
     assert!(rig.lease(&both, 10).is_empty());
-    let waiting =
-        Waiting::NoneAble { connected: 3, without_model: 0, without_gradients: 2, largest: Some(99), needed: 100 };
+    let waiting = Waiting::NoneAble {
+        connected: 3,
+        without_model: 0,
+        refused: 0,
+        without_gradients: 2,
+        largest: Some(99),
+        needed: 100,
+    };
     assert!(waiting.to_string().contains("2 that compute no gradients"), "{waiting}");
     assert_eq!(rig.scheduler.waiting(rig.now, &job), Some(waiting));
     rig.open("b", MODEL, 1, &[1000]);
@@ -312,12 +331,25 @@ fn a_worker_without_the_model_is_left_alone() {
     let mut request = rig.request(&other, 1, &[]);
     request.missing = vec![MODEL.into()];
     assert!(rig.scheduler.lease(rig.now, &request).unwrap().is_empty());
-    let waiting = Waiting::NoneAble { connected: 2, without_model: 2, without_gradients: 0, largest: None, needed: 10 };
+    let waiting = Waiting::NoneAble {
+        connected: 2,
+        without_model: 2,
+        refused: 0,
+        without_gradients: 0,
+        largest: None,
+        needed: 10,
+    };
     assert_eq!(rig.scheduler.waiting(rig.now, &job), Some(waiting));
     rig.now += 60 * SECOND;
     assert_eq!(rig.scheduler.waiting(rig.now, &job), Some(Waiting::NoWorker));
     // It found the model in the meantime.
-    assert_eq!(rig.lease(&other, 1).len(), 1);
+    let grant = rig.lease(&other, 1).remove(0);
+    assert_eq!(rig.fail(&other, &grant, FailureKind::HandedBack), AfterFailure::Requeued);
+    // And so did the one that had said so of a unit.
+    let mut request = rig.request(&worker, 1, &[]);
+    request.missing = vec![MODEL.into()];
+    assert!(rig.scheduler.lease(rig.now, &request).unwrap().is_empty());
+    assert_eq!(rig.lease(&worker, 1).len(), 1);
 }
 
 #[test]

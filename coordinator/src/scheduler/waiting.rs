@@ -16,6 +16,8 @@ pub enum Waiting {
         connected: usize,
         /// How many of them do not have the model.
         without_model: usize,
+        /// How many brought results that cannot be right, and are not asked any more.
+        refused: usize,
         /// How many have the model and compute no gradients, where nothing else is wanted.
         without_gradients: usize,
         /// Tokens that the others can hold at most.
@@ -41,10 +43,11 @@ pub(super) fn reason<'a>(queue: &JobQueue, workers: impl Iterator<Item = &'a Wor
         return Some(Waiting::Retry { units, reason: reason.to_owned() });
     }
     let (needed, measure) = queue.smallest_ready()?;
-    let (mut connected, mut without_model, mut without_gradients, mut largest) = (0, 0, 0, None);
+    let (mut connected, mut without_model, mut refused, mut without_gradients, mut largest) = (0, 0, 0, 0, None);
     for worker in workers {
         connected += 1;
         match worker.max_tokens(&queue.model, measure) {
+            0 if worker.is_refused(&queue.model, measure) => refused += 1,
             0 if worker.max_tokens(&queue.model, Measure::Loss) > 0 => without_gradients += 1,
             0 => without_model += 1,
             holds if holds >= u64::from(needed) => return None,
@@ -54,7 +57,7 @@ pub(super) fn reason<'a>(queue: &JobQueue, workers: impl Iterator<Item = &'a Wor
     if connected == 0 {
         return Some(Waiting::NoWorker);
     }
-    Some(Waiting::NoneAble { connected, without_model, without_gradients, largest, needed })
+    Some(Waiting::NoneAble { connected, without_model, refused, without_gradients, largest, needed })
 }
 
 // === impl Waiting ===
@@ -65,10 +68,16 @@ impl fmt::Display for Waiting {
             Self::NoWorker => {
                 f.write_str("waiting for a worker: none is connected; start ropewalk-worker --coordinator URL")
             }
-            Self::NoneAble { connected, without_model, without_gradients, largest, needed } => {
+            Self::NoneAble { connected, without_model, refused, without_gradients, largest, needed } => {
                 write!(f, "waiting for a worker that can take it: of {connected} connected")?;
                 if *without_model > 0 {
                     write!(f, ", {without_model} without the job's model (--model-root)")?;
+                }
+                if *refused > 0 {
+                    write!(
+                        f,
+                        ", {refused} left out for results that cannot be right (an event of the job that they were for, and the log, say why)"
+                    )?;
                 }
                 if *without_gradients > 0 {
                     write!(f, ", {without_gradients} that compute no gradients (--device cpu does)")?;

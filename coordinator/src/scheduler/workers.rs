@@ -38,6 +38,8 @@ pub struct Worker {
     missing: HashSet<Fingerprint>,
     /// What it turned out to hold of a model, in tokens; 0 when it cannot evaluate it at all.
     limits: HashMap<(Fingerprint, Measure), u64>,
+    /// Where it brought a result that could not be right.
+    refused: HashSet<(Fingerprint, Measure)>,
     last_request: Option<(u64, Vec<Grant>)>,
 }
 
@@ -67,9 +69,18 @@ impl Worker {
         }
     }
 
+    /// Whether it is not given such units any more because a result could not be right.
+    pub fn is_refused(&self, model: &Fingerprint, measure: Measure) -> bool {
+        [Measure::Loss, measure].iter().any(|&measure| self.refused.contains(&(*model, measure)))
+    }
+
+    /// Takes in which models it has. What was found out of one that it did not have holds no longer once it has it.
     pub(super) fn note_models(&mut self, request: &LeaseRequest) {
-        self.missing.clear();
-        self.missing.extend(&request.missing);
+        let missing: HashSet<Fingerprint> = request.missing.iter().copied().collect();
+        let appeared = |model: &Fingerprint| self.missing.contains(model) && !missing.contains(model);
+        let refused = &self.refused;
+        self.limits.retain(|limited @ (model, _), _| !appeared(model) || refused.contains(limited));
+        self.missing = missing;
     }
 
     /// What was leased for a request that came before; nothing for one that is older still.
@@ -136,6 +147,7 @@ impl Workers {
             stopped_passes: 0.0,
             missing: HashSet::new(),
             limits: HashMap::new(),
+            refused: HashSet::new(),
             last_request: None,
         };
         self.by_id.insert(id.clone(), worker);
@@ -192,6 +204,14 @@ impl Workers {
         let is_news = tokens < *limit;
         *limit = tokens.min(*limit);
         is_news
+    }
+
+    /// Notes that a worker brought a result that cannot be right, and is given no such units any more; whether that is news.
+    pub(super) fn refuse(&mut self, id: &WorkerId, model: Fingerprint, measure: Measure) -> bool {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.refused.insert((model, measure));
+        }
+        self.limit(id, model, measure, 0)
     }
 
     pub(super) fn forget(&mut self, now: Duration) {

@@ -341,8 +341,9 @@ impl Strategy for Ropewalk {
         let common = &self.settings.common;
         let spent = (self.passes_per_sample(), self.document_passes(common.documents.samples.into()));
         let stalled = GenerationSummary::stalled(&self.history, common.patience);
-        // The curve before them has no number of generations that it must reach.
-        let generations = (self.clouds, common.options.generations);
+        // The curve before them has no number of generations that it must reach, and ends first.
+        let planned = if self.pattern.is_some() { u32::MAX } else { common.options.generations };
+        let generations = (self.clouds, planned);
         self.pending.is_empty().then(|| common.why_finished(generations, spent, stalled))
     }
 

@@ -60,6 +60,37 @@ impl Checks {
 }
 
 impl JobSpec {
+    /// As [`Self::check`], and that the search makes sense: what nobody would launch on purpose, and was launched and stored before
+    /// this was asked.
+    ///
+    /// # Errors
+    /// [`InvalidJob`] with every problem found.
+    pub fn check_new(&self) -> Result<ModelDescription, InvalidJob> {
+        let mut checks = Checks(Vec::new());
+        let smallest = self.search.start_tokens.iter().min();
+        checks.require(smallest.is_none_or(|&start| start < self.target_length), "start_tokens", || {
+            format!("all of them leave every one of the {} tokens unscaled: give a smaller choice", self.target_length)
+        });
+        let first = match self.search.strategy {
+            // The published methods; what is given stands before them.
+            StrategyKind::Ropewalk => 4,
+            _ => self.search.evolution.population.into(),
+        };
+        if let Some(max) = self.search.max_evaluations.filter(|&max| max > 0) {
+            checks.require(max >= first, "max_evaluations", || {
+                format!("{max} candidates do not make the first generation, which has {first}: give at least so many")
+            });
+        }
+        match self.check() {
+            Ok(description) if checks.0.is_empty() => Ok(description),
+            Ok(_) => Err(InvalidJob { problems: checks.0 }),
+            Err(InvalidJob { mut problems }) => {
+                problems.extend(checks.0);
+                Err(InvalidJob { problems })
+            }
+        }
+    }
+
     /// Checks the whole specification and returns the model's description, which it read on the way.
     ///
     /// # Errors

@@ -63,6 +63,7 @@ fn hostile_values_are_refused_by_name() {
         ("hidden_size", json!("64")),
         ("num_attention_heads", json!(0)),
         ("max_position_embeddings", json!(1e300)),
+        ("hidden_size", json!(1 << 20)),
         ("head_dim", json!(0)),
         ("partial_rotary_factor", json!(0.0)),
         ("partial_rotary_factor", json!(7)),

@@ -7,6 +7,7 @@ use crate::store::StoreError;
 use ropewalk_shared::job::{JobSpec, ShortWindow, StrategyKind};
 use ropewalk_shared::sample::{Sample, SampleId};
 use ropewalk_shared::status::JobState;
+use ropewalk_shared::work::Verdict;
 
 #[test]
 fn the_state_of_a_search_never_takes_more_than_was_reckoned() {
@@ -107,6 +108,9 @@ fn a_job_with_a_damaged_result_fails_by_itself() {
         assert!(rig.core.take_batch().is_empty(), "nothing of it is written");
         assert_eq!(rig.core.status(bad.id().as_str(), rig.now()).unwrap(), (before.clone(), last));
         assert!(rig.lease(&worker, 1).is_empty());
+        // Its acknowledgement was lost, and the worker reports again.
+        assert_eq!(rig.report(&worker, vec![evaluated(&unit)]), [Verdict::NotWanted]);
+        assert_eq!(rig.core.broken(), None);
     }
     rig.launch(&good);
     rig.work_to_the_end(&good);

@@ -123,6 +123,27 @@ fn a_candidate_that_fails_three_times_ranks_last_and_the_search_goes_on() {
     assert!(failed[0].1.contains("on purpose"), "{}", failed[0].1);
 }
 
+/// Several units of the last candidate of a stage are given up in one round, and the next stage has units of the same slot.
+#[test]
+fn who_kills_its_workers_takes_nobody_of_the_next_stage_along() {
+    let (mut rig, spec) = (Rig::filling_gaps(false), job(1));
+    rig.launch(&spec);
+    let worker = rig.register(u64::MAX);
+    let units = rig.lease(&worker, 100);
+    let bad = units[0].rescale.clone();
+    rig.report(&worker, units.iter().filter(|unit| unit.rescale != bad).map(evaluated).collect());
+    let lease = Duration::from_secs(61);
+    rig.pass(lease);
+    while rig.status(&spec).generation == 0 {
+        let dying = rig.register(u64::MAX);
+        assert_eq!(rig.lease(&dying, 100).len(), 3, "its samples");
+        rig.pass(lease);
+    }
+    rig.work_to_the_end(&spec);
+    let is_failure = |event: &JobEvent| matches!(event, JobEvent::CandidateFailed { .. });
+    assert_eq!(events(&rig, &spec).iter().filter(|event| is_failure(event)).count(), 1);
+}
+
 #[test]
 fn nan_is_the_worst_and_no_crash() {
     let (mut rig, spec) = (Rig::new(), job(1));
