@@ -243,6 +243,10 @@ fn starting_tokens_are_dropped_when_asked_to() {
     let written = room.json("factors.json");
     assert_eq!(written["start_tokens"], json!(0));
     assert_eq!(written["dropped_start_tokens"], json!({"start_tokens": 4, "with": 12.625, "without": 12.875}));
+    // It says what its own factors are worth.
+    let objective = &written["objective"];
+    assert_eq!((&objective["value"], &objective["held_out"]), (&json!(11.75), &json!(12.875)));
+    assert!(!written["baselines"].to_string().contains("without-start-tokens"), "{written}");
     let card = fs::read_to_string(room.path("out/README.md")).unwrap();
     assert!(card.contains("| without-start-tokens | 0 | 1.1250 | 11.750 | 12.875 |"), "{card}");
     assert!(card.contains("leaves 4 starting tokens unscaled") && card.contains("12.8750 as exported"), "{card}");

@@ -156,12 +156,20 @@ fn short_sets() {
     assert_eq!(short(&plain, None).0, long);
     assert_eq!(short(&config("phi3", shipped.clone()), None).0, json!(vec![1.5; 8]));
     assert_eq!(short(&config("phi3", shipped), Some(ShortSet::Same)).0, long);
-    assert_eq!(short(&plain, Some(ShortSet::Given(vec![1.25; 8]))).0, json!(vec![1.25; 8]));
+    assert_eq!(short(&plain, Some(ShortSet::Given(Rescale::with_factors(vec![1.25; 8])))).0, json!(vec![1.25; 8]));
     let (ones, notes) = short(&plain, Some(ShortSet::Ones));
     assert_eq!(ones, json!(vec![1.0; 8]));
     assert!(notes.contains("mixes keys of both sets") && notes.contains("multiplies short inputs as well"), "{notes}");
-    let options = HfOptions { short: Some(ShortSet::Given(vec![1.0; 7])), ..HfOptions::default() };
+    let given = |rescale: Rescale| HfOptions { short: Some(ShortSet::Given(rescale)), ..HfOptions::default() };
+    let options = given(Rescale::with_factors(vec![1.0; 7]));
     assert!(matches!(patch_with(&factors(8, su()), &plain, &options), Err(ExportError::Short(_))));
+    // Engines have no starting tokens, and one attention factor for both sets.
+    let options = given(Rescale { start_tokens: 4, ..Rescale::with_factors(vec![1.0; 8]) });
+    let refused = patch_with(&factors(8, su()), &plain, &options);
+    assert!(matches!(refused, Err(ExportError::ShortStartTokens { start_tokens: 4, .. })));
+    let options = given(Rescale { attention_factor: 1.5, ..Rescale::with_factors(vec![1.0; 8]) });
+    let (_, notes) = patch_with(&factors(8, su()), &plain, &options).unwrap();
+    assert!(notes.contains("1.5"), "{notes}");
 }
 
 #[test]
@@ -201,6 +209,18 @@ fn starting_tokens_are_refused_unless_they_were_dropped() {
     let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["dropped_start_tokens"], json!({"start_tokens": 4, "with": 9.5, "without": 9.75}));
     assert_eq!(json::export(&file, None).unwrap().content, file.to_json().unwrap());
+}
+
+#[test]
+fn two_target_lengths_are_refused_and_one_is_enough() {
+    let source = config("llama", json!({})).to_string();
+    let mut file = factors(8, su());
+    let given = |length| HfOptions { target_length: Some(length), ..HfOptions::default() };
+    let refused = hf::export(&file, &source, &given(4 * TARGET)).unwrap_err();
+    assert!(matches!(refused, ExportError::OtherTargetLength { stated: TARGET, given } if given == 4 * TARGET));
+    assert!(hf::export(&file, &source, &given(TARGET)).is_ok());
+    file.target_length = None;
+    assert!(hf::export(&file, &source, &given(4 * TARGET)).is_ok());
 }
 
 #[test]

@@ -220,7 +220,7 @@ impl ExportArgs {
                          weights have one of them for all lengths"
                     )));
                 }
-                Ok(Some(ShortSet::Given(short.factors)))
+                Ok(Some(ShortSet::Given(short)))
             }
         }
     }

@@ -92,6 +92,17 @@ pub enum ExportError {
     /// The file has no target length and none was given.
     #[error("the factors come without a target length; give --target-length")]
     NoTargetLength,
+    /// Two target lengths.
+    #[error(
+        "the factors were searched for {stated} tokens, and the target length given is {given}; leave out --target-length, or \
+         take factors for that length"
+    )]
+    OtherTargetLength {
+        /// In the file.
+        stated: u32,
+        /// Beside it.
+        given: u32,
+    },
     /// Nothing is extended.
     #[error("the target length {target} is not above the original length {original}")]
     NotExtended {

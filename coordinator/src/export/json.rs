@@ -1,7 +1,7 @@
 //! Format `json`: the factor file.
 
 use super::{DroppedStartTokens, Export, ExportError};
-use ropewalk_shared::factor_file::FactorFile;
+use ropewalk_shared::factor_file::{FactorFile, WITHOUT_START_TOKENS};
 
 /// The factor file as it is, its table of windows included; where starting tokens were dropped, without them and with
 /// what that costs.
@@ -15,6 +15,12 @@ pub fn export(file: &FactorFile, dropped: Option<&DroppedStartTokens>) -> Result
         return Ok(Export { content: file.to_json()?, ..Export::default() });
     };
     let mut file = FactorFile { start_tokens: 0, ..file.clone() };
+    // What was measured without them is what these factors are worth; short windows were not measured so.
+    if let (Some(objective), Some(measured)) = (&mut file.objective, file.baselines.remove(WITHOUT_START_TOKENS)) {
+        (objective.value, objective.held_out) = (measured.value, measured.held_out);
+        objective.held_out_text = measured.held_out_text;
+        objective.kept_short.clear();
+    }
     if let Some(last) = file.windows.last_mut() {
         last.rescale.start_tokens = 0;
     }

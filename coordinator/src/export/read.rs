@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// Fields of a factor file.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "schema",
     "model",
     "original_length",
@@ -23,6 +23,8 @@ const FIELDS: [&str; 14] = [
     "baselines",
     "search",
     "created_by",
+    // What an export without starting tokens adds, for people.
+    "dropped_start_tokens",
 ];
 
 /// Factors that were read.

@@ -23,6 +23,16 @@ const PHI_FAMILIES: [&str; 3] = ["phi3", "phimoe", "phi4_multimodal"];
 /// Engines hold attention factors in f32: closer than this is the same.
 const SAME_ATTENTION: f64 = 1e-6;
 
+/// Whether engines compute the attention factor of this `model_type` themselves, and take no other.
+pub fn computes_attention(model_type: &str) -> bool {
+    PHI_FAMILIES.contains(&model_type)
+}
+
+/// Whether engines tell two attention factors apart.
+pub fn is_same_attention(a: f64, b: f64) -> bool {
+    (a - b).abs() <= SAME_ATTENTION
+}
+
 /// What an export needs to know besides the factors.
 #[derive(Clone, Debug, Default)]
 pub struct HfOptions {
@@ -129,16 +139,19 @@ impl Plan {
         file.rescale().check(model.geometry.pairs())?;
 
         let original = model.original_length;
-        let target = file.target_length.or(options.target_length).ok_or(ExportError::NoTargetLength)?;
+        let target = match (file.target_length, options.target_length) {
+            (Some(stated), Some(given)) if stated != given => {
+                return Err(ExportError::OtherTargetLength { stated, given });
+            }
+            (stated, given) => stated.or(given).ok_or(ExportError::NoTargetLength)?,
+        };
         if target <= original {
             return Err(ExportError::NotExtended { target, original });
         }
         let factor = f64::from(target) / f64::from(original);
         let short_set = options.short.clone().unwrap_or_else(|| ShortSet::default_for(&model, file));
-        if let ShortSet::Window(window) = &short_set
-            && window.rescale.start_tokens > 0
-        {
-            return Err(ExportError::ShortStartTokens { start_tokens: window.rescale.start_tokens, original });
+        if short_set.start_tokens() > 0 {
+            return Err(ExportError::ShortStartTokens { start_tokens: short_set.start_tokens(), original });
         }
         let long = file.rescale_factors.clone();
         let short = short_set.factors(&model, &long);
@@ -161,12 +174,12 @@ impl Plan {
     }
 
     fn is_phi(&self) -> bool {
-        PHI_FAMILIES.contains(&self.model.model_type.as_str())
+        computes_attention(&self.model.model_type)
     }
 
     /// Whether engines that compute the attention factor themselves get the one that was searched with.
     fn attention_is_computed(&self) -> bool {
-        (self.attention_factor - self.computed_attention).abs() <= SAME_ATTENTION
+        is_same_attention(self.attention_factor, self.computed_attention)
     }
 
     /// What stands beside the dictionary in both forms.

@@ -2,6 +2,7 @@
 
 use ropewalk_shared::factor_file::{FactorFile, FactorWindow};
 use ropewalk_shared::model_description::{ModelDescription, ShippedScaling};
+use ropewalk_shared::rope::Rescale;
 
 /// Where the short factors come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,8 +13,8 @@ pub enum ShortSet {
     Ones,
     /// The short set the model was shipped with.
     Shipped,
-    /// These, for example from a search at a short window.
-    Given(Vec<f64>),
+    /// These, for example from a search at a short window; their starting tokens must be none.
+    Given(Rescale),
     /// A window of the file's own factor table.
     Window(FactorWindow),
 }
@@ -35,13 +36,23 @@ impl ShortSet {
     pub(super) fn attention_factor(&self) -> Option<f64> {
         match self {
             Self::Window(window) => Some(window.rescale.attention_factor),
+            Self::Given(rescale) => Some(rescale.attention_factor),
             _ => None,
+        }
+    }
+
+    /// Starting tokens that it was found with.
+    pub(super) fn start_tokens(&self) -> u32 {
+        match self {
+            Self::Window(window) => window.rescale.start_tokens,
+            Self::Given(rescale) => rescale.start_tokens,
+            Self::Same | Self::Ones | Self::Shipped => 0,
         }
     }
 
     pub(super) fn factors(&self, model: &ModelDescription, long: &[f64]) -> Vec<f64> {
         match (self, &model.shipped) {
-            (Self::Given(factors), _) => factors.clone(),
+            (Self::Given(rescale), _) => rescale.factors.clone(),
             (Self::Window(window), _) => window.rescale.factors.clone(),
             (Self::Ones, _) => vec![1.0; long.len()],
             (Self::Shipped, ShippedScaling::LongRope { short, .. }) => short.clone(),
