@@ -28,6 +28,7 @@ from accelerate.utils import set_seed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 STATE = "state"
+DONE = ".finetune-done.json"
 CARRIED = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template", "generation_config")
 
 
@@ -143,7 +144,13 @@ def loss_of(accelerator, model, batch, shared):
         return output.loss
 
 
-def save(accelerator, model, tokenizer_dir, out, factors_path, dtype):
+def asked(args, factors):
+    """What the result depends on, as JSON has it."""
+    settings = {name: value for name, value in vars(args).items() if name not in ("checkpoint_every", "attention")}
+    return json.loads(json.dumps(dict(settings, factors=factors), default=str))
+
+
+def save(accelerator, model, tokenizer_dir, out, factors_path, dtype, settings):
     state = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
         state = {name: tensor.to(dtype) for name, tensor in state.items()}
@@ -156,6 +163,9 @@ def save(accelerator, model, tokenizer_dir, out, factors_path, dtype):
             if path.is_file() and path.name.startswith(CARRIED):
                 shutil.copyfile(path, out / path.name)
         shutil.copyfile(factors_path, out / "factors.json")
+        # Last: whoever runs this again finds that it is done, and not that there is no state.
+        (out / (DONE + ".part")).write_text(json.dumps(settings))
+        (out / (DONE + ".part")).rename(out / DONE)
         shutil.rmtree(out / STATE, ignore_errors=True)
     accelerator.wait_for_everyone()
 
@@ -163,7 +173,11 @@ def save(accelerator, model, tokenizer_dir, out, factors_path, dtype):
 def main():
     args = arguments()
     factors = read_factors(args.factors)
-    accelerator = Accelerator(step_scheduler_with_optimizer=False)
+    accelerator, settings = Accelerator(step_scheduler_with_optimizer=False), asked(args, factors)
+    done = args.out / DONE
+    if done.is_file() and json.loads(done.read_text()) == settings:
+        accelerator.print(f"done before; delete {done} to train again")
+        return
     # Processes that share a sequence (context parallelism) read the same one.
     shared = getattr(getattr(accelerator, "parallelism_config", None), "cp_size", 1) or 1
     readers, reader = accelerator.num_processes // shared, accelerator.process_index // shared
@@ -222,7 +236,7 @@ def main():
                     if old.is_dir() and old.name != str(step):
                         shutil.rmtree(old)
             accelerator.wait_for_everyone()
-    save(accelerator, model, args.model, args.out, args.factors, stored)
+    save(accelerator, model, args.model, args.out, args.factors, stored, settings)
     accelerator.end_training()
 
 

@@ -277,7 +277,7 @@ fn refused(change: impl FnOnce(&mut SmallPlan) -> Result<()>, said: &[&str]) -> 
     Ok(())
 }
 
-fn replaced(from: &'static str, to: &'static str) -> impl FnOnce(&mut SmallPlan) -> Result<()> {
+fn replaced(from: &str, to: &str) -> impl FnOnce(&mut SmallPlan) -> Result<()> {
     move |plan| {
         anyhow::ensure!(plan.text.contains(from), "the plan has no {from}");
         plan.text = plan.text.replace(from, to);
@@ -352,6 +352,46 @@ fn data_that_is_missing_or_too_short() -> Result<()> {
         &["--data: cannot read no/such/documents.jsonl"],
     )?;
     Ok(())
+}
+
+/// Each of these would stop a stage that comes last.
+#[test]
+fn what_the_last_stages_cannot_do_is_told_before_the_first() -> Result<()> {
+    refused(
+        replaced("[64, 256, 512]", "[64, 256, 512]\nretrieval_lengths = [512]"),
+        &["stage measure: retrieval_lengths:", "tokenizer"],
+    )?;
+    let file = |plan: &SmallPlan, content: &str| -> Result<String> {
+        let path = plan.valid.with_file_name("given.json");
+        std::fs::write(&path, content)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let factors = "\"rescale_factors\": [1, 1, 1, 2, 2, 2, 2, 2]";
+    refused(
+        |plan| {
+            let given = file(plan, &format!("{{{factors}, \"target_length\": 100}}"))?;
+            replaced("keep = [\"first\"]", &format!("keep = [{given:?}]"))(plan)
+        },
+        &["stage recover: keep:", "is for 100 tokens, which must be above 128"],
+    )?;
+    let exported = "kind = \"export\"\nfrom = \"tune\"\nfactors = \"recover\"";
+    refused(
+        |plan| {
+            let given = file(plan, &format!("{{{factors}, \"target_length\": 512, \"start_tokens\": 4}}"))?;
+            replaced(exported, &format!("kind = \"export\"\nfactors = {given:?}"))(plan)
+        },
+        &["stage give: factors:", "does not say what the factors are worth without starting tokens"],
+    )?;
+    // A search may choose any attention factor, and this family takes one.
+    let phi = models::root().join("phi3");
+    anyhow::ensure!(phi.is_dir());
+    refused(
+        |plan| {
+            plan.model = phi;
+            replaced("length = 512\n", "length = 512\nattention_factor = \"search\"\n")(plan)
+        },
+        &["stage give: factors: second searches with attention_factor = \"search\", and Phi models compute theirs"],
+    )
 }
 
 #[test]

@@ -40,6 +40,10 @@ fn the_external_fine_tuning_makes_a_checkpoint_to_search_from() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{said}");
     assert_eq!(String::from_utf8_lossy(&output.stdout).matches("\"loss\"").count(), 3, "once, not by every process");
+    // Whoever runs it again, after a kill that came too late, trains nothing.
+    let again = command.output()?;
+    let said = String::from_utf8_lossy(&again.stdout);
+    ensure!(again.status.success() && said.contains("done before") && !said.contains("\"loss\""), "{said}");
 
     let nll = |model: &Path| -> Result<f64> {
         let (model, data, factors) = (text(model), text(&readme), text(&factors));

@@ -16,6 +16,7 @@ mod export;
 mod finetune;
 mod folder;
 mod forecast;
+mod foreseen;
 mod inputs;
 mod order;
 mod remote;

@@ -147,7 +147,7 @@ fn lengths(field: &str, lengths: &[u32], problem: &mut impl FnMut(&str, String))
 }
 
 /// The length that a stage's factors were searched for.
-fn length_of(plan: &Plan, source: &FactorSource) -> Option<u32> {
+pub(super) fn length_of(plan: &Plan, source: &FactorSource) -> Option<u32> {
     match &plan.stage(source.stage()?)?.work {
         Work::Search(search) => Some(search.length),
         Work::Recover(recover) => length_of(plan, &recover.long),

@@ -66,6 +66,11 @@ impl Plan {
         self.stages.iter().map(|stage| stage.name.as_str()).filter(|name| found.contains(name)).collect()
     }
 
+    /// The length that the factors of a stage are searched for, in tokens; `None` for files, which say it themselves.
+    pub fn length_of(&self, source: &FactorSource) -> Option<u32> {
+        checks::length_of(self, source)
+    }
+
     /// The longest document that any stage reads, in tokens: documents as long are set aside for the results.
     pub fn longest(&self) -> u32 {
         self.stages.iter().flat_map(|stage| stage.work.document_lengths()).max().unwrap_or(0)

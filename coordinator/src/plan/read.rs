@@ -216,6 +216,9 @@ fn finetune(fields: &mut Fields<'_>) -> Option<FinetuneStage> {
         }
         (None, None) => Training::Embedded { settings: settings(fields)? },
     };
+    if !matches!(training, Training::Embedded { .. }) && fields.take("training").is_some() {
+        fields.problem("training", "contradicts command and checkpoint: it is for the training of this program");
+    }
     Some(FinetuneStage { factors: factors?, training })
 }
 
@@ -252,12 +255,17 @@ fn evaluate(fields: &mut Fields<'_>, seed: u64) -> Option<EvaluateStage> {
     let lengths = fields.lengths("lengths");
     let lengths = fields.required("lengths", lengths, "where perplexity is measured, in tokens");
     let samples = fields.whole("samples").unwrap_or(usize::MAX);
-    let retrieval = fields.lengths("retrieval_lengths").map(|lengths| RetrievalTask {
-        lengths,
-        depths: fields.whole("depths").unwrap_or(5),
-        trials: fields.whole("trials").unwrap_or(2),
-        seed: fields.whole("seed").unwrap_or(seed),
-    });
+    let retrieval_lengths = fields.lengths("retrieval_lengths");
+    let (depths, trials) = (fields.whole("depths").unwrap_or(5), fields.whole("trials").unwrap_or(2));
+    let seed = fields.whole("seed").unwrap_or(seed);
+    if !fields.was_given("retrieval_lengths") {
+        for field in ["depths", "trials", "seed"] {
+            if fields.was_given(field) {
+                fields.problem(field, "needs retrieval_lengths, the lengths at which numbers are hidden");
+            }
+        }
+    }
+    let retrieval = retrieval_lengths.map(|lengths| RetrievalTask { lengths, depths, trials, seed });
     Some(EvaluateStage { factors: factors?, lengths: lengths?, samples, retrieval })
 }
 

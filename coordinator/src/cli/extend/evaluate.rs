@@ -31,7 +31,7 @@ use ropewalk_worker::perplexity::EvalError;
 use std::path::Path;
 
 /// Digits of a pass key, as in the paper's prompt.
-const KEY_DIGITS: u32 = 5;
+pub(super) const KEY_DIGITS: u32 = 5;
 /// YaRN with attention factor 1.
 const YARN_PLAIN: &str = "yarn-attention-1";
 
@@ -40,8 +40,11 @@ struct Judged<'a> {
     name: &'static str,
     model: &'a StageModel,
     evaluator: &'a Evaluator,
-    at: Box<dyn Fn(u32) -> Rescale + 'a>,
+    at: At<'a>,
 }
+
+/// The factors of a set at a length.
+type At<'a> = Box<dyn Fn(u32) -> Rescale + 'a>;
 
 /// How many sets of factors are judged at each length.
 pub(super) const SETS: usize = 7;
@@ -88,9 +91,7 @@ impl Runner<'_> {
     ) -> Result<ExtensionReport, Failure> {
         let retrieval = evaluate.retrieval.iter().flat_map(|task| &task.lengths);
         let longest = evaluate.lengths.iter().chain(retrieval).copied().max().unwrap_or(2) as usize;
-        let evaluators = [self.evaluator(original, longest)?, self.evaluator(model, longest)?];
         let description = &self.inputs.folder.description;
-        let sets = sets(description, factors, (original, &evaluators[0]), (model, &evaluators[1]));
         let mut log = Measured::open(&out.join("measured.jsonl"))?;
         let documents = self.inputs.drawn.held_out(2, evaluate.samples)?.len();
         let mut report = ExtensionReport {
@@ -104,24 +105,29 @@ impl Runner<'_> {
         };
         let prompts =
             evaluate.retrieval.as_ref().map_or(0, |task| 2 * task.lengths.len() * (task.depths * task.trials) as usize);
-        let units = evaluate.lengths.len() * sets.len() * documents + prompts;
+        let units = evaluate.lengths.len() * SETS * documents + prompts;
         let bar =
             if self.args.output.json { ProgressBar::hidden() } else { bar(units as u64, "{msg} {bar:28} {pos}/{len}") };
-        for &length in &evaluate.lengths {
-            let samples = self.inputs.drawn.held_out(length, evaluate.samples)?;
-            for set in &sets {
-                bar.set_message(format!("{} at {length}", set.name));
-                let rescale = (set.at)(length);
-                let mut losses = Vec::with_capacity(samples.len());
-                for sample in &samples {
-                    losses.push(set.measure(&rescale, sample, &mut log, cancel)?.loss);
-                    bar.inc(1);
+        // One model after the other: there may be no room for both.
+        for (model, sets) in [(original, of_original(description)), (model, of_extended(description, factors))] {
+            let evaluator = self.evaluator(model, longest)?;
+            let sets: Vec<Judged<'_>> =
+                sets.into_iter().map(|(name, at)| Judged { name, model, evaluator: &evaluator, at }).collect();
+            for &length in &evaluate.lengths {
+                let samples = self.inputs.drawn.held_out(length, evaluate.samples)?;
+                for set in &sets {
+                    bar.set_message(format!("{} at {length}", set.name));
+                    let rescale = (set.at)(length);
+                    let mut losses = Vec::with_capacity(samples.len());
+                    for sample in &samples {
+                        losses.push(set.measure(&rescale, sample, &mut log, cancel)?.loss);
+                        bar.inc(1);
+                    }
+                    report.perplexity.push(perplexity_at(set, length, &rescale, &losses));
                 }
-                report.perplexity.push(perplexity_at(set, length, &rescale, &losses));
             }
-        }
-        if let Some(task) = &evaluate.retrieval {
-            for set in sets.iter().filter(|set| [ORIGINAL, EXTENDED].contains(&set.name)) {
+            let judged = sets.iter().filter(|set| [ORIGINAL, EXTENDED].contains(&set.name));
+            for (task, set) in evaluate.retrieval.iter().flat_map(|task| judged.clone().map(move |set| (task, set))) {
                 let results = self.retrieve(task, set, &mut log, (cancel, &bar))?;
                 report.retrieval.push(RetrievalRun {
                     factors: set.name.into(),
@@ -130,6 +136,8 @@ impl Runner<'_> {
                 });
             }
         }
+        // At each length the original first, and the others in their order.
+        report.perplexity.sort_by_key(|at| at.length);
         bar.finish_and_clear();
         Ok(report)
     }
@@ -152,7 +160,7 @@ impl Runner<'_> {
     ) -> Result<Vec<Retrieval>, Failure> {
         let folder = &self.inputs.folder;
         let tokenizer = DocumentTokenizer::open(&folder.path, &folder.description).or_input()?;
-        let (template, grass) = (Template::passkey(), tokenizer.ids(GRASS).or_input()?);
+        let (template, grass) = (Template::passkey(), grass(&tokenizer)?);
         let mut results = Vec::new();
         for &length in &task.lengths {
             bar.set_message(format!("pass keys, {} at {length}", set.name));
@@ -177,6 +185,11 @@ impl Runner<'_> {
         }
         Ok(results)
     }
+}
+
+/// The ids of what pass keys are hidden in.
+pub(super) fn grass(tokenizer: &DocumentTokenizer) -> Result<Vec<u32>, Failure> {
+    tokenizer.ids(GRASS).or_input()
 }
 
 impl Judged<'_> {
@@ -209,13 +222,13 @@ fn failure(error: EvalError) -> Failure {
     }
 }
 
-/// The original model; the published methods at each length on the fine-tuned one; and the plan's factors.
-fn sets<'a>(
-    description: &'a ModelDescription,
-    factors: &'a FactorFile,
-    (original, of_original): (&'a StageModel, &'a Evaluator),
-    (model, evaluator): (&'a StageModel, &'a Evaluator),
-) -> Vec<Judged<'a>> {
+/// What the original model is judged with: what it was shipped with.
+fn of_original(description: &ModelDescription) -> Vec<(&'static str, At<'_>)> {
+    vec![(ORIGINAL, Box::new(|length| description.shipped_rescale(length as usize)))]
+}
+
+/// What the fine-tuned model is judged with: the published methods at each length, and the plan's factors.
+fn of_extended<'a>(description: &'a ModelDescription, factors: &'a FactorFile) -> Vec<(&'static str, At<'a>)> {
     let published = |baseline: Baseline, policy: AttentionFactorPolicy| {
         move |length: u32| {
             let original = description.original_length;
@@ -225,20 +238,13 @@ fn sets<'a>(
         }
     };
     let (none, yarn) = (AttentionFactorPolicy::None, AttentionFactorPolicy::Yarn);
-    let extended = |name, at| Judged { name, model, evaluator, at };
-    let sets: [Judged<'a>; SETS] = [
-        Judged {
-            name: ORIGINAL,
-            model: original,
-            evaluator: of_original,
-            at: Box::new(|length| description.shipped_rescale(length as usize)),
-        },
-        extended("pi", Box::new(published(Baseline::Pi, none))),
-        extended("ntk", Box::new(published(Baseline::Ntk, none))),
-        extended(YARN_PLAIN, Box::new(published(Baseline::Yarn, none))),
-        extended("yarn", Box::new(published(Baseline::Yarn, yarn))),
-        extended(LONG, Box::new(|_| factors.rescale())),
-        extended(EXTENDED, Box::new(|length| factors.rescale_for(length))),
+    let sets: [(&'static str, At<'a>); SETS - 1] = [
+        ("pi", Box::new(published(Baseline::Pi, none))),
+        ("ntk", Box::new(published(Baseline::Ntk, none))),
+        (YARN_PLAIN, Box::new(published(Baseline::Yarn, none))),
+        ("yarn", Box::new(published(Baseline::Yarn, yarn))),
+        (LONG, Box::new(|_| factors.rescale())),
+        (EXTENDED, Box::new(|length| factors.rescale_for(length))),
     ];
     sets.into()
 }

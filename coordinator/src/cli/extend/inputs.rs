@@ -2,6 +2,7 @@
 
 use super::ExtendArgs;
 use super::documents::{Drawn, digest};
+use super::foreseen;
 use crate::cli::factors::read_file;
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::options::SourceArgs;
@@ -61,6 +62,9 @@ impl Inputs {
         let mut problems = plan.problems_with(&identity, &folder.description);
         for stage in &plan.stages {
             files(stage, &folder, &mut problems);
+            let mut problem =
+                |field: &str, reason: String| problems.push(Problem::of_stage(&stage.name, field, reason));
+            foreseen::check(&plan, stage, (&folder, fingerprint), &mut problem);
         }
         let source = |paths: &[PathBuf]| {
             let (none, paths) = (Vec::new(), paths.to_vec());

@@ -10,7 +10,7 @@ use crate::cli::prepare::ModelFolder;
 use crate::cli::stop::stop_signal;
 use crate::driver::said::{PlanLine, state};
 use crate::plan::identity::StageId;
-use crate::plan::{FactorSource, Stage, Work};
+use crate::plan::{FactorSource, Stage, Training, Work};
 use anyhow::Context as _;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::fingerprint::Fingerprint;
@@ -36,6 +36,19 @@ pub(super) struct StageModel {
 }
 
 // === impl Runner ===
+
+/// Refuses a checkpoint that was put in the place of the one on which everything after it stands.
+fn still_there(stage: &Stage, result: &StageResult) -> Outcome {
+    let Work::Finetune(tune) = &stage.work else { return Ok(()) };
+    let Training::Checkpoint { path } = &tune.training else { return Ok(()) };
+    if Some(fingerprint_dir(path).or_input()?) == result.made.fingerprint {
+        return Ok(());
+    }
+    let (name, path) = (&stage.name, path.display());
+    Err(Failure::work_message(format!(
+        "stage {name}: {path} is another checkpoint than the one that was used; --from {name} begins again with it"
+    )))
+}
 
 impl<'a> Runner<'a> {
     /// In the plan's folder, which was opened.
@@ -64,6 +77,7 @@ impl<'a> Runner<'a> {
             }
             let result = match self.out.standing(name, id)? {
                 Standing::Done(result) => {
+                    still_there(stage, &result)?;
                     self.tell(
                         stage,
                         state::DONE_BEFORE,

@@ -116,7 +116,7 @@ impl Runner<'_> {
         let job = PreparedJob { spec, samples };
         match &self.args.coordinator {
             Some(url) => {
-                self.show_to_workers(&model.folder.path)?;
+                self.show_to_workers(model)?;
                 self.tell_job(stage, &job.spec.id())?;
                 patiently(async || self.attempt(url, &job).await).await
             }
@@ -129,15 +129,24 @@ impl Runner<'_> {
     }
 
     /// Workers find models below one folder: the model that the plan began with is linked there beside those it made.
-    pub(super) fn show_to_workers(&self, model: &Path) -> Result<(), Failure> {
-        let link = self.out.root().join("models").join(model.file_name().unwrap_or_default());
-        if link.exists() {
+    ///
+    /// Another of the same name is told apart by its fingerprint, which is what workers look for.
+    pub(super) fn show_to_workers(&self, model: &StageModel) -> Result<(), Failure> {
+        let (models, path) = (self.out.root().join("models"), &model.folder.path);
+        let name = path.file_name().unwrap_or_default();
+        let leads_there =
+            |link: &Path| link.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(to, model)| to == model);
+        let mut link = models.join(name);
+        if link.symlink_metadata().is_ok() && !leads_there(&link) {
+            let mut name = name.to_owned();
+            name.push(format!("-{}", model.fingerprint.short()));
+            link = models.join(name);
+        }
+        if leads_there(&link) {
             return Ok(());
         }
         #[cfg(unix)]
-        std::os::unix::fs::symlink(model, &link)
-            .with_context(|| format!("cannot link {}", link.display()))
-            .or_work()?;
+        std::os::unix::fs::symlink(path, &link).with_context(|| format!("cannot link {}", link.display())).or_work()?;
         Ok(())
     }
 

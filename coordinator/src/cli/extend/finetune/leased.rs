@@ -35,7 +35,7 @@ impl Runner<'_> {
     ) -> Result<Vec<StepRecord>, Failure> {
         let settings = self.training(tune, settings)?;
         settings.check(&model.folder.description).or_input()?;
-        self.show_to_workers(&model.folder.path)?;
+        self.show_to_workers(model)?;
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let folders = TrainingPlace { folder: name(self.out.root()), stage: stage.name.clone(), output: name(place) };
         let packed = tokio::task::block_in_place(|| data::sequences(&model.folder, &self.inputs.data, &settings))?;
