@@ -5,7 +5,9 @@ The reference is this program on the CPU in f32. Exit status: 0 all losses agree
 """
 import argparse
 import json
+import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,7 @@ TOLERANCE = dict(f32=1e-4, bf16=5e-3, f16=2e-3)
 WINDOW = 96
 # Sets of factors to evaluate: with two the first pass loads kernels, and the second is timed.
 ONE_PASS, TWO_PASSES = "none", "none,pi"
-# Dense TFLOP/s in half precision as their maker states them, by a part of the name that nvidia-smi shows.
+# Dense TFLOP/s in half precision as their maker states them, by words of the name that nvidia-smi shows.
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165, "A10": 125}
 
 
@@ -31,13 +33,29 @@ def lengths(text):
     return [int(n[:-1]) * units[n[-1].lower()] if n[-1].lower() in units else int(n) for n in text.split(",")]
 
 
+def peak_of(card):
+    """The peak of a card that is known; the NVL forms have others."""
+    known = (tflops for name, tflops in PEAKS.items() if card and "NVL" not in card and re.search(rf"\b{name}\b", card))
+    return next(known, None)
+
+
 def smi(field, device):
-    """What nvidia-smi says of the device; None without one."""
-    command = ["nvidia-smi", "--query-gpu=" + field, "--format=csv,noheader,nounits", "-i", device.partition(":")[2] or "0"]
+    """What nvidia-smi says of the device; None without one. It counts all cards, and CUDA those it is shown."""
+    index = device.partition(":")[2] or "0"
+    shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if shown:
+        index = shown[int(index)] if int(index) < len(shown) else index
+    command = ["nvidia-smi", "--query-gpu=" + field, "--format=csv,noheader,nounits", "-i", index]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def used_mib(device):
+    """MiB in use on the device; None where nvidia-smi does not know."""
+    used = smi("memory.used", device)
+    return int(used) if used and used.isdigit() else None
 
 
 class Memory:
@@ -45,7 +63,7 @@ class Memory:
 
     def __init__(self, device):
         self.device, self.peak, self.over = device, None, threading.Event()
-        self.before = smi("memory.used", device) if device != "cpu" else None
+        self.before = used_mib(device) if device != "cpu" else None
 
     def __enter__(self):
         self.thread = threading.Thread(target=self.watch)
@@ -54,9 +72,9 @@ class Memory:
 
     def watch(self):
         while self.before is not None and not self.over.wait(0.1):
-            used = smi("memory.used", self.device)
+            used = used_mib(self.device)
             if used is not None:
-                self.peak = max(self.peak or 0, int(used) - int(self.before))
+                self.peak = max(self.peak or 0, used - self.before)
 
     def __exit__(self, *_):
         self.over.set()
@@ -108,6 +126,8 @@ def planned(a, model, length, dtype):
 
 def time_it(a, model, tokens, config, peak, lengths, factors):
     rows, dtype = [], a.timing_dtype or ("f32" if a.device == "cpu" else "bf16")
+    # The peaks are those of half precision.
+    peak = peak if dtype != "f32" or a.peak_tflops else None
     print(f"\n{dtype}: {'tokens':>9} {'seconds':>9} {'tokens/s':>10} {'TFLOP/s':>8} {'of peak':>8} {'MiB':>7} {'planned':>7} {'PyTorch s':>10} "
           f"{'MiB':>7} {'ratio':>6}")
     for length in lengths:
@@ -115,7 +135,7 @@ def time_it(a, model, tokens, config, peak, lengths, factors):
             report = evaluate(a, model, tokens[config["vocab_size"]], length, a.device, dtype, factors)
         result = report["results"][-1]
         rate = models.operations(config, length) / result["seconds"] / 1e12
-        used = memory.peak if memory.peak is not None else result.get("peak_rss_mib")
+        used = result.get("peak_rss_mib") if a.device == "cpu" else memory.peak
         row = dict(tokens=length, dtype=dtype, seconds=result["seconds"], tokens_per_second=length / result["seconds"], tflops=rate,
                    share_of_peak=rate / peak if peak else None, memory_mib=used, planned_mib=planned(a, model, length, dtype),
                    kernels=report.get("kernels"))
@@ -158,7 +178,9 @@ def main():
     if a.quick:
         a.lengths, a.timing_lengths = a.lengths[-1:], a.timing_lengths[:1]
     card = None if on_cpu else smi("name", a.device)
-    peak = a.peak_tflops or next((tflops for name, tflops in PEAKS.items() if card and name in card), None)
+    peak = a.peak_tflops or peak_of(card)
+    # As nvidia-smi counts.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     begin, report = time.time(), dict(device=a.device, card=card, peak_tflops=peak)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -178,7 +200,7 @@ def main():
             if a.reach:
                 config = models.write(folder / "reach", models.REACH)
                 report["reach"] = time_it(a, folder / "reach", tokens, config, peak, a.reach, ONE_PASS)
-        except (RuntimeError, OSError, json.JSONDecodeError) as error:
+        except (RuntimeError, OSError, json.JSONDecodeError, subprocess.CalledProcessError) as error:
             sys.exit(f"error: {error}")
     report["agrees"] = right
     kernels = sorted({row["kernels"] or "unnamed" for row in report["losses"]})

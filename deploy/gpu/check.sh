@@ -6,7 +6,7 @@
 #   deploy/gpu/check.sh --binary PATH         checks a `ropewalk` that was built elsewhere; nothing is downloaded or built
 #   deploy/gpu/check.sh --device cpu          the same run without a GPU, to try out the script
 #
-# All other options are those of check.py: see `deploy/gpu/check.sh --help`. Needs bash and python3, no packages.
+# All other options are those of check.py: see `deploy/gpu/check.sh --help`. Needs bash and python3 (3.9 or newer), no packages.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)

@@ -71,6 +71,9 @@ pub enum DeviceError {
     /// A format that GPUs have no kernels for.
     #[error("{0} is a number format of the CPU: use bf16, f16 or f32 on a GPU")]
     GpuDtype(Dtype),
+    /// A GPU that is too old for bf16.
+    #[error("this GPU has compute capability {}.{}, and bf16 needs 8.0: use --dtype f16", .0.0, .0.1)]
+    OldGpu((i32, i32)),
 }
 
 /// Bytes of a GPU's memory that are free; none of the processor, whose memory is the host's. Waits until the GPU has done
@@ -198,6 +201,21 @@ pub fn gib(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Candle's kernels for bf16 are left out of what is built for GPUs before compute capability 8.0.
+#[cfg(feature = "cuda")]
+fn check_bf16(device: &Device) -> Result<(), DeviceError> {
+    let capability = device.as_cuda_device().ok().and_then(|gpu| gpu.cuda_stream().context().compute_capability().ok());
+    match capability.filter(|capability| *capability < (8, 0)) {
+        Some(capability) => Err(DeviceError::OldGpu(capability)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_bf16(_: &Device) -> Result<(), DeviceError> {
+    Ok(())
+}
+
 // === impl Dtype ===
 
 impl Dtype {
@@ -209,11 +227,12 @@ impl Dtype {
     /// Checks that `device` computes with these numbers.
     ///
     /// # Errors
-    /// [`DeviceError::CpuDtype`], [`DeviceError::GpuDtype`].
+    /// [`DeviceError::CpuDtype`], [`DeviceError::GpuDtype`], [`DeviceError::OldGpu`].
     pub fn check(self, device: &Device) -> Result<(), DeviceError> {
         match (self, device.is_cpu()) {
             (Self::F16, true) => Err(DeviceError::CpuDtype(self)),
             (Self::F32Fast, false) => Err(DeviceError::GpuDtype(self)),
+            (Self::Bf16, false) => check_bf16(device),
             _ => Ok(()),
         }
     }

@@ -36,7 +36,7 @@ impl Kernels {
     /// The best there are on a device.
     pub fn of(device: &Device) -> Self {
         #[cfg(feature = "cuda")]
-        if device.is_cuda() && crate::cuda::is_available() {
+        if device.is_cuda() && crate::cuda::is_available(device) {
             return Self::Cuda;
         }
         if device.is_cpu() { Self::Cpu } else { Self::Tensor }

@@ -11,7 +11,7 @@ use std::thread::Scope;
 /// asked for.
 pub(super) enum Weights<'r> {
     Resident { route: &'r Route<'r>, next: Box<dyn Iterator<Item = usize> + Send> },
-    Ahead(Receiver<Result<LayerHere<'r>, LoadError>>),
+    Ahead { route: &'r Route<'r>, from: Receiver<Result<LayerHere<'r>, LoadError>> },
 }
 
 impl<'r> Weights<'r> {
@@ -26,15 +26,25 @@ impl<'r> Weights<'r> {
         // Nobody takes what is sent before asking for it, so one layer is in use and one ready, or on its way.
         let (to, from) = sync_channel(0);
         scope.spawn(move || layers.try_for_each(|layer| to.send(route.model.layer(layer)).ok()));
-        Self::Ahead(from)
+        Self::Ahead { route, from }
     }
 
     /// The next layer.
     pub fn next(&mut self) -> Result<LayerHere<'r>, Stop> {
         let layer = match self {
             Self::Resident { route, next } => next.next().map(|layer| route.model.layer(layer)),
-            Self::Ahead(from) => from.recv().ok(),
+            Self::Ahead { from, .. } => from.recv().ok(),
         };
-        layer.ok_or(Stop::Gone)?.map_err(|error| EvalError::Weights(error.into()).into())
+        layer.ok_or(Stop::Gone)?.map_err(|error| match error {
+            // There was no room for it, or the device failed: the files are as they were.
+            LoadError::Placement { source, .. } => self.route().failed(*source),
+            error => EvalError::Weights(error.into()).into(),
+        })
+    }
+
+    fn route(&self) -> &'r Route<'r> {
+        match self {
+            Self::Resident { route, .. } | Self::Ahead { route, .. } => route,
+        }
     }
 }
