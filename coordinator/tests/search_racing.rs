@@ -17,7 +17,7 @@ use ropewalk_shared::racing::Racing;
 const PAIRS: usize = 32;
 /// Documents searched on; twice as many are held out.
 const DOCUMENTS: usize = 5;
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 200;
 
 /// A document: the factors it would have best, how much each pair matters to it, and how hard it is.
 struct Document {
