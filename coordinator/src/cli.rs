@@ -29,7 +29,6 @@ mod launch;
 mod local;
 mod logging;
 mod needle;
-#[cfg(feature = "local")]
 mod numbers;
 mod options;
 #[cfg(feature = "local")]

@@ -335,7 +335,8 @@ fn a_plan_of_a_search_that_cannot_be() -> Result<()> {
     for (option, value) in [("--max-factor", "0.5"), ("--parents", "0"), ("--tflops", "0"), ("--init", "no-file")] {
         plan(&["--target-length", "512", option, value])?.assert_failed(2, &[value]);
     }
-    plan(&["--target-length", "512", "--samples", "1000000000000"])?.assert_failed(2, &["samples", "at most 10000"]);
+    plan(&["--target-length", "512", "--samples", "1000000000000"])?
+        .assert_failed(2, &["--samples", "from 1 to 10000"]);
     let planned = plan(&["--target-length", "512"])?.json()?;
     assert_eq!(planned["evaluations"], 123);
     Ok(())

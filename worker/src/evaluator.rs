@@ -22,6 +22,11 @@ use std::sync::Arc;
 pub use crate::ring::Asked;
 pub use open::OpenError;
 
+/// What evaluations may take on these devices, before a model is loaded; `given` is the bound on each.
+pub fn room(devices: &[candle_core::Device], given: Option<u64>) -> Room {
+    room::free(devices, given)
+}
+
 /// The part of the free memory which may hold the first layer of samples.
 const SHARED_PART: u64 = 8;
 
@@ -234,10 +239,10 @@ impl Evaluator {
     ) -> Result<Vec<u32>, EvalError> {
         let tokens = prompt.len().saturating_add(count);
         let free = memory::available_bytes().filter(|_| self.model.device().is_cpu());
-        let need = greedy::bytes(self.load(tokens.min(self.max_tokens)));
-        let fits = free.is_none_or(|free| need <= room::usable(free));
-        if tokens > self.max_tokens || !fits {
-            return Err(EvalError::TooLarge { tokens, max_tokens: self.max_tokens.min(tokens.saturating_sub(1)) });
+        let fits = |tokens| free.is_none_or(|free| greedy::bytes(self.load(tokens)) <= room::usable(free));
+        if tokens > self.max_tokens || !fits(tokens) {
+            let max_tokens = cost::longest(|length| length <= self.max_tokens && fits(length));
+            return Err(EvalError::TooLarge { tokens, max_tokens });
         }
         let (mut progress, asked) = (|fraction| progress(fraction), (prompt, count));
         self.pool.install(|| greedy::decode(&self.model, rescale, asked, self.chunk_tokens, cancel, &mut progress))

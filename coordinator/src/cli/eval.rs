@@ -172,7 +172,12 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let folder = ModelFolder::open(&args.model)?;
     let choices: Vec<FactorChoice> =
         args.factors.iter().map(|text| FactorChoice::read(text, &folder.description)).collect::<Result<_, _>>()?;
-    let mut lengths = args.length.clone();
+    let mut lengths: Vec<u32> = Vec::new();
+    for &length in &args.length {
+        if !lengths.contains(&length) {
+            lengths.push(length);
+        }
+    }
     if lengths.is_empty() {
         lengths.push(folder.description.original_length);
     }
@@ -188,8 +193,21 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let given = SourceArgs { data: args.data.clone(), tokens: args.tokens.clone() };
     let source = folder.source(&given)?;
 
+    // Of all lengths first: nothing is measured in vain.
+    let drawn: Vec<(u32, Documents)> = match args.retrieval.is_asked() {
+        true => Vec::new(),
+        false => lengths
+            .iter()
+            .map(|&length| Ok((length, args.samples(&source, length)?)))
+            .collect::<Result<_, Failure>>()?,
+    };
     let devices = args.device.devices();
     let dtype = args.dtype.map_or_else(|| devices.usual_dtype(), DtypeArg::dtype);
+    if args.gradient && !(devices.is_cpu() && dtype == Dtype::F32) {
+        return Err(Failure::input_message(format!(
+            "--gradient is computed on the CPU in 32-bit numbers: leave out --device and --dtype (they are {devices} and {dtype} now)"
+        )));
+    }
     let (threads, device_memory) = (args.threads.unwrap_or(0), args.device.device_memory);
     let options = EvaluatorOptions { threads, device_memory, ..EvaluatorOptions::on(devices.is_cpu()) };
     let longest = lengths.iter().copied().max().unwrap_or(2) as usize;
@@ -208,10 +226,9 @@ fn evaluate(args: EvalArgs) -> Outcome {
         kernels: evaluator.model().kernels_name(),
         results: Vec::new(),
     };
-    for &length in &lengths {
-        let samples = args.samples(&source, length)?;
+    for (length, documents) in &drawn {
         for choice in &choices {
-            report.results.push(args.measure(&evaluator, (choice, &folder.description), &samples, length)?);
+            report.results.push(args.measure(&evaluator, (choice, &folder.description), documents, *length)?);
         }
     }
     if args.output.json {

@@ -16,10 +16,9 @@ use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_worker::cost::{self, Format, Load, Memory};
 use ropewalk_worker::device::{Devices, Dtype};
-use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
-use ropewalk_worker::memory;
+use ropewalk_worker::evaluator::{self, Evaluator, EvaluatorOptions};
 use ropewalk_worker::model::config::DecoderSpec;
-use ropewalk_worker::placement::Placement;
+use ropewalk_worker::placement::{NoPlacement, Placement, Room};
 use ropewalk_worker::work_loop::{self, WorkerConfig};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
@@ -60,35 +59,26 @@ impl Machine {
     pub fn new(args: MachineArgs, folder: &ModelFolder, target_length: u32, samples: usize) -> Result<Self, Failure> {
         // Opened here for its error: a device that is not there is wrong input, not a job that waits.
         let devices = args.device.devices();
-        devices.open().or_input()?;
+        let opened = devices.open().or_input()?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let (on_cpu, device_memory) = (devices.is_cpu(), args.device.device_memory);
         let dtype = devices.usual_dtype();
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, tokens) = (cost::chunk_tokens(on_cpu), target_length as usize);
         let load = Load { spec: &spec, format: Format::on(on_cpu, dtype), chunk_tokens: chunk, tokens };
-        if let Some(limit) = device_memory {
-            Placement::choose(load, limit, 1, None).or_input()?;
-        }
         let need = Memory::of(load).sharing(&spec, dtype, tokens, samples);
-        let free = if on_cpu { memory::available_bytes() } else { None };
-        let fit = free.map_or(usize::MAX, |free| (free / need.total().max(1)) as usize);
-        let fitting = if on_cpu && need.weights <= SMALL_WEIGHTS_BYTES { cores.min(fit).max(1) } else { 1 };
+        let fit =
+            workers_that_fit(load, need.total(), (evaluator::room(&opened, device_memory), opened.len())).or_input()?;
+        let fitting = if on_cpu && need.weights <= SMALL_WEIGHTS_BYTES { cores.min(fit) } else { 1 };
         let workers = args.workers.unwrap_or(fitting);
         if !(1..=1024).contains(&workers) {
             return Err(Failure::input_message(format!("--workers {workers} must be from 1 to 1024")));
         }
         if workers > fit {
-            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-            let advice = match fit {
-                0 => "take a shorter target or a machine with more memory".to_owned(),
-                fit => format!("--workers {fit} would fit"),
-            };
+            let need = need.total() as f64 / (1u64 << 30) as f64;
             return Err(Failure::input_message(format!(
-                "--workers {workers}: an evaluation of {target_length} tokens needs {:.2} GiB, and {:.2} GiB are free; {advice} \
-                 (`ropewalk plan` says what a length takes)",
-                gib(need.total()),
-                gib(free.unwrap_or(0)),
+                "--workers {workers}: an evaluation of {target_length} tokens takes {need:.2} GiB, and --workers {fit} would fit \
+                 (`ropewalk plan` says what a length takes)"
             )));
         }
         Ok(Self { devices, device_memory, dtype, workers, threads: (cores / workers).max(1) })
@@ -119,6 +109,14 @@ impl Machine {
             ..WorkerConfig::new(coordinator, model)
         }
     }
+}
+
+/// Of how many workers, each with all the devices, the evaluations fit into this room where one takes `need` bytes and nothing is
+/// streamed; of one they do wherever there is a placement, weights read layer by layer included.
+fn workers_that_fit(load: Load<'_>, need: u64, (room, devices): (Room, usize)) -> Result<usize, NoPlacement> {
+    let place = Placement::choose(load, room, devices, None)?;
+    let whole = if load.format.cpu { room.host / need.max(1) } else { room.device / place.need(load).device().max(1) };
+    Ok(usize::try_from(whole).unwrap_or(usize::MAX).max(1))
 }
 
 // === impl LocalSearch ===
@@ -204,4 +202,29 @@ async fn first_failure<E: Into<anyhow::Error> + 'static>(
         }
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_streams_what_does_not_fit_whole() {
+        let config = include_str!("../../assets/lab-model/config.json");
+        let spec = DecoderSpec::from_config_json(config).unwrap();
+        let load = Load { spec: &spec, format: Format::on(true, Dtype::F32), chunk_tokens: 16, tokens: 100 };
+        let need = Memory::of(load).total();
+        let within = |host| workers_that_fit(load, need, (Room { device: u64::MAX, host }, 1));
+        let streamed = within(0).unwrap_err().least;
+        let least = streamed.device() + streamed.host;
+        assert!(least < need, "{least} of {need}");
+        let fit = |free| within(free).unwrap();
+        assert_eq!([fit(3 * need), fit(need), fit(need - 1), fit(least)], [3, 1, 1, 1]);
+        assert!(within(least - 1).is_err());
+        // A GPU is filled by what one worker places there.
+        let load = Load { format: Format::on(false, Dtype::Bf16), ..load };
+        let one = Placement::RESIDENT.need(load).device();
+        let of_gpu = |device| workers_that_fit(load, need, (Room { device, host: u64::MAX }, 1)).unwrap();
+        assert_eq!([of_gpu(3 * one), of_gpu(one), of_gpu(one - 1)], [3, 1, 1]);
+    }
 }

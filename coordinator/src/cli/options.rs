@@ -3,6 +3,7 @@
 pub use crate::units::{seconds, tokens};
 
 use super::failure::Failure;
+use super::numbers::count;
 use crate::client::Client;
 use clap::{Args, ValueEnum};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
@@ -62,12 +63,25 @@ pub struct SourceArgs {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct SamplingArgs {
     /// Documents the search sees
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = samples)]
     pub samples: usize,
 
     /// Documents it never sees, for the final comparison
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = held_out)]
     pub held_out: usize,
+}
+
+/// Most samples that a job can have.
+const MAX_SAMPLES: usize = 10_000;
+
+/// So many, and at least one.
+fn samples(text: &str) -> Result<usize, String> {
+    count(text, MAX_SAMPLES)
+}
+
+/// The same; nothing need be held out.
+fn held_out(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { count(text, MAX_SAMPLES) }
 }
 
 /// Search algorithms on the command line.

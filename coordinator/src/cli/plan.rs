@@ -16,7 +16,7 @@ use placements::Placements;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
 use ropewalk_worker::cost::{self, Format, Load, Memory, Work};
-use ropewalk_worker::device::{DeviceChoice, Dtype, gib as bytes_of_gib};
+use ropewalk_worker::device::{DeviceChoice, DeviceError, Dtype, gib as bytes_of_gib};
 use ropewalk_worker::model::config::DecoderSpec;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -133,17 +133,22 @@ impl PlanArgs {
         let folder = ModelFolder::open(&self.model)?;
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let on_cpu = self.device.map_or(self.dtype.bytes() == 4, |device| device == DeviceChoice::Cpu);
+        match (self.dtype, on_cpu) {
+            (Dtype::F16, true) => return Err(Failure::input(DeviceError::CpuDtype(self.dtype))),
+            (Dtype::F32Fast, false) => return Err(Failure::input(DeviceError::GpuDtype(self.dtype))),
+            _ => {}
+        }
         let (chunk, length) = (cost::chunk_tokens(on_cpu), self.target_length as usize);
         let samples = self.sampling.samples;
         let work = Work::of(&spec, length);
         let load = Load { spec: &spec, format: Format::on(on_cpu, self.dtype), chunk_tokens: chunk, tokens: length };
-        let memory = Memory::of(load).sharing(&spec, self.dtype, length, samples);
         let placements = Placements::of(load, self.device_memory);
         let gib = |bytes: u64| bytes as f64 / GIB;
         let mut options = self.search.options().or_input()?;
         let ratio = f64::from(self.target_length) / f64::from(folder.description.original_length);
         options.init = init::read(&self.search.init, &[], &folder.description, ratio)?;
         let planned = SearchPasses::planned(&options, samples, self.sampling.held_out, PER_DOCUMENT);
+        let memory = Memory::of(load).sharing(&spec, self.dtype, length, planned.judged as usize);
         self.check(&folder, options, planned.judged as usize)?;
         let of_short = |&(length, passes): &(u32, u64)| passes as f64 * Work::of(&spec, length as usize).total();
         let passes = Passes { long: planned.long, work, short_work: planned.short.iter().map(of_short).sum() };
@@ -190,7 +195,7 @@ impl PlanArgs {
         };
         let target_length = self.target_length;
         let job = JobSpec { name: "plan".into(), model, target_length, search, samples, held_out: Vec::new() };
-        job.check().map(drop).or_input()
+        job.check_new().map(drop).or_input()
     }
 }
 

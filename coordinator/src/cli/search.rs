@@ -62,7 +62,7 @@ pub(super) async fn run(args: SearchCommand) -> Outcome {
              take --device cpu, or leave them out"
         )));
     }
-    let machine = Machine::new(args.machine, &folder, args.job.target_length, args.job.sampling.samples)?;
+    let machine = Machine::new(args.machine, &folder, args.job.target_length, job.spec.samples.len())?;
     // Where an earlier run stopped, its budget was found worth while.
     if !args.out.join("store").exists() {
         let (machine, folder, job) = (machine.clone(), folder.clone(), job.clone());

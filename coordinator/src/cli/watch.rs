@@ -17,7 +17,7 @@ pub struct WatchArgs {
     job: String,
     #[command(flatten)]
     coordinator: CoordinatorArgs,
-    /// First event to show; without it, people see the job from now on and --json begins at the first
+    /// First event to show [default: the first there is]
     #[arg(long, value_name = "SEQUENCE")]
     from: Option<u64>,
     #[command(flatten)]

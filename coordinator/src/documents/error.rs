@@ -24,6 +24,9 @@ pub enum DocumentsError {
     /// A folder in which no file was found.
     #[error("{} holds no files (names that begin with a dot do not count)", .0.display())]
     EmptyFolder(PathBuf),
+    /// Neither a file nor a folder.
+    #[error("{} is a pipe or a device, and documents are read more than once: write it to a file first", .0.display())]
+    NotAFile(PathBuf),
     /// More files or folders than anybody means.
     #[error("{} leads to more than {limit} {what}; name the ones that are meant", path.display())]
     TooMany {

@@ -26,7 +26,11 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DocumentsError> {
 
 fn collect(root: &Path, path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), DocumentsError> {
     let too_many = |what, limit| DocumentsError::TooMany { path: root.to_owned(), what, limit };
-    if !fs::metadata(path).map_err(DocumentsError::io(path))?.is_dir() {
+    let metadata = fs::metadata(path).map_err(DocumentsError::io(path))?;
+    if !metadata.is_dir() {
+        if !metadata.is_file() {
+            return Err(DocumentsError::NotAFile(path.to_owned()));
+        }
         if files.len() == MAX_FILES {
             return Err(too_many("files", MAX_FILES));
         }

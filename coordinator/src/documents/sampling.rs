@@ -53,7 +53,7 @@ impl Documents<'_> {
     /// # Errors
     /// [`DocumentsError::TooFew`] when not enough documents are long enough, and whatever reading them brings up.
     pub fn draw(&self, plan: &SamplePlan) -> Result<SampleSets, DocumentsError> {
-        let wanted = plan.search + plan.held_out;
+        let wanted = plan.search.saturating_add(plan.held_out);
         let mut draw = Draw { wanted, drawn: BTreeMap::new(), keys: HashMap::new() };
         let mut tally = Tally::new(plan.length);
         for (number, document) in self.iter()?.enumerate() {

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Bytes that stand for a whole document where documents are told apart before they are tokenised.
 const KEY_BYTES: usize = 64 << 10;
 
+/// What some programs write before a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Where a document stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -103,7 +106,7 @@ impl Document {
             return Ok((Cow::Borrowed(&text[..end]), end == text.len()));
         };
         let mut content = self.read(bytes)?;
-        // A size that lies (a file being written, a pipe) does not matter: the end is where reading ends.
+        // A size that lies (a file being written) does not matter: the end is where reading ends.
         let complete = content.len() < bytes;
         if let Err(error) = std::str::from_utf8(&content) {
             // The cut may have split the last character.
@@ -112,8 +115,12 @@ impl Document {
             }
             content.truncate(error.valid_up_to());
         }
-        let text =
+        let mut text =
             String::from_utf8(content).map_err(|_| DocumentsError::document(&self.place, TextProblem::NotUtf8))?;
+        // A byte order mark is no text.
+        if text.starts_with(BYTE_ORDER_MARK) {
+            text.drain(..BYTE_ORDER_MARK.len_utf8());
+        }
         Ok((Cow::Owned(text), complete))
     }
 

@@ -10,6 +10,8 @@ pub struct Whole {
     pub documents: Vec<Vec<u32>>,
     /// There are no others.
     pub complete: bool,
+    /// How many of them may go on beyond what was read.
+    pub cut: usize,
 }
 
 impl Documents<'_> {
@@ -18,17 +20,18 @@ impl Documents<'_> {
     /// # Errors
     /// Whatever reading them brings up.
     pub fn whole(&self, length: usize, budget: u64) -> Result<Whole, DocumentsError> {
-        let (mut documents, mut total) = (Vec::new(), 0);
+        let (mut documents, mut total, mut cut) = (Vec::new(), 0, 0);
         for document in self.iter()? {
             if total >= budget {
-                return Ok(Whole { documents, complete: false });
+                return Ok(Whole { documents, complete: false, cut });
             }
             let tokens = self.tokens(&document?, length)?;
             total += tokens.len() as u64;
+            cut += usize::from(tokens.len() == length);
             if !tokens.is_empty() {
                 documents.push(tokens);
             }
         }
-        Ok(Whole { documents, complete: true })
+        Ok(Whole { documents, complete: true, cut })
     }
 }

@@ -69,11 +69,17 @@ fn draw(
 }
 
 /// The round numbers 1, 2, 5, 10, … inside a range: a logarithmic axis of one decade needs more than powers of ten.
-fn ticks(range: &std::ops::Range<f64>) -> Vec<f64> {
+pub(super) fn ticks(range: &std::ops::Range<f64>) -> Vec<f64> {
     let wide = range.end / range.start > 1e3;
     let narrow = range.end / range.start < 4.0;
+    let close = range.end / range.start < 1.5;
     let steps: &[f64] = if wide {
         &[1.0]
+    } else if close {
+        &[
+            1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.2, 2.5, 2.8, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0,
+            7.5, 8.0, 8.5, 9.0, 9.5,
+        ]
     } else if narrow {
         &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0]
     } else {

@@ -1,6 +1,7 @@
 //! A plot of perplexity by length, a curve for each set of factors.
 
 use super::PlotError;
+use super::factor_plot::ticks;
 use super::page::{self, Failure, Page};
 use super::palette::{SEARCHED, other};
 use plotters::prelude::*;
@@ -51,14 +52,16 @@ fn draw(
     curves: &[LengthCurve],
     (x, y): (std::ops::Range<f64>, std::ops::Range<f64>),
 ) -> Result<(), Failure> {
-    let mut chart = page::chart(page, title).build_cartesian_2d(x.log_scale().base(2.0), y.log_scale())?;
+    let labels = ticks(&y);
+    let mut chart =
+        page::chart(page, title).build_cartesian_2d(x.log_scale().base(2.0), y.log_scale().with_key_points(labels))?;
     page::draw_mesh(
         chart
             .configure_mesh()
             .x_desc("length (tokens)")
             .y_desc("perplexity on documents that no search saw")
             .x_label_formatter(&|length| format!("{length:.0}"))
-            .y_label_formatter(&|value| format!("{value:.0}")),
+            .y_label_formatter(&|value| format!("{value}")),
     )?;
     for (index, curve) in curves.iter().enumerate() {
         let result = index + 1 == curves.len();
@@ -93,6 +96,18 @@ mod tests {
         }
         // One point of the first set is drawn, and three of the second.
         assert_eq!(svg.matches("<circle").count(), 4, "{svg}");
+    }
+
+    #[test]
+    fn the_axis_is_labelled_whatever_it_spans() {
+        for (low, high, labels) in
+            [(2.2, 5.5, [">3<", ">5<"]), (7.2, 9.0, [">7<", ">8<"]), (11.0, 18.0, [">12<", ">15<"])]
+        {
+            let svg = length_plot("", &[curve("x", &[(300, low), (5000, high)])]).unwrap().replace(['\n', ' '], "");
+            for label in labels {
+                assert!(svg.contains(label), "{low} to {high}: {label} in {svg}");
+            }
+        }
     }
 
     #[test]

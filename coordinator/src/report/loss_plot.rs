@@ -1,7 +1,7 @@
 //! A plot of a training: loss by step.
 
 use super::PlotError;
-use super::page::{self, Failure, Page};
+use super::page::{self, Failure, Page, whole};
 use super::palette::{SEARCHED, other};
 use plotters::prelude::*;
 
@@ -49,11 +49,7 @@ type Axes = (std::ops::Range<f64>, std::ops::Range<f64>);
 fn draw(page: &Page<'_>, title: &str, lines: &[(&str, Points)], (x, y): Axes) -> Result<(), Failure> {
     let mut chart = page::chart(page, title).build_cartesian_2d(x, y)?;
     page::draw_mesh(
-        chart
-            .configure_mesh()
-            .x_desc("step")
-            .y_desc("loss (nats a token)")
-            .x_label_formatter(&|step| format!("{step:.0}")),
+        chart.configure_mesh().x_desc("step").y_desc("loss (nats a token)").x_label_formatter(&|step| whole(*step)),
     )?;
     for (index, (name, points)) in lines.iter().enumerate() {
         let style = if index == 0 { SEARCHED.stroke_width(2) } else { other(index - 1).stroke_width(2) };

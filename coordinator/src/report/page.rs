@@ -61,6 +61,11 @@ where
         .draw()
 }
 
+/// The label of a count: a tick between two of them has none.
+pub fn whole(count: f64) -> String {
+    if count.fract() == 0.0 { format!("{count}") } else { String::new() }
+}
+
 /// Gives a curve a place in the legend.
 pub fn name<'a, DB: DrawingBackend + 'a>(curve: &mut SeriesAnno<'a, DB>, name: &str, style: ShapeStyle) {
     curve.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));

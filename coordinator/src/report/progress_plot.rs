@@ -1,7 +1,7 @@
 //! A plot of a search's progress: the best perplexity by evaluations.
 
 use super::PlotError;
-use super::page::{self, Failure, Page};
+use super::page::{self, Failure, Page, whole};
 use super::palette::{SEARCHED, other};
 use crate::search::GenerationSummary;
 use plotters::prelude::*;
@@ -56,7 +56,8 @@ fn draw(
             .configure_mesh()
             .x_desc("candidates evaluated")
             .y_desc("perplexity on the samples of the search")
-            .x_label_formatter(&|count| format!("{count:.0}")),
+            .x_labels((end as usize).clamp(2, 10))
+            .x_label_formatter(&|count| whole(*count)),
     )?;
     for (index, level) in levels {
         let style = other(*index).stroke_width(2);

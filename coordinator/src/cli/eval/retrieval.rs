@@ -133,9 +133,13 @@ impl RetrievalArgs {
         let filler = if documents.is_some() { "documents" } else { "grass" };
         let (model, generated) = (folder.name.clone(), self.generate);
         let mut report = Report { model, kind, filler, key_digits: digits, generated, results: Vec::new() };
-        for &length in lengths {
-            let wanted = (self.depths * self.trials) as usize;
-            let documents = documents.map(|source| source.first(length, wanted)).transpose()?.unwrap_or_default();
+        // Of all lengths first: nothing is measured in vain.
+        let wanted = (self.depths * self.trials) as usize;
+        let drawn = lengths.iter().map(|&length| {
+            let documents = documents.map(|source| source.first(length, wanted)).transpose()?;
+            Ok((length, documents.unwrap_or_default()))
+        });
+        for (length, documents) in drawn.collect::<Result<Vec<_>, Failure>>()? {
             let (template, tokenizer, grass) = (&template, &tokenizer, &grass[..]);
             let prompts = Prompts { template, tokenizer, grass, documents, length, digits };
             for choice in choices {
@@ -146,7 +150,18 @@ impl RetrievalArgs {
         if let Some(out) = &self.out {
             self.write(out, &report, choices)?;
         }
-        if json { output::json(&report) } else { output::line(table(&report)) }
+        if json {
+            output::json(&report)?
+        } else {
+            output::line(table(&report))?
+        }
+        let lost = report.results.iter().find(|result| !result.answer_nll.is_finite());
+        lost.map_or(Ok(()), |lost| {
+            Err(Failure::work_message(format!(
+                "the loss of answers is no finite number under {} at {}: look for NaN in the weights, or for factors that are far off",
+                lost.factors, lost.length
+            )))
+        })
     }
 
     fn answer(

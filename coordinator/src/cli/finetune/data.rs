@@ -20,7 +20,9 @@ const MAX_SEQUENCES: u64 = 1 << 16;
 pub fn sequences(folder: &ModelFolder, source: &SourceArgs, spec: &TrainSpec) -> Result<Vec<TrainSequence>, Failure> {
     let count = spec.sequences().min(MAX_SEQUENCES);
     let budget = count.saturating_mul(u64::from(spec.length)).saturating_mul(TIMES).max(TOKENS);
-    let read = folder.source(source)?.whole(spec.length as usize * WINDOWS, budget)?;
+    // What skips text needs documents as long as it reaches.
+    let most = (spec.length as usize * WINDOWS).max(spec.reach() as usize);
+    let read = folder.source(source)?.whole(most, budget)?;
     let total: usize = read.documents.iter().map(Vec::len).sum();
     let rest = if read.complete { "" } else { "; the rest is not needed and was not read" };
     let long = read.documents.iter().filter(|document| document.len() >= spec.length as usize).count();
@@ -29,6 +31,12 @@ pub fn sequences(folder: &ModelFolder, source: &SourceArgs, spec: &TrainSpec) ->
         read.documents.len(),
         spec.length
     ));
+    if read.cut > 0 {
+        note(format!(
+            "{} of them are read to their {most}th token, {WINDOWS} sequences or the reach, and no further",
+            read.cut
+        ));
+    }
     if long == 0 {
         note(format!(
             "no document fills a sequence of {} tokens: each is joined from several, or from one again and again, and shows nothing \

@@ -122,6 +122,17 @@ impl TrainingArgs {
                  leave it out",
             )),
             _ => Ok(()),
+        }?;
+        let given = [
+            ("--short-length", self.short_length.is_some(), "--short-share", self.short_share),
+            ("--answers-only", self.answers_only, "--retrieval-share", self.retrieval_share),
+            ("--skip-reach", self.skip_reach.is_some(), "--skip-share", self.skip_share),
+        ];
+        match given.iter().find(|(_, is_given, _, share)| *is_given && *share == 0.0) {
+            Some((option, _, share, _)) => Err(Failure::input_message(format!(
+                "{option} says something about sequences of which {share} leaves none"
+            ))),
+            None => Ok(()),
         }
     }
 
