@@ -156,7 +156,7 @@ impl Evaluation {
         self.notices.recv().await
     }
 
-    /// Lets the thread finish what is queued, and waits for it.
+    /// Lets the thread finish what is queued, and waits for it, but not for long.
     pub(super) async fn finish(self) {
         drop(self.tasks);
         // A thread that panicked has been reported by the panic hook already. One that is reading a large model hears of nothing
