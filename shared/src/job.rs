@@ -5,7 +5,7 @@ mod id;
 mod objective;
 mod short_window;
 
-pub use checks::{InvalidJob, Problem};
+pub use checks::{InvalidJob, MAX_SAMPLES, Problem};
 pub(crate) use id::is_plain;
 pub use id::{InvalidJobId, JobId};
 pub use objective::{InvalidObjective, NothingToJudge, SearchObjective};
@@ -180,9 +180,15 @@ impl SearchOptions {
 
     /// Candidates of the first generation, at most.
     pub fn first_generation(&self) -> u64 {
+        let given = if self.strategy == StrategyKind::Ropewalk { self.init.len() as u64 } else { 0 };
+        self.first_without_init() + given
+    }
+
+    /// The same where no factors are given.
+    pub fn first_without_init(&self) -> u64 {
         match self.strategy {
-            // The given factors and the published methods.
-            StrategyKind::Ropewalk => 4 + self.init.len() as u64,
+            // The published methods.
+            StrategyKind::Ropewalk => 4,
             _ => self.evolution.population.into(),
         }
     }

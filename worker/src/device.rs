@@ -229,10 +229,18 @@ impl Dtype {
     /// # Errors
     /// [`DeviceError::CpuDtype`], [`DeviceError::GpuDtype`], [`DeviceError::OldGpu`].
     pub fn check(self, device: &Device) -> Result<(), DeviceError> {
-        match (self, device.is_cpu()) {
+        self.check_kind(device.is_cpu())?;
+        if self == Self::Bf16 && !device.is_cpu() { check_bf16(device) } else { Ok(()) }
+    }
+
+    /// Checks that the CPU, or any GPU, computes with these numbers.
+    ///
+    /// # Errors
+    /// [`DeviceError::CpuDtype`], [`DeviceError::GpuDtype`].
+    pub fn check_kind(self, cpu: bool) -> Result<(), DeviceError> {
+        match (self, cpu) {
             (Self::F16, true) => Err(DeviceError::CpuDtype(self)),
             (Self::F32Fast, false) => Err(DeviceError::GpuDtype(self)),
-            (Self::Bf16, false) => check_bf16(device),
             _ => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use crate::client::Client;
 use clap::{Args, ValueEnum};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::grid::Grid;
-use ropewalk_shared::job::{EvolutionOptions, SearchObjective, SearchOptions, ShortWindow, StrategyKind};
+use ropewalk_shared::job::{EvolutionOptions, MAX_SAMPLES, SearchObjective, SearchOptions, ShortWindow, StrategyKind};
 use ropewalk_shared::racing::Racing;
 use ropewalk_shared::space::PAPER_START_TOKENS;
 use std::path::PathBuf;
@@ -70,9 +70,6 @@ pub struct SamplingArgs {
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = held_out)]
     pub held_out: usize,
 }
-
-/// Most samples that a job can have.
-const MAX_SAMPLES: usize = 10_000;
 
 /// So many, and at least one.
 fn samples(text: &str) -> Result<usize, String> {

@@ -16,7 +16,7 @@ use placements::Placements;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
 use ropewalk_worker::cost::{self, Format, Load, Memory, Work};
-use ropewalk_worker::device::{DeviceChoice, DeviceError, Dtype, gib as bytes_of_gib};
+use ropewalk_worker::device::{DeviceChoice, Dtype, gib as bytes_of_gib};
 use ropewalk_worker::model::config::DecoderSpec;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -133,11 +133,7 @@ impl PlanArgs {
         let folder = ModelFolder::open(&self.model)?;
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let on_cpu = self.device.map_or(self.dtype.bytes() == 4, |device| device == DeviceChoice::Cpu);
-        match (self.dtype, on_cpu) {
-            (Dtype::F16, true) => return Err(Failure::input(DeviceError::CpuDtype(self.dtype))),
-            (Dtype::F32Fast, false) => return Err(Failure::input(DeviceError::GpuDtype(self.dtype))),
-            _ => {}
-        }
+        self.dtype.check_kind(on_cpu).or_input()?;
         let (chunk, length) = (cost::chunk_tokens(on_cpu), self.target_length as usize);
         let samples = self.sampling.samples;
         let work = Work::of(&spec, length);

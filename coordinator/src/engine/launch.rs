@@ -36,7 +36,7 @@ impl Core {
             self.relaunch(&id, now)?;
             return Ok(Launched { job: id, created: false });
         }
-        spec.check_new()?;
+        spec.check_sense()?;
         check_size(&spec)?;
         check_state(&spec, description.geometry.pairs())?;
         let sample_shapes = self.sample_shapes(&spec)?;

@@ -188,9 +188,18 @@ fn pair_attention_sense(plan: &Plan, stage: &Stage, problem: &mut impl FnMut(&st
 
 fn recover_sense(plan: &Plan, recover: &RecoverStage, problem: &mut impl FnMut(&str, String)) {
     lengths("lengths", &recover.lengths, problem);
+    table_order(recover, |source| length_of(plan, source), problem);
+}
+
+/// Windows of a table ascend, as far as the lengths of their factors are known.
+pub(crate) fn table_order(
+    recover: &RecoverStage,
+    length_of: impl Fn(&FactorSource) -> Option<u32>,
+    problem: &mut impl FnMut(&str, String),
+) {
     let mut last = recover.lengths.last().copied().unwrap_or(0);
     for source in &recover.keep {
-        let Some(length) = length_of(plan, source) else { continue };
+        let Some(length) = length_of(source) else { continue };
         if length <= last {
             problem(
                 "keep",
@@ -199,7 +208,7 @@ fn recover_sense(plan: &Plan, recover: &RecoverStage, problem: &mut impl FnMut(&
         }
         last = length;
     }
-    if let Some(length) = length_of(plan, &recover.long).filter(|&length| length <= last) {
+    if let Some(length) = length_of(&recover.long).filter(|&length| length <= last) {
         problem("long", format!("{} is for {length} tokens, which must be above {last}", recover.long));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Plan;
 use super::stage::Stage;
-use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions};
+use ropewalk_shared::job::{JobSpec, MAX_SAMPLES, ModelIdentity, SearchOptions};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::SampleId;
 
@@ -25,7 +25,7 @@ pub fn job(
 }
 
 /// More samples than a job may have are told by this number: there is nothing to learn from more.
-const MOST_STAND_INS: usize = 10_001;
+const MOST_STAND_INS: usize = MAX_SAMPLES + 1;
 
 /// So many different samples that candidates are judged on, and one for each short window, which stand for documents that
 /// are drawn later.

@@ -22,6 +22,8 @@ mod problem;
 mod read;
 mod stage;
 
+#[cfg(feature = "local")]
+pub(crate) use checks::table_order;
 pub use job::{job, stand_ins};
 pub use problem::{InvalidPlan, Problem};
 pub use stage::{

@@ -2,14 +2,11 @@
 
 use super::stage::{Stage, Work};
 use super::{Plan, Problem, job};
-use ropewalk_shared::job::{ModelIdentity, SearchOptions};
+use ropewalk_shared::job::{MAX_SAMPLES, ModelIdentity, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
 
 /// Fields of a job that a plan does not state, so that what is wrong with them is said elsewhere.
 const ELSEWHERE: [&str; 3] = ["samples", "model", "init"];
-
-/// More make no difference here.
-const MAX_SAMPLES: usize = 10_000;
 
 impl Plan {
     /// Everything that is wrong with running this plan on the model.

@@ -1,8 +1,7 @@
 //! A plot of perplexity by length, a curve for each set of factors.
 
 use super::PlotError;
-use super::factor_plot::ticks;
-use super::page::{self, Failure, Page};
+use super::page::{self, Failure, Page, ticks};
 use super::palette::{SEARCHED, other};
 use plotters::prelude::*;
 

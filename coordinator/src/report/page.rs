@@ -61,6 +61,31 @@ where
         .draw()
 }
 
+/// The round numbers 1, 2, 5, 10, … inside a range: a logarithmic axis of one decade needs more than powers of ten.
+pub fn ticks(range: &std::ops::Range<f64>) -> Vec<f64> {
+    let wide = range.end / range.start > 1e3;
+    let narrow = range.end / range.start < 4.0;
+    let close = range.end / range.start < 1.5;
+    let steps: &[f64] = if wide {
+        &[1.0]
+    } else if close {
+        &[
+            1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.2, 2.5, 2.8, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0,
+            7.5, 8.0, 8.5, 9.0, 9.5,
+        ]
+    } else if narrow {
+        &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0]
+    } else {
+        &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
+    };
+    let powers = (-6..12).flat_map(|power| steps.iter().map(move |step| (power, step)));
+    // Division keeps decimals such as 0.2 exact where multiplication by 0.1 does not.
+    let value = |(power, step): (i32, &f64)| {
+        if power < 0 { step / 10f64.powi(-power) } else { step * 10f64.powi(power) }
+    };
+    powers.map(value).filter(|tick| range.contains(tick)).collect()
+}
+
 /// The label of a count: a tick between two of them has none.
 pub fn whole(count: f64) -> String {
     if count.fract() == 0.0 { format!("{count}") } else { String::new() }
@@ -88,4 +113,18 @@ pub fn draw_legend<'a, DB: DrawingBackend + 'a, CT: CoordTranslate>(
         .background_style(WHITE)
         .border_style(GRID)
         .draw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_not_too_many() {
+        assert_eq!(ticks(&(0.9..12.0)), [1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0]);
+        for end in [1.3, 2.0, 10.0, 80.0, 640.0, 5000.0] {
+            let count = ticks(&(0.92..end)).len();
+            assert!((2..=18).contains(&count), "{end}: {count}");
+        }
+    }
 }

@@ -57,7 +57,7 @@ impl Worker {
     /// The longest sequence of a model of which this worker can find this out; 0 when it does not have the model or
     /// does not compute such things.
     pub fn max_tokens(&self, model: &Fingerprint, measure: Measure) -> u64 {
-        if self.missing.contains(model) {
+        if self.missing.contains(model) || self.is_refused(model, measure) {
             return 0;
         }
         let limit = |measure| self.limits.get(&(*model, measure)).copied().unwrap_or(u64::MAX);
@@ -78,8 +78,7 @@ impl Worker {
     pub(super) fn note_models(&mut self, request: &LeaseRequest) {
         let missing: HashSet<Fingerprint> = request.missing.iter().copied().collect();
         let appeared = |model: &Fingerprint| self.missing.contains(model) && !missing.contains(model);
-        let refused = &self.refused;
-        self.limits.retain(|limited @ (model, _), _| !appeared(model) || refused.contains(limited));
+        self.limits.retain(|(model, _), _| !appeared(model));
         self.missing = missing;
     }
 
@@ -208,10 +207,7 @@ impl Workers {
 
     /// Notes that a worker brought a result that cannot be right, and is given no such units any more; whether that is news.
     pub(super) fn refuse(&mut self, id: &WorkerId, model: Fingerprint, measure: Measure) -> bool {
-        if let Some(worker) = self.by_id.get_mut(id) {
-            worker.refused.insert((model, measure));
-        }
-        self.limit(id, model, measure, 0)
+        self.by_id.get_mut(id).is_some_and(|worker| worker.refused.insert((model, measure)))
     }
 
     pub(super) fn forget(&mut self, now: Duration) {

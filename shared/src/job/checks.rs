@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use std::fmt;
 
 const MAX_NAME: usize = 60;
-const MAX_SAMPLES: usize = 10_000;
+/// Most samples of a job, those held out and those of short windows included.
+pub const MAX_SAMPLES: usize = 10_000;
 const MAX_POPULATION: u32 = 100_000;
 const MAX_GENERATIONS: u32 = 1_000_000;
 const MAX_SLOPE_STEPS: u32 = 1_000;
@@ -60,35 +61,38 @@ impl Checks {
 }
 
 impl JobSpec {
-    /// As [`Self::check`], and that the search makes sense: what nobody would launch on purpose, and was launched and stored before
-    /// this was asked.
+    /// As [`Self::check`] and [`Self::check_sense`], for what is about to be launched.
     ///
     /// # Errors
     /// [`InvalidJob`] with every problem found.
     pub fn check_new(&self) -> Result<ModelDescription, InvalidJob> {
+        match (self.check(), self.check_sense()) {
+            (checked, Ok(())) => checked,
+            (Ok(_), Err(senseless)) => Err(senseless),
+            (Err(InvalidJob { mut problems }), Err(senseless)) => {
+                problems.extend(senseless.problems);
+                Err(InvalidJob { problems })
+            }
+        }
+    }
+
+    /// Checks what nobody would launch on purpose. It may have been launched and stored before this was asked.
+    ///
+    /// # Errors
+    /// [`InvalidJob`] with every problem found.
+    pub fn check_sense(&self) -> Result<(), InvalidJob> {
         let mut checks = Checks(Vec::new());
         let smallest = self.search.start_tokens.iter().min();
         checks.require(smallest.is_none_or(|&start| start < self.target_length), "start_tokens", || {
             format!("all of them leave every one of the {} tokens unscaled: give a smaller choice", self.target_length)
         });
-        let first = match self.search.strategy {
-            // The published methods; what is given stands before them.
-            StrategyKind::Ropewalk => 4,
-            _ => self.search.evolution.population.into(),
-        };
+        let first = self.search.first_without_init();
         if let Some(max) = self.search.max_evaluations.filter(|&max| max > 0) {
             checks.require(max >= first, "max_evaluations", || {
                 format!("{max} candidates do not make the first generation, which has {first}: give at least so many")
             });
         }
-        match self.check() {
-            Ok(description) if checks.0.is_empty() => Ok(description),
-            Ok(_) => Err(InvalidJob { problems: checks.0 }),
-            Err(InvalidJob { mut problems }) => {
-                problems.extend(checks.0);
-                Err(InvalidJob { problems })
-            }
-        }
+        if checks.0.is_empty() { Ok(()) } else { Err(InvalidJob { problems: checks.0 }) }
     }
 
     /// Checks the whole specification and returns the model's description, which it read on the way.

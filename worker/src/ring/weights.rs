@@ -9,9 +9,14 @@ use std::thread::Scope;
 
 /// Hands over the layers in order. One that is streamed is gone when it is dropped, which must be before the next is
 /// asked for.
-pub(super) enum Weights<'r> {
-    Resident { route: &'r Route<'r>, next: Box<dyn Iterator<Item = usize> + Send> },
-    Ahead { route: &'r Route<'r>, from: Receiver<Result<LayerHere<'r>, LoadError>> },
+pub(super) struct Weights<'r> {
+    route: &'r Route<'r>,
+    layers: Layers<'r>,
+}
+
+enum Layers<'r> {
+    Resident(Box<dyn Iterator<Item = usize> + Send + 'r>),
+    Ahead(Receiver<Result<LayerHere<'r>, LoadError>>),
 }
 
 impl<'r> Weights<'r> {
@@ -21,30 +26,24 @@ impl<'r> Weights<'r> {
     {
         let mut layers = route.layers_of(station);
         if route.model.weights() == Residence::Device {
-            return Self::Resident { route, next: Box::new(layers) };
+            return Self { route, layers: Layers::Resident(Box::new(layers)) };
         }
         // Nobody takes what is sent before asking for it, so one layer is in use and one ready, or on its way.
         let (to, from) = sync_channel(0);
         scope.spawn(move || layers.try_for_each(|layer| to.send(route.model.layer(layer)).ok()));
-        Self::Ahead { route, from }
+        Self { route, layers: Layers::Ahead(from) }
     }
 
     /// The next layer.
     pub fn next(&mut self) -> Result<LayerHere<'r>, Stop> {
-        let layer = match self {
-            Self::Resident { route, next } => next.next().map(|layer| route.model.layer(layer)),
-            Self::Ahead { from, .. } => from.recv().ok(),
+        let layer = match &mut self.layers {
+            Layers::Resident(next) => next.next().map(|layer| self.route.model.layer(layer)),
+            Layers::Ahead(from) => from.recv().ok(),
         };
         layer.ok_or(Stop::Gone)?.map_err(|error| match error {
             // There was no room for it, or the device failed: the files are as they were.
-            LoadError::Placement { source, .. } => self.route().failed(*source),
+            LoadError::Placement { source, .. } => self.route.failed(*source),
             error => EvalError::Weights(error.into()).into(),
         })
-    }
-
-    fn route(&self) -> &'r Route<'r> {
-        match self {
-            Self::Resident { route, .. } | Self::Ahead { route, .. } => route,
-        }
     }
 }

@@ -71,13 +71,12 @@ impl Registry {
         // The name comes from the network; a path in it must not lead out of the root.
         let named = self.root.join(Path::new(&wanted.name).file_name().unwrap_or_default());
         let named = if is_model(&named) { Some(named) } else { self.root_by_that_name(&wanted.name) };
-        let named = match named.map(|folder| self.check_named(folder, wanted)) {
+        let failure = match named.clone().map(|folder| self.check_named(folder, wanted)) {
             Some(Ok(folder)) => return Ok(folder),
-            Some(Err(failure)) => Some(failure),
-            None => None,
+            failed => failed.and_then(Result::err),
         };
         let mut seen = Vec::new();
-        for folder in model_folders(&self.root) {
+        for folder in model_folders(&self.root).into_iter().filter(|folder| Some(folder) != named.as_ref()) {
             match self.fingerprint(&folder) {
                 Ok(found) if found == wanted.fingerprint => return Ok(folder),
                 Ok(found) => seen.push(format!("{} ({})", folder.display(), found.short())),
@@ -85,7 +84,7 @@ impl Registry {
             }
         }
         let missing = || UnitFailure { kind: FailureKind::ModelMissing, reason: self.missing(wanted, &seen) };
-        Err(named.unwrap_or_else(missing))
+        Err(failure.unwrap_or_else(missing))
     }
 
     /// The root, when it is itself the model folder of that name.

@@ -31,7 +31,7 @@ use ropewalk_worker::perplexity::EvalError;
 use std::path::Path;
 
 /// Digits of a pass key, as in the paper's prompt.
-pub(super) const KEY_DIGITS: u32 = 5;
+const KEY_DIGITS: u32 = 5;
 /// YaRN with attention factor 1.
 const YARN_PLAIN: &str = "yarn-attention-1";
 
@@ -165,8 +165,7 @@ impl Runner<'_> {
         for &length in &task.lengths {
             bar.set_message(format!("pass keys, {} at {length}", set.name));
             let rescale = (set.at)(length);
-            let (template, tokenizer, grass) = (&template, &tokenizer, &grass[..]);
-            let prompts = Prompts { template, tokenizer, grass, documents: Vec::new(), length, digits: KEY_DIGITS };
+            let prompts = pass_keys(&template, (&tokenizer, &grass), length);
             let (mut by_depth, mut nll, mut seconds) = (Vec::new(), 0.0, 0.0);
             for (row, depth) in depths(task.depths).into_iter().enumerate() {
                 let mut at = AtDepth { depth, prompts: 0, exact: 0 };
@@ -190,6 +189,15 @@ impl Runner<'_> {
 /// The ids of what pass keys are hidden in.
 pub(super) fn grass(tokenizer: &DocumentTokenizer) -> Result<Vec<u32>, Failure> {
     tokenizer.ids(GRASS).or_input()
+}
+
+/// The prompts of a length.
+pub(super) fn pass_keys<'a>(
+    template: &'a Template,
+    (tokenizer, grass): (&'a DocumentTokenizer, &'a [u32]),
+    length: u32,
+) -> Prompts<'a> {
+    Prompts { template, tokenizer, grass, documents: Vec::new(), length, digits: KEY_DIGITS }
 }
 
 impl Judged<'_> {

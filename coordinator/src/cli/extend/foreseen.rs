@@ -1,26 +1,39 @@
 //! What would stop a stage late, and can be seen in the files and the model before anything runs.
 
-use super::evaluate::{KEY_DIGITS, grass};
+use super::evaluate::{grass, pass_keys};
 use super::export::checkpoint;
-use crate::cli::eval::Prompts;
-use crate::cli::factors::read_file;
 use crate::cli::prepare::ModelFolder;
 use crate::documents::DocumentTokenizer;
 use crate::export::hf;
-use crate::plan::{ExportStage, FactorSource, Plan, RecoverStage, RetrievalTask, Stage, Work};
+use crate::plan::{ExportStage, FactorSource, Plan, RetrievalTask, Stage, Work, table_order};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
+use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::retrieval::Template;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// The factor files that a plan names, as far as they can be read.
+pub(super) type FactorFiles = HashMap<PathBuf, FactorFile>;
 
 /// Notes it by the field that it is about.
 pub(super) fn check(
     plan: &Plan,
     stage: &Stage,
     (base, fingerprint): (&ModelFolder, Fingerprint),
+    files: &FactorFiles,
     problem: &mut impl FnMut(&str, String),
 ) {
     match &stage.work {
-        Work::Recover(recover) => table_order(plan, recover, base, problem),
+        Work::Recover(recover) => {
+            // Of stages alone the plan itself was checked.
+            let of_file = |path: &PathBuf| files.get(path)?.target_length;
+            let length = |source: &FactorSource| match source {
+                FactorSource::File(path) => of_file(path),
+                source => plan.length_of(source),
+            };
+            table_order(recover, length, problem);
+        }
         Work::Evaluate(evaluate) => {
             if let Some(task) = &evaluate.retrieval {
                 prompts(task, base, problem);
@@ -30,32 +43,11 @@ pub(super) fn check(
             // The weights of a model that a stage makes are not there yet.
             let fingerprint = stage.from.is_none().then_some(fingerprint);
             match &export.factors {
-                FactorSource::File(_) => export_of_file(export, (base, fingerprint), problem),
+                FactorSource::File(path) => export_of_file(export, files.get(path), (base, fingerprint), problem),
                 source => export_of_stage(plan, source, base, problem),
             }
         }
         Work::Search(_) | Work::Finetune(_) => {}
-    }
-}
-
-/// Windows of a table ascend. Those of stages alone are checked with the plan.
-fn table_order(plan: &Plan, recover: &RecoverStage, base: &ModelFolder, problem: &mut impl FnMut(&str, String)) {
-    let length = |source: &FactorSource| match source {
-        FactorSource::File(path) => read_file(path, &base.description).ok()?.target_length,
-        source => plan.length_of(source),
-    };
-    let is_file = |source: &FactorSource| matches!(source, FactorSource::File(_));
-    let (mut last, mut last_is_file) = (recover.lengths.last().copied().unwrap_or(0), false);
-    let kept = recover.keep.iter().map(|source| ("keep", source));
-    for (field, source) in kept.chain([("long", &recover.long)]) {
-        let Some(length) = length(source) else { continue };
-        if length <= last && (last_is_file || is_file(source)) {
-            problem(
-                field,
-                format!("{source} is for {length} tokens, which must be above {last}, the length before it"),
-            );
-        }
-        (last, last_is_file) = (length, is_file(source));
     }
 }
 
@@ -65,15 +57,10 @@ fn prompts(task: &RetrievalTask, base: &ModelFolder, problem: &mut impl FnMut(&s
         let tokenizer = DocumentTokenizer::open(&base.path, &base.description).map_err(|error| error.to_string())?;
         let grass = grass(&tokenizer).map_err(|failure| failure.to_string())?;
         let (template, length) = (Template::passkey(), task.lengths.iter().copied().min().unwrap_or(0));
-        let prompts = Prompts {
-            template: &template,
-            tokenizer: &tokenizer,
-            grass: &grass,
-            documents: Vec::new(),
-            length,
-            digits: KEY_DIGITS,
-        };
-        prompts.build(task.seed, 0.0, 0).map(|_| ()).map_err(|failure| failure.to_string())
+        pass_keys(&template, (&tokenizer, &grass), length)
+            .build(task.seed, 0.0, 0)
+            .map(|_| ())
+            .map_err(|failure| failure.to_string())
     };
     if let Err(reason) = built() {
         problem("retrieval_lengths", reason);
@@ -83,14 +70,13 @@ fn prompts(task: &RetrievalTask, base: &ModelFolder, problem: &mut impl FnMut(&s
 /// Factors that are there can be put into the model now.
 fn export_of_file(
     export: &ExportStage,
+    factors: Option<&FactorFile>,
     (base, fingerprint): (&ModelFolder, Option<Fingerprint>),
     problem: &mut impl FnMut(&str, String),
 ) {
-    let FactorSource::File(path) = &export.factors else { return };
-    // What cannot be read is a problem already.
-    let Ok(factors) = read_file(path, &base.description) else { return };
-    if factors.target_length.is_some()
-        && let Err(failure) = checkpoint((base, fingerprint), &factors, export)
+    // What cannot be read, or names no length, is a problem already.
+    if let Some(factors) = factors.filter(|factors| factors.target_length.is_some())
+        && let Err(failure) = checkpoint((base, fingerprint), factors, export)
     {
         problem("factors", failure.to_string());
     }

@@ -2,7 +2,7 @@
 
 use super::ExtendArgs;
 use super::documents::{Drawn, digest};
-use super::foreseen;
+use super::foreseen::{self, FactorFiles};
 use crate::cli::factors::read_file;
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::options::SourceArgs;
@@ -60,11 +60,12 @@ impl Inputs {
         let fingerprint = checked_fingerprint(&folder)?;
         let identity = identity(&folder, fingerprint);
         let mut problems = plan.problems_with(&identity, &folder.description);
+        let mut read = FactorFiles::new();
         for stage in &plan.stages {
-            files(stage, &folder, &mut problems);
+            files(stage, &folder, &mut read, &mut problems);
             let mut problem =
                 |field: &str, reason: String| problems.push(Problem::of_stage(&stage.name, field, reason));
-            foreseen::check(&plan, stage, (&folder, fingerprint), &mut problem);
+            foreseen::check(&plan, stage, (&folder, fingerprint), &read, &mut problem);
         }
         let source = |paths: &[PathBuf]| {
             let (none, paths) = (Vec::new(), paths.to_vec());
@@ -104,7 +105,7 @@ pub fn identity(folder: &ModelFolder, fingerprint: Fingerprint) -> ModelIdentity
 }
 
 /// What a stage names outside the plan: factor files, checkpoints, programs, settings of the training.
-fn files(stage: &Stage, base: &ModelFolder, problems: &mut Vec<Problem>) {
+fn files(stage: &Stage, base: &ModelFolder, read: &mut FactorFiles, problems: &mut Vec<Problem>) {
     let mut problem = |field: &str, reason: String| problems.push(Problem::of_stage(&stage.name, field, reason));
     for source in stage.work.factor_sources() {
         let FactorSource::File(path) = source else { continue };
@@ -113,7 +114,7 @@ fn files(stage: &Stage, base: &ModelFolder, problems: &mut Vec<Problem>) {
             Ok(file) if file.target_length.is_none() => {
                 problem("factors", format!("{} does not say for which length (target_length)", path.display()));
             }
-            Ok(_) => {}
+            Ok(file) => _ = read.insert(path.clone(), file),
         }
     }
     let Work::Finetune(tune) = &stage.work else { return };

@@ -35,8 +35,6 @@ pub(super) struct StageModel {
     pub(super) fingerprint: Fingerprint,
 }
 
-// === impl Runner ===
-
 /// Refuses a checkpoint that was put in the place of the one on which everything after it stands.
 fn still_there(stage: &Stage, result: &StageResult) -> Outcome {
     let Work::Finetune(tune) = &stage.work else { return Ok(()) };
@@ -49,6 +47,8 @@ fn still_there(stage: &Stage, result: &StageResult) -> Outcome {
         "stage {name}: {path} is another checkpoint than the one that was used; --from {name} begins again with it"
     )))
 }
+
+// === impl Runner ===
 
 impl<'a> Runner<'a> {
     /// In the plan's folder, which was opened.
