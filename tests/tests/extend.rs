@@ -239,6 +239,40 @@ fn a_whole_plan_runs_on_workers_that_are_killed() -> Result<()> {
     Ok(())
 }
 
+/// Nobody waits for the former job any more, and its worker would write into the stage's folder.
+#[test]
+fn a_training_with_former_settings_is_cancelled() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut plan = SmallPlan::new(folder.path(), &TRAIN.replace("steps = 12", "steps = 1000"))?;
+    let out = folder.path().join("out");
+    std::fs::create_dir_all(out.join("models"))?;
+    let coordinator = Coordinator::start(folder.path())?;
+    let url = coordinator.url.clone();
+    let _worker = Worker::start_training(folder.path(), &url, "only", &out.join("models"), folder.path())?;
+    let mut running = plan.start(&out, &["--coordinator", &url])?;
+    running.wait_for(&out, "tune")?;
+    wait_for_steps(&url, 5)?;
+    let _ = running.kill();
+
+    plan.text = plan.text.replace("steps = 1000", "steps = 12");
+    let changed = plan.run(&out, &["--coordinator", &url])?.done()?;
+    assert!(changed.stderr.contains("which worked with the former settings, is cancelled"), "{changed}");
+    let states: Vec<Value> = jobs(&url)?
+        .into_iter()
+        .filter(|job| !job["training"].is_null())
+        .map(|job| serde_json::json!([job["training"]["steps"], job["state"]]))
+        .collect();
+    for expected in [serde_json::json!([1000, "cancelled"]), serde_json::json!([12, "done"])] {
+        assert!(states.contains(&expected), "{states:?}");
+    }
+    let calm = folder.path().join("calm");
+    plan.run(&calm, &[])?.done()?;
+    let (calm, remote) = (made(&calm)?, made(&out)?);
+    assert_eq!(calm.keys().collect::<Vec<_>>(), remote.keys().collect::<Vec<_>>());
+    assert!(calm == remote);
+    Ok(())
+}
+
 #[test]
 fn searches_run_on_a_coordinator_that_is_killed() -> Result<()> {
     let folder = TempDir::new()?;

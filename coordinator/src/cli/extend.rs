@@ -17,6 +17,7 @@ mod finetune;
 mod folder;
 mod forecast;
 mod foreseen;
+mod former;
 mod inputs;
 mod order;
 mod remote;

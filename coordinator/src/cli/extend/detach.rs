@@ -17,7 +17,7 @@ pub async fn run(args: &ExtendArgs, inputs: &Inputs, text: String) -> Outcome {
     let client = connect(url).await?;
     if args.from.is_some() {
         // Whoever carries the plan out now has the folder to itself.
-        Runner::new(args, inputs, PlanFolder::open(&args.out)?)?.repeat()?;
+        Runner::new(args, inputs, PlanFolder::open(&args.out)?)?.repeat().await?;
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display())).or_work()?;
     let root = args.out.canonicalize().with_context(|| args.out.display().to_string()).or_work()?;

@@ -209,7 +209,8 @@ pub fn read_result(folder: &Path) -> Result<Option<StageResult>, Failure> {
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+/// Reads a file of the plan's folder; `None` where there is none.
+pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

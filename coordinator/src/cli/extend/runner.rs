@@ -59,7 +59,7 @@ impl<'a> Runner<'a> {
 
     /// Runs what is not done.
     pub async fn run(mut self) -> Outcome {
-        self.repeat()?;
+        self.repeat().await?;
         let count = self.inputs.plan.stages.len();
         // Stages look out for it while they work, which keeps it from ending the process; between them nobody would.
         let mut stop = std::pin::pin!(stop_signal());
@@ -88,7 +88,7 @@ impl<'a> Runner<'a> {
                 }
                 standing => {
                     if !matches!(standing, Standing::Begun) {
-                        self.set_aside(name, "made with other settings or inputs")?;
+                        self.set_aside(name, "made with other settings or inputs").await?;
                     }
                     let goes_on = matches!(standing, Standing::Begun);
                     let text = if goes_on { format!("{step}: going on") } else { step.clone() };
@@ -147,12 +147,15 @@ impl<'a> Runner<'a> {
     }
 
     /// Puts out of the way what is to be made again.
-    pub fn repeat(&self) -> Outcome {
-        let mut names = self.args.from.iter().flat_map(|from| self.inputs.plan.dependents(from));
-        names.try_for_each(|name| self.set_aside(name, "to be repeated"))
+    pub async fn repeat(&self) -> Outcome {
+        for name in self.args.from.iter().flat_map(|from| self.inputs.plan.dependents(from)) {
+            self.set_aside(name, "to be repeated").await?;
+        }
+        Ok(())
     }
 
-    fn set_aside(&self, name: &str, why: &str) -> Outcome {
+    async fn set_aside(&self, name: &str, why: &str) -> Outcome {
+        self.end_former(name).await?;
         if let Some(to) = self.out.set_aside(name, &self.inputs.folder.name)? {
             note(format!("{name}: {why}; what was there is now in {}", to.display()));
         }

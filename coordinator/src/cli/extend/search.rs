@@ -118,6 +118,7 @@ impl Runner<'_> {
             Some(url) => {
                 self.show_to_workers(model)?;
                 self.tell_job(stage, &job.spec.id())?;
+                self.remember(&stage.name, url, &job.spec.id())?;
                 patiently(async || self.attempt(url, &job).await).await
             }
             None => {

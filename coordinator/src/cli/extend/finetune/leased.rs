@@ -51,6 +51,7 @@ impl Runner<'_> {
             repetition: self.out.times_set_aside(&stage.name),
         };
         self.tell_job(stage, &job.id())?;
+        self.remember(&stage.name, url, &job.id())?;
         let told = patiently(async || self.attempt_training(url, &job).await).await?;
         // Large, and of no further use. One that stays does no harm.
         let _ = std::fs::remove_file(job.place.sequences(self.out.root()));
