@@ -9,7 +9,7 @@ mod searches;
 use rand::RngExt as _;
 use ropewalk_coordinator::search::evolution::DocumentOptions;
 use ropewalk_coordinator::search::rng::{Purpose, stream};
-use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, Score, Strategy as _};
+use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, RaceMemory, Score, Strategy as _};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::grid::Grid;
 use ropewalk_shared::racing::Racing;
@@ -67,7 +67,8 @@ fn perplexity(losses: &[f64]) -> f64 {
 /// A search of 256 tokens stretched eightfold, with the paper's parameters.
 fn search(racing: Racing, seed: u64) -> End {
     let documents = DocumentOptions { samples: DOCUMENTS as u32, racing, max_passes: None };
-    let mut strategy = Evolution::new(EvolutionSettings { documents, ..searches::paper(PAIRS, seed) }).unwrap();
+    let strategy = Evolution::new(EvolutionSettings { documents, ..searches::paper(PAIRS, seed) }).unwrap();
+    let mut strategy = strategy.racing_with(RaceMemory::of(&searches::geometry(PAIRS), 256));
     let documents = Document::drawn(seed);
     let (searched, held_out) = documents.split_at(DOCUMENTS);
     let losses = |candidate: &Candidate, documents: &[Document]| -> Vec<f64> {

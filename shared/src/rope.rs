@@ -11,6 +11,7 @@
 
 use crate::digest;
 use serde::{Deserialize, Serialize};
+use std::f64::consts::TAU;
 use std::fmt;
 
 /// The rotary part of an attention head.
@@ -117,6 +118,11 @@ impl RopeGeometry {
     /// `theta^(-2i/d)`: radians per position of pair `i`.
     pub fn inverse_frequency(&self, pair: usize) -> f64 {
         self.theta.powf(-2.0 * pair as f64 / self.rotary_dim as f64)
+    }
+
+    /// How often pair `i` turns over a window of so many tokens, without rescaling.
+    pub fn turns(&self, pair: usize, length: u32) -> f64 {
+        f64::from(length) * self.inverse_frequency(pair) / TAU
     }
 }
 

@@ -18,7 +18,6 @@ use ropewalk_shared::grid::Grid;
 use ropewalk_shared::rope::RopeGeometry;
 use ropewalk_shared::space::SearchSpace;
 use serde::{Deserialize, Serialize};
-use std::f64::consts::TAU;
 
 /// Turns within the original window that bound the critical dimension from below.
 const TURNS: f64 = 10.0;
@@ -43,8 +42,7 @@ pub struct CriticalDimension {
 impl CriticalDimension {
     /// The bounds for a model with `original_length` tokens, stretched by `ratio`.
     pub fn of(geometry: &RopeGeometry, original_length: u32, ratio: f64, grid: Grid) -> Self {
-        let length = f64::from(original_length);
-        let turns = |pair: usize| length * geometry.inverse_frequency(pair) / TAU;
+        let turns = |pair: usize| geometry.turns(pair, original_length);
         let last_pair = geometry.pairs().saturating_sub(1).max(1);
         let theoretical = (0..geometry.pairs()).find(|&pair| turns(pair) < 1.0).unwrap_or(last_pair);
         let fast = (0..geometry.pairs()).rfind(|&pair| turns(pair) >= TURNS).unwrap_or(0);

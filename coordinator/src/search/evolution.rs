@@ -69,7 +69,13 @@ impl Evolution {
     /// # Errors
     /// [`InvalidSettings`], which a checked job never causes.
     pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Result<Self, InvalidSettings> {
-        Self::new(EvolutionSettings::of_job(job, description))
+        let search = Self::new(EvolutionSettings::of_job(job, description))?;
+        Ok(search.racing_with(RaceMemory::of(&description.geometry, description.original_length)))
+    }
+
+    /// The search with what is known for its first race.
+    pub fn racing_with(self, memory: RaceMemory) -> Self {
+        Self { memory, ..self }
     }
 
     /// Its settings.

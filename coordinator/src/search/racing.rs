@@ -20,10 +20,11 @@
 
 use super::evolution::DocumentOptions;
 use super::least_squares::Fit;
-use super::neighbours::{self, Expected, average};
+use super::neighbours::{Expected, Metric, average};
 use super::outcome::Outcome;
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
+use ropewalk_shared::rope::RopeGeometry;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -35,8 +36,11 @@ const MIN_FREEDOM: usize = 24;
 pub const MAX_SAMPLES: usize = 32;
 /// Where the scatter of a fit stops shrinking, as a share of the usual difference to what was expected.
 const FLOOR: f64 = 0.5;
-/// One-sided quantile of the normal distribution at 99.9 %, the confidence of every verdict.
-const QUANTILE: f64 = 3.090_232_306_167_813;
+/// One-sided quantile of the normal distribution at 99.9 %, the confidence that a candidate will not become a parent.
+const NO_PARENT: f64 = 3.090_232_306_167_813;
+/// The same at 99.99 %, the confidence that it will not become the best: there are some thousand verdicts in a search, and
+/// the best one is missed more than a parent among many.
+const NOT_THE_BEST: f64 = 3.719_016_485_455_709;
 
 /// What the candidates evaluated so far lost on each sample, as far as racing needs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +50,8 @@ pub struct RaceMemory {
     evaluated: VecDeque<Known>,
     /// The best, best first.
     leaders: Vec<Known>,
+    /// By what the nearest are found.
+    metric: Metric,
 }
 
 /// A candidate that was evaluated in full.
@@ -74,6 +80,8 @@ struct Rule {
     expected: Vec<Expected>,
     /// What the mean over all samples must not exceed.
     cut: f64,
+    /// How sure it has to be that it does, as a quantile of the normal distribution.
+    quantile: f64,
     /// What the first sample tells, the first two, and so on.
     fits: Vec<Option<Ahead>>,
 }
@@ -117,6 +125,11 @@ struct Past<'a> {
 // === impl RaceMemory ===
 
 impl RaceMemory {
+    /// Nothing is known yet of candidates for a model with a window of `original_length` tokens.
+    pub fn of(geometry: &RopeGeometry, original_length: u32) -> Self {
+        Self { metric: Metric::of(geometry, original_length), ..Self::default() }
+    }
+
     /// Takes in a closed generation, as far as it was evaluated in full: candidates and their mean losses, in nats. The
     /// best `parents` are kept for good.
     pub fn note(&mut self, racing: Racing, generation: &[(&Candidate, &[f64])], parents: usize) {
@@ -132,7 +145,7 @@ impl RaceMemory {
         let new = usable.map(|&(candidate, means)| Known {
             candidate: candidate.clone(),
             means: means.to_vec(),
-            expected: neighbours::expected(candidate, before.iter().copied()),
+            expected: self.metric.expected(candidate, before.iter().copied()),
         });
         for known in new.collect::<Vec<_>>() {
             let place = self.leaders.partition_point(|leader| average(&leader.means) <= average(&known.means));
@@ -184,16 +197,16 @@ impl RaceMemory {
         };
         let parents_lose = Expected { means: (0..samples).map(of_parents).collect(), doubt: 0.0, distance: 1.0 };
         let past: Vec<Past<'_>> = self.evaluated.iter().map(|known| known.against(&parents_lose)).collect();
-        Rule::new(self.cut(parents), vec![parents_lose.clone(); candidates], &past)
+        Rule::new((self.cut(parents), NO_PARENT), vec![parents_lose.clone(); candidates], &past)
     }
 
     /// Drops what will not become the best; what the nearest lose is expected.
     fn fast_rule(&self, generation: &[Candidate]) -> Option<Rule> {
         let known = self.known();
-        let expected = generation.iter().map(|candidate| neighbours::expected(candidate, known.iter().copied()));
+        let expected = generation.iter().map(|candidate| self.metric.expected(candidate, known.iter().copied()));
         let past = self.evaluated.iter().filter_map(|known| Some(known.against(known.expected.as_ref()?)));
         let past: Vec<Past<'_>> = past.collect();
-        Some(Rule::new(self.cut(1), expected.collect::<Option<_>>()?, &past))
+        Some(Rule::new((self.cut(1), NOT_THE_BEST), expected.collect::<Option<_>>()?, &past))
     }
 
     /// What the leader of a rank has lost.
@@ -211,6 +224,9 @@ impl RaceMemory {
 
     /// Whether what was read from storage can have come from here.
     pub(super) fn is_sound(&self) -> bool {
+        if !self.metric.is_sound() {
+            return false;
+        }
         let length = self.evaluated.front().map_or(0, |first| first.means.len());
         let is_sound = |means: &[f64]| means.len() == length && means.iter().all(|mean| mean.is_finite());
         self.evaluated.iter().chain(&self.leaders).all(|known| {
@@ -269,9 +285,9 @@ impl Race {
 // === impl Rule ===
 
 impl Rule {
-    fn new(cut: f64, expected: Vec<Expected>, past: &[Past<'_>]) -> Self {
+    fn new((cut, quantile): (f64, f64), expected: Vec<Expected>, past: &[Past<'_>]) -> Self {
         let samples = past.first().map_or(0, |past| past.differences.len());
-        Self { expected, cut, fits: (1..samples).map(|seen| Ahead::after(seen, past)).collect() }
+        Self { expected, cut, quantile, fits: (1..samples).map(|seen| Ahead::after(seen, past)).collect() }
     }
 
     /// What the first samples foretell of the candidate of a slot, where enough is known for that.
@@ -281,7 +297,7 @@ impl Rule {
         let seen = difference(means, &expected.means);
         let predicted = average(&expected.means) + ahead.fit.predict(&seen);
         let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected));
-        Some(Forecast { predicted, low: predicted - student(QUANTILE, ahead.fit.freedom()) * error })
+        Some(Forecast { predicted, low: predicted - student(self.quantile, ahead.fit.freedom()) * error })
     }
 }
 

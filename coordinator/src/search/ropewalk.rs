@@ -108,7 +108,9 @@ impl Ropewalk {
     /// # Errors
     /// [`InvalidSettings`], which a checked job never causes.
     pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Result<Self, InvalidSettings> {
-        Self::new(RopewalkSettings::of_job(job, description))
+        let search = Self::new(RopewalkSettings::of_job(job, description))?;
+        let memory = RaceMemory::of(&description.geometry, description.original_length);
+        Ok(Self { memory, ..search })
     }
 
     pub(super) fn race_memory(&self) -> &RaceMemory {

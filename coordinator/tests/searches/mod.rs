@@ -15,9 +15,8 @@ pub fn paper(pairs: usize, seed: u64) -> EvolutionSettings {
         start_tokens: PAPER_START_TOKENS.to_vec(),
         attention: None,
     };
-    let geometry = RopeGeometry { head_dim: 2 * pairs, rotary_dim: 2 * pairs, theta: 10_000.0 };
     EvolutionSettings {
-        seeds: seeds::seeds(&space, &geometry, 256, 8.0, 1.0, &[]),
+        seeds: seeds::seeds(&space, &geometry(pairs), 256, 8.0, 1.0, &[]),
         space,
         options: EvolutionOptions::default(),
         seed,
@@ -26,4 +25,9 @@ pub fn paper(pairs: usize, seed: u64) -> EvolutionSettings {
         operators: Default::default(),
         documents: Default::default(),
     }
+}
+
+/// Whole heads are rotated, with the usual base.
+pub fn geometry(pairs: usize) -> RopeGeometry {
+    RopeGeometry { head_dim: 2 * pairs, rotary_dim: 2 * pairs, theta: 10_000.0 }
 }

@@ -21,6 +21,7 @@ use methods_table::Published;
 use options::{Contender, Options};
 use results::{Results, Run};
 use ropewalk_coordinator::documents::{DocumentTokenizer, Documents, NamedSample, SamplePlan};
+use ropewalk_coordinator::search::RaceMemory;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::racing::Racing;
@@ -107,7 +108,10 @@ fn main() -> Result<()> {
                 // The population of `ropewalk` races in some generations alone, which a replay does not know.
                 let can_be_replayed = contender.racing.is_off() && contender.kind != StrategyKind::Ropewalk;
                 let parents = job.search.evolution.parents as usize;
-                let replayed = |racing| Some((racing, replay::replay(&course.tried, racing, parents)?));
+                let replayed = |racing| {
+                    let memory = RaceMemory::of(&description.geometry, description.original_length);
+                    Some((racing, replay::replay(&course.tried, racing, parents, memory)?))
+                };
                 let races = [Racing::Safe, Racing::Fast].into_iter().filter(|_| can_be_replayed);
                 let races = races.filter_map(replayed).collect();
                 results.runs.push(Run { ratio, seed, strategy: name, best_baseline, course, races });

@@ -26,14 +26,13 @@ struct Known {
     dropped: bool,
 }
 
-/// Replays a race of candidates that were all evaluated on every document; `parents` are the best that breed. `None`
-/// where there was nothing to drop.
-pub fn replay(tried: &[Tried], racing: Racing, parents: usize) -> Option<Replay> {
+/// Replays a race of candidates that were all evaluated on every document, from what is known for the first of them;
+/// `parents` are the best that breed. `None` where there was nothing to drop.
+pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceMemory) -> Option<Replay> {
     let samples = tried.first()?.means.len();
     if samples < 2 || tried.iter().any(|candidate| candidate.means.len() != samples) {
         return None;
     }
-    let mut memory = RaceMemory::default();
     let mut known: Vec<Known> = Vec::new();
     let (mut passes, mut races, mut best_dropped) = (0, 0, 0);
     let (mut other_parents, mut other_best) = (0.0, 0.0);
@@ -112,17 +111,17 @@ mod tests {
     #[test]
     fn what_is_saved_and_who_is_mistaken_for_a_parent() {
         let all = recorded();
-        let plain = replay(&all[..128], Racing::Fast, 8).unwrap();
+        let plain = replay(&all[..128], Racing::Fast, 8, RaceMemory::default()).unwrap();
         assert!((0.3..0.7).contains(&plain.saved) && plain.best_dropped == 0, "{plain:?}");
-        let slandered = replay(&all, Racing::Fast, 8).unwrap();
+        let slandered = replay(&all, Racing::Fast, 8, RaceMemory::default()).unwrap();
         assert_eq!(slandered.best_dropped, 1, "{slandered:?}");
         assert!(slandered.other_best > plain.other_best && slandered.other_parents > plain.other_parents);
     }
 
     #[test]
     fn nothing_to_replay() {
-        assert_eq!(replay(&recorded(), Racing::Off, 8), None);
-        assert_eq!(replay(&[], Racing::Fast, 8), None);
-        assert_eq!(replay(&[tried(0, &[1.0])], Racing::Fast, 1), None);
+        assert_eq!(replay(&recorded(), Racing::Off, 8, RaceMemory::default()), None);
+        assert_eq!(replay(&[], Racing::Fast, 8, RaceMemory::default()), None);
+        assert_eq!(replay(&[tried(0, &[1.0])], Racing::Fast, 1, RaceMemory::default()), None);
     }
 }

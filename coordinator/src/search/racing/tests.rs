@@ -131,7 +131,7 @@ fn whoever_trades_like_its_neighbours_is_known_by_them() {
     }
 
     let (next, means) = child(0.0, &mut rng);
-    let expected = neighbours::expected(&next, memory.known().into_iter()).unwrap();
+    let expected = memory.metric.expected(&next, memory.known().into_iter()).unwrap();
     assert!(expected.means.iter().zip(&means).all(|(expected, mean)| (expected - mean).abs() < 1e-3), "{expected:?}");
     let parents_lose = memory.leaders.iter().map(|leader| leader.means[0]).sum::<f64>() / PARENTS as f64;
     assert!(means[0] > parents_lose + 0.01, "by its first document it is worse than the parents");
