@@ -37,7 +37,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) gate: &'a mut TrainSide,
     /// True once the worker is to stop.
     pub(super) stop: &'a mut watch::Receiver<bool>,
-    /// How long it then waits for the training to stop, and to be told of.
+    /// How long the end of a training may take to be told of once it has stopped.
     pub(super) grace: Duration,
 }
 
@@ -176,6 +176,10 @@ impl Session<'_> {
     fn stop(&mut self) {
         self.stopping = Some(Instant::now());
         self.permit.withdraw();
+        if self.told.is_some() {
+            let what = "the training stops after its step, with a checkpoint; a second interruption ends it at once";
+            tracing::info!(job = %self.unit.id, "{what}");
+        }
         if !self.begun {
             self.hand_back();
         }
@@ -187,13 +191,15 @@ impl Session<'_> {
 
     /// What became of it, where nothing is left to be done.
     fn over(&mut self) -> Option<Fate> {
-        let late = self.stopping.is_some_and(|since| Instant::now() >= since + self.around.grace);
+        // A thread that still trains ends after its step and the checkpoint, which may take as long as they take.
+        let is_said = self.told.is_none();
+        let late = is_said && self.stopping.is_some_and(|since| Instant::now() >= since + self.around.grace);
         // Whoever cannot be told will find out when the lease expires.
-        let unheard = self.stopping.is_some() && self.told.is_none() && self.around.link.is_down();
+        let unheard = self.stopping.is_some() && is_said && self.around.link.is_down();
         if late || unheard {
             return Some(self.fate.take().unwrap_or(Fate::Unheard));
         }
-        self.told.is_none().then(|| self.fate.take())?
+        is_said.then(|| self.fate.take())?
     }
 
     fn heard(&mut self, told: Option<Told>) {
@@ -218,6 +224,8 @@ impl Session<'_> {
 
     fn ended(&mut self, ending: Ending) {
         self.told = None;
+        // From now on it is only to be told of.
+        self.stopping = self.stopping.map(|_| Instant::now());
         match ending {
             Ending::Trained { fingerprint, curve } => {
                 tracing::info!(job = %self.unit.id, steps = curve.len(), model = fingerprint.short(), "trained");
