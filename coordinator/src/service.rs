@@ -108,8 +108,16 @@ impl Serving {
     ///
     /// # Errors
     /// [`ServeError`] when it stopped for another reason than the shutdown.
-    pub async fn finished(self) -> Result<(), ServeError> {
-        self.ended.await.unwrap_or_else(|error| Err(ServeError::Server(error.to_string())))
+    pub async fn finished(mut self) -> Result<(), ServeError> {
+        self.ended().await
+    }
+
+    /// The same, for whoever waits for something else too. Once it has completed, nothing may be waited for again.
+    ///
+    /// # Errors
+    /// As [`Self::finished`].
+    pub async fn ended(&mut self) -> Result<(), ServeError> {
+        (&mut self.ended).await.unwrap_or_else(|error| Err(ServeError::Server(error.to_string())))
     }
 }
 

@@ -140,7 +140,7 @@ impl LocalSearch<'_> {
     pub async fn search(&self) -> Result<JobResult, Failure> {
         let store = self.store()?;
         let (stop, stopped) = watch::channel(false);
-        let serving =
+        let mut serving =
             serve("127.0.0.1:0", &store, ServeOptions::default(), flagged(stopped.clone())).await.or_work()?;
         let url = serving.url();
         let mut workers = JoinSet::new();
@@ -148,8 +148,14 @@ impl LocalSearch<'_> {
             let config = self.machine.config(&url, number, &self.folder.path);
             workers.spawn(work_loop::run(config, flagged(stopped.clone())));
         }
+        let mut ended = None;
         let outcome = tokio::select! {
             outcome = self.follow(&url) => outcome,
+            // Its store has failed, most likely: who follows would wait for it to come back.
+            by_itself = serving.ended() => {
+                ended = Some(by_itself);
+                Err(Failure::work_message("the search ended by itself; the same command goes on where it stopped"))
+            }
             failed = first_failure(&mut workers) => Err(failed),
             () = stop_signal() => Err(Failure::work_message(format!(
                 "interrupted; the same command goes on where it stopped (its state is in {})", store.display()
@@ -158,7 +164,10 @@ impl LocalSearch<'_> {
         // Everyone has left when the last receiver is gone; that is no failure.
         let _ = stop.send(true);
         while workers.join_next().await.is_some() {}
-        serving.finished().await.or_work()?;
+        match ended {
+            Some(by_itself) => by_itself.or_work()?,
+            None => serving.finished().await.or_work()?,
+        }
         outcome
     }
 
