@@ -1,6 +1,6 @@
 //! `ropewalk pause`, `resume` and `cancel`.
 
-use super::failure::{OrFail as _, Outcome};
+use super::failure::Outcome;
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::status;
 use crate::client::Client;
@@ -45,16 +45,16 @@ impl Target {
 }
 
 pub(super) async fn pause(PauseArgs { target }: PauseArgs) -> Outcome {
-    let status = target.client().await?.pause(&target.job).await.or_work()?;
+    let status = target.client().await?.pause(&target.job).await?;
     status::print(&status, target.output)
 }
 
 pub(super) async fn resume(ResumeArgs { target }: ResumeArgs) -> Outcome {
-    let status = target.client().await?.resume(&target.job).await.or_work()?;
+    let status = target.client().await?.resume(&target.job).await?;
     status::print(&status, target.output)
 }
 
 pub(super) async fn cancel(CancelArgs { target }: CancelArgs) -> Outcome {
-    let status = target.client().await?.cancel(&target.job).await.or_work()?;
+    let status = target.client().await?.cancel(&target.job).await?;
     status::print(&status, target.output)
 }

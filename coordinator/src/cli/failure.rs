@@ -1,5 +1,6 @@
 //! How a command fails: with a status and a message that says what to do next.
 
+use crate::client::ClientError;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -44,6 +45,12 @@ impl Failure {
         Self { error: self.error.context(context), ..self }
     }
 
+    /// The error, where it is of this kind and nothing was added.
+    pub fn downcast<E: fmt::Display + fmt::Debug + Send + Sync + 'static>(self) -> Result<E, Self> {
+        let Self { status, error } = self;
+        error.downcast().map_err(|error| Self { status, error })
+    }
+
     /// Whether the request itself was wrong.
     pub fn is_input(&self) -> bool {
         self.status == 2
@@ -70,6 +77,13 @@ impl fmt::Display for Failure {
             said.push_str(&text);
         }
         f.write_str(&said)
+    }
+}
+
+impl From<ClientError> for Failure {
+    /// What a coordinator refuses because of what was asked is wrong input.
+    fn from(error: ClientError) -> Self {
+        Self::sorted(error.is_input(), error)
     }
 }
 

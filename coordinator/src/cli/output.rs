@@ -1,6 +1,7 @@
 //! Standard output: data for people and programs. Progress and hints go to standard error.
 
 use super::failure::{Failure, OrFail as _, Outcome};
+use anyhow::Context as _;
 use serde::Serialize;
 use std::io::{self, Write as _};
 
@@ -11,6 +12,14 @@ pub fn line(text: impl AsRef<str>) -> Outcome {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map_err(|e| Failure::work(anyhow::Error::new(e).context("cannot write to standard output"))),
     }
+}
+
+/// Prints an event of work that is going on. A reader that went away ends the program with the work undone.
+pub fn event(value: &impl Serialize) -> Outcome {
+    let text = serde_json::to_string(value).or_work()? + "\n";
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("nobody reads standard output; the same command goes on where it stopped").or_work()
 }
 
 /// Prints one JSON value on one line.

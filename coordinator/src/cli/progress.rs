@@ -45,7 +45,7 @@ impl JobProgress {
     pub fn update(&mut self, events: &[Event], status: &JobStatus) -> Outcome {
         for event in events {
             match self.style {
-                ProgressStyleChoice::Json => output::json(event)?,
+                ProgressStyleChoice::Json => output::event(event)?,
                 ProgressStyleChoice::People => self.tell(event, status),
             }
         }

@@ -1,6 +1,6 @@
 //! `ropewalk status`: how a job stands, and what it waits for.
 
-use super::failure::{OrFail as _, Outcome};
+use super::failure::Outcome;
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
 use clap::Args;
@@ -21,7 +21,7 @@ pub struct StatusArgs {
 }
 
 pub(super) async fn run(args: StatusArgs) -> Outcome {
-    let status = args.coordinator.connect().await?.job(&args.job).await.or_work()?;
+    let status = args.coordinator.connect().await?.job(&args.job).await?;
     print(&status, args.output)
 }
 

@@ -26,7 +26,7 @@ pub struct WatchArgs {
 
 pub(super) async fn run(args: WatchArgs) -> Outcome {
     let client = args.coordinator.connect().await?;
-    let status = client.job(&args.job).await.or_work()?;
+    let status = client.job(&args.job).await?;
     let last = follow(&client, status.job_id.as_str(), args.from.unwrap_or(1), args.output).await?;
     if args.output.json {
         output::json(&last)?;

@@ -50,7 +50,11 @@ pub enum ClientError {
 impl ClientError {
     /// Whether the request itself was wrong.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::Url { .. })
+        match self {
+            Self::Url { .. } => true,
+            Self::Refused { code, .. } => matches!(code, Code::NotFound | Code::InvalidArgument),
+            _ => false,
+        }
     }
 
     /// Whether the same call may succeed later, unchanged.

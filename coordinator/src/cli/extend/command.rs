@@ -9,12 +9,14 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of the log's end that a failure shows.
 const SHOWN: i64 = 2000;
 /// Pause between looks at a running program.
 const POLL: Duration = Duration::from_millis(50);
+/// How long it may take to end once it was asked to: less than a coordinator waits for the process that runs it.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What the program is told.
 pub struct Told<'a> {
@@ -59,6 +61,9 @@ impl Told<'_> {
         let mut command = Command::new(program);
         command.args(rest).envs(self.environment()).stdin(Stdio::null());
         command.stdout(file.try_clone().or_work()?).stderr(file.try_clone().or_work()?);
+        // What the program starts itself belongs to its group, and ends with it.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().with_context(|| format!("cannot run {program}")).or_work()?;
         let status = ended(child).await?;
         if status.success() {
@@ -121,13 +126,37 @@ async fn ended(mut child: Child) -> Result<ExitStatus, Failure> {
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
             () = &mut stop => {
-                // One that has just ended cannot be killed, and need not be.
-                let _ = child.kill();
-                let _ = child.wait();
+                end(&mut child).await;
                 return Err(interrupted());
             }
         }
     }
+}
+
+/// Ends a program and all that it has started: they are asked to, and killed if they take too long.
+async fn end(child: &mut Child) {
+    tell(child, false);
+    let since = Instant::now();
+    while since.elapsed() < GRACE && matches!(child.try_wait(), Ok(None)) {
+        tokio::time::sleep(POLL).await;
+    }
+    // The first of them may have ended before the others.
+    tell(child, true);
+    let _ = child.wait();
+}
+
+/// Asks a program's group to end, or kills it. One that has just ended cannot be told, and need not be.
+#[cfg(unix)]
+fn tell(child: &mut Child, kill: bool) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, if kill { Signal::KILL } else { Signal::TERM });
+    }
+}
+
+#[cfg(not(unix))]
+fn tell(child: &mut Child, _kill: bool) {
+    let _ = child.kill();
 }
 
 fn interrupted() -> Failure {

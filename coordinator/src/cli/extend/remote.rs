@@ -10,6 +10,15 @@ use std::time::Duration;
 /// Wait before a coordinator that does not answer is asked again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// What following a job ended with: a coordinator that was away for long is no reason to give up.
+pub(super) fn unless_away<T>(failure: Failure) -> Result<Result<T, Failure>, ClientError> {
+    match failure.downcast::<ClientError>() {
+        Ok(error) if error.is_retryable() => Err(error),
+        Ok(error) => Ok(Err(Failure::work(error))),
+        Err(failure) => Ok(Err(failure)),
+    }
+}
+
 /// Tries again for as long as the coordinator does not answer, and ends when the user wants.
 pub(super) async fn patiently<T>(
     attempt: impl AsyncFn() -> Result<Result<T, Failure>, ClientError>,

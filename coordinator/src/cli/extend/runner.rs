@@ -75,7 +75,17 @@ impl<'a> Runner<'a> {
                 }
                 () = std::future::ready(()) => {}
             }
-            let result = match self.out.standing(name, id)? {
+            let mut standing = self.out.standing(name, id)?;
+            if let Standing::Done(result) = &standing
+                && let Some(gone) = self.gone(result)
+            {
+                let why = format!("{} is gone", gone.display());
+                for name in self.inputs.plan.dependents(name) {
+                    self.set_aside(name, &why).await?;
+                }
+                standing = Standing::New;
+            }
+            let result = match standing {
                 Standing::Done(result) => {
                     still_there(stage, &result)?;
                     self.tell(
@@ -132,7 +142,7 @@ impl<'a> Runner<'a> {
     fn tell(&self, stage: &Stage, state: &str, result: Option<&StageResult>, text: &str) -> Outcome {
         if self.args.output.json {
             let result = result.map(serde_json::to_value).transpose().or_work()?;
-            return output::json(&PlanLine { result, ..line(stage, state) });
+            return output::event(&PlanLine { result, ..line(stage, state) });
         }
         note(text);
         Ok(())
@@ -141,9 +151,17 @@ impl<'a> Runner<'a> {
     /// Tells programs which job a stage will wait for, before it is launched.
     pub(super) fn tell_job(&self, stage: &Stage, job: &JobId) -> Outcome {
         if self.args.output.json {
-            output::json(&PlanLine { job: Some(job.to_string()), ..line(stage, state::JOB) })?;
+            output::event(&PlanLine { job: Some(job.to_string()), ..line(stage, state::JOB) })?;
         }
         Ok(())
+    }
+
+    /// What a stage made in the plan's folder and is no longer there.
+    fn gone(&self, result: &StageResult) -> Option<PathBuf> {
+        let Made { factors, model, .. } = &result.made;
+        // A checkpoint that was trained before lies elsewhere, under its whole path.
+        let made = [factors, model].into_iter().flatten().filter(|path| path.is_relative());
+        made.map(|path| self.out.root().join(path)).find(|path| !path.exists())
     }
 
     /// Puts out of the way what is to be made again.

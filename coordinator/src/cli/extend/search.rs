@@ -2,7 +2,7 @@
 
 use super::folder::{Made, write};
 use super::inputs::identity;
-use super::remote::patiently;
+use super::remote::{patiently, unless_away};
 use super::runner::{Runner, StageModel};
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::local::{LocalSearch, Machine};
@@ -160,7 +160,7 @@ impl Runner<'_> {
         }
         let status = match follow(&client, id.as_str(), 1, self.args.of_jobs()).await {
             Ok(status) => status,
-            Err(failure) => return Ok(Err(failure)),
+            Err(failure) => return unless_away(failure),
         };
         if let Err(failure) = ended_well(&status) {
             return Ok(Err(failure));

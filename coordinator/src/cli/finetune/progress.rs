@@ -49,7 +49,7 @@ impl TrainingProgress {
                 (self.started, self.before) = (Instant::now(), before.len() as u32);
                 if self.json {
                     let (parameters, steps_before) = (*parameters, before.len());
-                    return output::json(&Told::Begun { parameters, steps_before, steps: self.steps });
+                    return output::event(&Told::Begun { parameters, steps_before, steps: self.steps });
                 }
                 match before.last() {
                     Some(last) => note(format!("going on after step {}, loss {:.4}", last.step, last.loss)),
@@ -59,9 +59,9 @@ impl TrainingProgress {
             TrainEvent::Progress { step, share } => {
                 self.bar.set_position((((step - 1) as f32 + share) * PARTS) as u64);
             }
-            TrainEvent::Step(record) if self.json => return output::json(&Told::Step(record)),
+            TrainEvent::Step(record) if self.json => return output::event(&Told::Step(record)),
             TrainEvent::Step(record) => self.step(record),
-            TrainEvent::Checkpoint { step } if self.json => return output::json(&Told::Checkpoint { step: *step }),
+            TrainEvent::Checkpoint { step } if self.json => return output::event(&Told::Checkpoint { step: *step }),
             TrainEvent::Checkpoint { .. } => {}
         }
         Ok(())

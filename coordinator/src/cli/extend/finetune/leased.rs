@@ -2,9 +2,9 @@
 
 use super::super::folder::write_bytes;
 use super::super::inputs::{identity, same_architecture};
-use super::super::remote::patiently;
+use super::super::remote::{patiently, unless_away};
 use super::super::runner::{Runner, StageModel};
-use crate::cli::failure::{Failure, OrFail as _};
+use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::finetune::data;
 use crate::cli::output::note;
 use crate::cli::watch::{ended_well, follow_with};
@@ -12,6 +12,7 @@ use crate::client::{Client, ClientError};
 use crate::plan::{FinetuneStage, Stage};
 use ropewalk_shared::event::{Event, JobEvent};
 use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::status::JobState;
 use ropewalk_shared::training::{StepRecord, TrainingJob, TrainingPlace, write_sequences};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -21,6 +22,8 @@ use std::path::Path;
 struct Told {
     curve: Vec<StepRecord>,
     fingerprint: Option<Fingerprint>,
+    /// It was over when it was launched: nobody was asked.
+    was_done: bool,
 }
 
 impl Runner<'_> {
@@ -42,7 +45,7 @@ impl Runner<'_> {
         let (bytes, sequences) = write_sequences(&packed);
         drop(packed);
         write_bytes(&folders.sequences(self.out.root()), &bytes)?;
-        let job = TrainingJob {
+        let mut job = TrainingJob {
             name: format!("{}-{}", self.inputs.plan.name, stage.name),
             model: identity(&model.folder, model.fingerprint),
             settings,
@@ -50,12 +53,27 @@ impl Runner<'_> {
             place: folders,
             repetition: self.out.times_set_aside(&stage.name),
         };
-        self.tell_job(stage, &job.id())?;
-        self.remember(&stage.name, url, &job.id())?;
-        let told = patiently(async || self.attempt_training(url, &job).await).await?;
+        let told = loop {
+            self.tell_job(stage, &job.id())?;
+            self.remember(&stage.name, url, &job.id())?;
+            let told = patiently(async || self.attempt_training(url, &job).await).await?;
+            match self.check_here(place, &stage.name, told.fingerprint) {
+                Ok(()) => break told,
+                // The coordinator would never have that job done again.
+                Err(_) if told.was_done => {
+                    note(format!("{} was trained before, but that model is no longer here: once more", stage.name));
+                    job.repetition += 1;
+                }
+                Err(failure) => return Err(failure),
+            }
+        };
         // Large, and of no further use. One that stays does no harm.
         let _ = std::fs::remove_file(job.place.sequences(self.out.root()));
-        // The coordinator only knows what a worker said; what lies here decides.
+        Ok(told.curve)
+    }
+
+    /// The coordinator only knows what a worker said; what lies here decides.
+    fn check_here(&self, place: &Path, stage: &str, told: Option<Fingerprint>) -> Outcome {
         let checked = same_architecture(place, &self.inputs.folder);
         let (_, fingerprint) = checked.map_err(|failure| {
             Failure::work_message(format!(
@@ -63,14 +81,13 @@ impl Runner<'_> {
                  below their --train-root"
             ))
         })?;
-        if told.fingerprint != Some(fingerprint) {
-            return Err(Failure::work_message(format!(
-                "{} is not the model that the worker made; --from {} makes it again",
-                place.display(),
-                stage.name
-            )));
+        if told == Some(fingerprint) {
+            return Ok(());
         }
-        Ok(told.curve)
+        Err(Failure::work_message(format!(
+            "{} is not the model that the worker made; --from {stage} makes it again",
+            place.display()
+        )))
     }
 
     async fn attempt_training(&self, url: &str, job: &TrainingJob) -> Result<Result<Told, Failure>, ClientError> {
@@ -79,7 +96,8 @@ impl Runner<'_> {
         if created {
             note(format!("launched as {id}; `ropewalk watch {id} --coordinator {url}` follows it too"));
         }
-        let mut told = Told::default();
+        let was_done = !created && client.job(id.as_str()).await?.state == JobState::Done;
+        let mut told = Told { was_done, ..Told::default() };
         let mut hear = |event: &Event| match &event.what {
             JobEvent::TrainingStep(step) => told.curve.push(*step),
             JobEvent::Trained { fingerprint } => told.fingerprint = Some(*fingerprint),
@@ -87,7 +105,7 @@ impl Runner<'_> {
         };
         let status = match follow_with(&client, id.as_str(), 1, self.args.of_jobs(), &mut hear).await {
             Ok(status) => status,
-            Err(failure) => return Ok(Err(failure)),
+            Err(failure) => return unless_away(failure),
         };
         Ok(ended_well(&status).map(|()| told))
     }
