@@ -78,9 +78,8 @@ fn main() -> Result<()> {
             {
                 let mut job = job(&identity, contender, length, seed + repeat * BETWEEN_REPEATS, both);
                 job.search.max_evaluations = options.max_evaluations;
-                if options.equal_passes
-                    && let Some(passes) = yardstick_passes
-                {
+                let equal = yardstick_passes.filter(|_| options.equal_passes);
+                if let Some(passes) = options.passes.or(equal) {
                     job.search.evolution.generations = 1_000_000;
                     job.search.max_passes = Some(passes);
                 }

@@ -58,6 +58,10 @@ pub struct Options {
     #[arg(long)]
     pub equal_passes: bool,
 
+    /// Let every strategy go on until so many document passes, whatever its generations
+    #[arg(long, value_name = "N", conflicts_with = "equal_passes")]
+    pub passes: Option<u64>,
+
     /// End every strategy after this many evaluations
     #[arg(long, value_name = "N")]
     pub max_evaluations: Option<u64>,
