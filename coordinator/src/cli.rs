@@ -64,46 +64,29 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Search factors for the bundled model: 256 to 2,048 tokens in a few minutes
     #[cfg(feature = "local")]
     Quickstart(quickstart::QuickstartArgs),
-    /// Search factors for a model on this machine, in one process
     #[cfg(feature = "local")]
     Search(Box<search::SearchCommand>),
-    /// Run a coordinator for workers on other machines
     Serve(serve::ServeArgs),
-    /// Start a search on a coordinator
     Launch(Box<launch::LaunchArgs>),
-    /// List the jobs of a coordinator
     Jobs(jobs::JobsArgs),
-    /// Show how a job stands, and what it waits for
     Status(status::StatusArgs),
-    /// Follow a job until it ends
     Watch(watch::WatchArgs),
-    /// Lease no more work of a job until it is resumed
     Pause(control::PauseArgs),
-    /// Go on with a paused job
     Resume(control::ResumeArgs),
-    /// End a job; what was evaluated stays stored
     Cancel(control::CancelArgs),
-    /// List the workers of a coordinator
     Workers(workers::WorkersArgs),
-    /// Write the factors of a job or factor file in the form an engine loads
     Export(export::ExportArgs),
-    /// Measure a model's perplexity under given factors
     #[cfg(feature = "local")]
     Eval(eval::EvalArgs),
-    /// Train a model under given factors
     #[cfg(feature = "local")]
     Finetune(Box<finetune::FinetuneArgs>),
-    /// Run a plan: search, fine-tune, second search, short-window recovery, evaluation, export
     #[cfg(feature = "local")]
     Extend(Box<extend::ExtendArgs>),
-    /// Carry out a plan for a coordinator, until standard input ends
     #[cfg(feature = "local")]
     #[command(hide = true)]
     CarryPlan(extend::CarryArgs),
-    /// Predict memory and time of a search before anything is spent
     #[cfg(feature = "local")]
     Plan(plan::PlanArgs),
 }

@@ -333,7 +333,7 @@ fn too_few_documents_are_counted_by_length() {
         error,
         "3 different documents of at least 100 tokens are needed, 1 found (7 documents: 1 of 100 tokens or more, \
          3 of 50 to 99, 2 shorter than 50, 1 empty; the longest of the short ones has 99); add longer documents, or \
-         lower the target length or the numbers of samples and held-out samples"
+         lower the length or the number of samples"
     );
     let (samples, tally) = documents.in_order(50, 2).unwrap();
     assert_eq!(samples.iter().map(|named| named.place.line).collect::<Vec<_>>(), [Some(1), Some(2)]);

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use ropewalk_coordinator::export::{DroppedStartTokens, ExportError, HfOptions, ShortSet, csv, hf, json};
+use ropewalk_coordinator::export::{
+    DroppedStartTokens, ExportError, HfOptions, ShortSet, StartTokensWorth, csv, hf, json,
+};
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::factor_file::{FactorFile, FactorModel};
 use ropewalk_shared::rope::Rescale;
@@ -196,7 +198,10 @@ fn starting_tokens_are_refused_unless_they_were_dropped() {
             assert!(text.contains(part), "{text}");
         }
     }
-    let dropped = DroppedStartTokens { start_tokens: 4, with: 9.5, without: 9.75 };
+    let dropped = DroppedStartTokens {
+        start_tokens: 4,
+        worth: Some(StartTokensWorth { with: 9.5, without: 9.75, held_out: true }),
+    };
     let options = HfOptions { dropped: Some(dropped), ..HfOptions::default() };
     let export = hf::export(&file, &config, &options).unwrap();
     assert!(export.notes[0].contains("9.5000") && export.notes[0].contains("9.7500"), "{:?}", export.notes);
@@ -207,8 +212,35 @@ fn starting_tokens_are_refused_unless_they_were_dropped() {
     let read = FactorFile::from_json(&text).unwrap();
     assert_eq!((read.start_tokens, &read.rescale_factors), (0, &file.rescale_factors));
     let value: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(value["dropped_start_tokens"], json!({"start_tokens": 4, "with": 9.5, "without": 9.75}));
+    assert_eq!(
+        value["dropped_start_tokens"],
+        json!({"start_tokens": 4, "with": 9.5, "without": 9.75, "held_out": true})
+    );
     assert_eq!(json::export(&file, None).unwrap().content, file.to_json().unwrap());
+}
+
+/// Factors that were trained under, or given by hand, were not measured without.
+#[test]
+fn starting_tokens_are_dropped_unmeasured_where_nobody_knows_better() {
+    let mut file = factors(8, su());
+    assert_eq!(DroppedStartTokens::of(&file), None);
+    file.start_tokens = 4;
+    let objective = json!({"kind": "perplexity", "value": 9.0, "held_out": null, "samples": 2});
+    file.objective = Some(serde_json::from_value(objective).unwrap());
+    let dropped = DroppedStartTokens::of(&file).unwrap();
+    assert_eq!(dropped, DroppedStartTokens { start_tokens: 4, worth: None });
+    assert!(csv::export(&file, Some(&dropped)).unwrap().notes[0].contains("not measured"));
+    let text = json::export(&file, Some(&dropped)).unwrap().content;
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["dropped_start_tokens"], json!({"start_tokens": 4}));
+    assert_eq!(FactorFile::from_json(&text).unwrap().objective, None, "9.0 was measured with them");
+
+    // Without held-out samples it is known on those of the search.
+    let measured = json!({"value": 9.5, "held_out": null});
+    file.baselines.insert("without-start-tokens".into(), serde_json::from_value(measured).unwrap());
+    let dropped = DroppedStartTokens::of(&file).unwrap();
+    assert_eq!(dropped.worth, Some(StartTokensWorth { with: 9.0, without: 9.5, held_out: false }));
+    let text = json::export(&file, Some(&dropped)).unwrap().content;
+    assert_eq!(FactorFile::from_json(&text).unwrap().objective.unwrap().value, 9.5);
 }
 
 #[test]

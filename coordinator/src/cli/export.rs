@@ -12,7 +12,7 @@ use super::prepare::ModelFolder;
 use crate::export::{DroppedStartTokens, Export, Format, HfOptions, ShortSet, csv, hf, json, read_factors};
 use anyhow::Context as _;
 use clap::Args;
-use ropewalk_shared::factor_file::{FactorFile, WITHOUT_START_TOKENS};
+use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::model_description::ModelDescription;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,7 @@ impl ExportArgs {
             return Err(Failure::input_message(format!("{}: no such factor file", self.what)));
         }
         let client = self.coordinator.connect().await?;
-        let result = client.result(&self.what).await.or_work()?;
+        let result = client.result(&self.what).await?;
         if !result.complete {
             note("the job is not done: these are the best factors so far");
         }
@@ -165,8 +165,7 @@ impl ExportArgs {
 
     fn export(&self, subject: Subject) -> Result<Export, Failure> {
         let Subject { file, text, config_json } = subject;
-        let dropped = if self.drop_start_tokens { Some(dropped(&file)?) } else { None };
-        let dropped = dropped.filter(|dropped| dropped.start_tokens > 0);
+        let dropped = if self.drop_start_tokens { DroppedStartTokens::of(&file) } else { None };
         if self.format != Format::Hf {
             let only_hf = [
                 ("--whole", self.whole),
@@ -223,22 +222,5 @@ impl ExportArgs {
                 Ok(Some(ShortSet::Given(short)))
             }
         }
-    }
-}
-
-/// What the starting tokens are worth, as the job measured it at its end.
-pub(super) fn dropped(file: &FactorFile) -> Result<DroppedStartTokens, Failure> {
-    let start_tokens = file.start_tokens;
-    if start_tokens == 0 {
-        return Ok(DroppedStartTokens { start_tokens, with: f64::NAN, without: f64::NAN });
-    }
-    let with = file.objective.as_ref().and_then(|objective| objective.held_out);
-    let without = file.baselines.get(WITHOUT_START_TOKENS).and_then(|measured| measured.held_out);
-    match (with, without) {
-        (Some(with), Some(without)) => Ok(DroppedStartTokens { start_tokens, with, without }),
-        _ => Err(Failure::input_message(
-            "--drop-start-tokens: the file does not say what the factors are worth without starting tokens; export a \
-             finished job that had held-out samples, or search with --start-tokens 0",
-        )),
     }
 }

@@ -1,7 +1,7 @@
 //! `ropewalk finetune`: trains a model under rescale factors, on this machine, in one process.
 
 pub mod data;
-mod options;
+pub mod options;
 pub mod progress;
 
 use super::eval::choice::FactorChoice;
@@ -39,9 +39,6 @@ pub struct FinetuneArgs {
     #[command(flatten)]
     source: SourceArgs,
 
-    #[command(flatten)]
-    training: TrainingArgs,
-
     /// Factors to train with: a factor file (JSON or CSV; of a table the set for the window that is trained for), none, pi, ntk, yarn or
     /// yarn-factors
     #[arg(long, value_name = "FACTORS")]
@@ -57,6 +54,9 @@ pub struct FinetuneArgs {
 
     #[command(flatten)]
     output: JsonArgs,
+
+    #[command(flatten)]
+    training: TrainingArgs,
 }
 
 /// What is printed in the end.

@@ -18,12 +18,13 @@ pub struct LaunchArgs {
     #[command(flatten)]
     job: JobArgs,
 
+    // The heading of the options above would go on.
+    #[command(flatten, next_help_heading = None::<&str>)]
+    coordinator: CoordinatorArgs,
+
     /// Fingerprint of the model, where its weights are not on this machine; a worker's log shows it
     #[arg(long, value_name = "HEX")]
     fingerprint: Option<Fingerprint>,
-
-    #[command(flatten)]
-    coordinator: CoordinatorArgs,
 
     #[command(flatten)]
     output: JsonArgs,

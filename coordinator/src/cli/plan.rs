@@ -67,7 +67,8 @@ pub struct PlanArgs {
     #[command(flatten)]
     search: SearchArgs,
 
-    #[command(flatten)]
+    // The heading of the options above would go on.
+    #[command(flatten, next_help_heading = None::<&str>)]
     output: JsonArgs,
 }
 

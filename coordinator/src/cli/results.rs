@@ -1,14 +1,13 @@
 //! The end of a search on this machine: the comparison, the files, the plots.
 
 use super::compare;
-use super::export::dropped;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::files::write;
 use super::options::JsonArgs;
 use super::output::{self, note};
 use super::prepare::ModelFolder;
 use crate::client::JobResult;
-use crate::export::{Export, HfOptions, hf};
+use crate::export::{DroppedStartTokens, Export, HfOptions, hf};
 use crate::report::{Curve, Level, factor_plot, progress_plot};
 use ropewalk_shared::baselines::Baseline;
 use ropewalk_shared::factor_file::FactorFile;
@@ -61,7 +60,7 @@ impl<'a> Results<'a> {
     /// The patch for transformers, without starting tokens where there are any: no engine can leave them alone.
     fn patch(&self) -> Result<Export, Failure> {
         let file = &self.result.factors;
-        let dropped = if file.start_tokens > 0 { Some(dropped(file)?) } else { None };
+        let dropped = DroppedStartTokens::of(file);
         hf::export(file, &self.folder.config_json, &HfOptions { dropped, ..HfOptions::default() }).or_input()
     }
 

@@ -21,12 +21,13 @@ pub struct SearchCommand {
     #[command(flatten)]
     job: JobArgs,
 
+    // The heading of the options above would go on.
+    #[command(flatten, next_help_heading = None::<&str>)]
+    machine: MachineArgs,
+
     /// Folder for the results, and for what an interrupted search needs to go on
     #[arg(long, value_name = "DIR", default_value = "ropewalk-search")]
     out: PathBuf,
-
-    #[command(flatten)]
-    machine: MachineArgs,
 
     #[command(flatten)]
     output: JsonArgs,

@@ -56,7 +56,7 @@ pub enum DocumentsError {
     /// Not enough documents are long enough.
     #[error(
         "{wanted} different documents of at least {length} tokens are needed, {found} found ({tally}); \
-         add longer documents, or lower the target length or the numbers of samples and held-out samples"
+         add longer documents, or lower the length or the number of samples"
     )]
     TooFew {
         /// Documents needed.

@@ -29,15 +29,16 @@ impl SearchPasses {
         let texts = u64::from(search.objective != SearchObjective::Needle);
         let (judged, others) = (documents.saturating_mul(texts + needles), held_out.saturating_mul(1 + needles));
         let (evaluations, reported) = (evaluations(search, judged), report_plan::most_sets(search));
-        let all = |judged: u64, others: u64| {
+        let all = |judged: u64, others: u64, most: Option<u64>| {
             let report = reported.saturating_mul(judged.saturating_add(others));
-            evaluations.saturating_mul(judged).saturating_add(report)
+            evaluations.saturating_mul(judged).min(most.unwrap_or(u64::MAX)).saturating_add(report)
         };
+        let short = |length: u32| (length, all(documents, held_out, None));
         Self {
             evaluations,
             judged,
-            long: all(judged, others),
-            short: search.keep_short.iter().map(|window| (window.length, all(documents, held_out))).collect(),
+            long: all(judged, others, search.max_passes),
+            short: search.keep_short.iter().map(|window| short(window.length)).collect(),
         }
     }
 }
@@ -83,6 +84,9 @@ mod tests {
         assert_eq!(of(&needle).long, 1344 * 10 + 9 * (10 + 9));
         let keep_short = vec!["100:2".parse().unwrap()];
         assert_eq!(of(&SearchOptions { keep_short, ..paper.clone() }).short, [(100, text.long)]);
+        // A limit on passes holds for the search, whatever races save of it.
+        let limited = SearchOptions { max_passes: Some(50), ..paper.clone() };
+        assert_eq!(of(&limited).long, 50 + 9 * 8);
         let pairs = SearchOptions { strategy: StrategyKind::LongRope2, pair_attention: 7, ..paper };
         assert_eq!(of(&pairs).long, 1351 * 5 + 10 * 8);
     }

@@ -14,8 +14,8 @@ pub enum ExportError {
     /// A format that has no place for starting tokens.
     #[error(
         "the factors leave {start_tokens} starting tokens unscaled, which no engine can do and format {format} cannot say; \
-         either search with --start-tokens 0, or export with --drop-start-tokens, which evaluates the same factors \
-         without them on the held-out samples and shows both perplexities"
+         either search with --start-tokens 0, or export with --drop-start-tokens, which says what they are worth where \
+         that was measured"
     )]
     StartTokens {
         /// How many.

@@ -16,10 +16,13 @@ pub fn export(file: &FactorFile, dropped: Option<&DroppedStartTokens>) -> Result
     };
     let mut file = FactorFile { start_tokens: 0, ..file.clone() };
     // What was measured without them is what these factors are worth; short windows were not measured so.
-    if let (Some(objective), Some(measured)) = (&mut file.objective, file.baselines.remove(WITHOUT_START_TOKENS)) {
-        (objective.value, objective.held_out) = (measured.value, measured.held_out);
-        objective.held_out_text = measured.held_out_text;
-        objective.kept_short.clear();
+    match (&mut file.objective, file.baselines.remove(WITHOUT_START_TOKENS)) {
+        (Some(objective), Some(measured)) => {
+            (objective.value, objective.held_out) = (measured.value, measured.held_out);
+            objective.held_out_text = measured.held_out_text;
+            objective.kept_short.clear();
+        }
+        (objective, _) => *objective = None,
     }
     if let Some(last) = file.windows.last_mut() {
         last.rescale.start_tokens = 0;

@@ -14,7 +14,7 @@ pub use error::{ExportError, InvalidFactors, ReadFactorsError};
 pub use hf::{HfOptions, ShortSet, same_model};
 pub use read::{ReadFactors, parse_factors, read_factors};
 
-use ropewalk_shared::factor_file::{FactorFile, WITHOUT_PAIR_ATTENTION};
+use ropewalk_shared::factor_file::{FactorFile, WITHOUT_PAIR_ATTENTION, WITHOUT_START_TOKENS};
 use ropewalk_shared::rope::Rescale;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -50,15 +50,52 @@ pub struct Export {
 
 /// Starting tokens that were given up so that engines can run the factors, and what that costs.
 ///
-/// No engine can leave starting tokens alone. Whoever drops them evaluates the factors again without.
+/// No engine can leave starting tokens alone. A search measures at its end what they are worth; other files do not say it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DroppedStartTokens {
     /// How many the search had found.
     pub start_tokens: u32,
-    /// Perplexity with them.
+    /// What they are worth, where it was measured.
+    #[serde(flatten)]
+    pub worth: Option<StartTokensWorth>,
+}
+
+/// Perplexity of the same factors with starting tokens and without.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartTokensWorth {
+    /// With them.
     pub with: f64,
-    /// Perplexity of the same factors from the first token on.
+    /// From the first token on.
     pub without: f64,
+    /// On samples that the search never saw; otherwise on its own.
+    pub held_out: bool,
+}
+
+// === impl DroppedStartTokens ===
+
+impl DroppedStartTokens {
+    /// Those of a factor file; `None` where it has no starting tokens.
+    pub fn of(file: &FactorFile) -> Option<Self> {
+        let (objective, without) = (file.objective.as_ref(), file.baselines.get(WITHOUT_START_TOKENS));
+        let worth = objective.zip(without).map(|(with, without)| match with.held_out.zip(without.held_out) {
+            Some((with, without)) => StartTokensWorth { with, without, held_out: true },
+            None => StartTokensWorth { with: with.value, without: without.value, held_out: false },
+        });
+        (file.start_tokens > 0).then_some(Self { start_tokens: file.start_tokens, worth })
+    }
+}
+
+impl fmt::Display for DroppedStartTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} starting tokens of the search are dropped: ", self.start_tokens)?;
+        match self.worth {
+            Some(StartTokensWorth { with, without, held_out }) => {
+                let on = if held_out { "held-out perplexity" } else { "perplexity on the samples of the search" };
+                write!(f, "{on} {with:.4} with them, {without:.4} as exported")
+            }
+            None => f.write_str("what that costs was not measured; `ropewalk eval` does it"),
+        }
+    }
 }
 
 // === impl Format ===
@@ -113,9 +150,6 @@ fn refuse_start_tokens(
     match (file.start_tokens, dropped) {
         (0, None) => Ok(None),
         (start_tokens, None) => Err(ExportError::StartTokens { start_tokens, format }),
-        (_, Some(DroppedStartTokens { start_tokens, with, without })) => Ok(Some(format!(
-            "the {start_tokens} starting tokens of the search are dropped: held-out perplexity {with:.4} with them, \
-             {without:.4} as exported"
-        ))),
+        (_, Some(dropped)) => Ok(Some(dropped.to_string())),
     }
 }

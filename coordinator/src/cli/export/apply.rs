@@ -1,11 +1,11 @@
 //! `ropewalk export --apply`: a whole model's folder with the factors in it.
 
-use super::{ExportArgs, Report, dropped};
+use super::{ExportArgs, Report};
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::output::{self, note};
 use crate::cli::prepare::ModelFolder;
-use crate::export::HfOptions;
 use crate::export::checkpoint::{self, Checkpoint, CheckpointError, Ingredients};
+use crate::export::{DroppedStartTokens, HfOptions};
 use anyhow::Context as _;
 use ropewalk_worker::fold;
 use ropewalk_worker::model::{fingerprint_dir, weights};
@@ -20,11 +20,11 @@ pub(super) async fn run(args: &ExportArgs, model: &Path, out: &Path) -> Outcome 
     let weights = weights::files_of(&folder.path).or_input()?;
     let subject = args.subject(Some(&folder)).await?;
 
-    let dropped = if args.drop_start_tokens { Some(dropped(&subject.file)?) } else { None };
+    let dropped = if args.drop_start_tokens { DroppedStartTokens::of(&subject.file) } else { None };
     let options = HfOptions {
         short: args.short_set(&folder.config_json, &subject.file.pair_attention)?,
         target_length: args.target_length,
-        dropped: dropped.filter(|dropped| dropped.start_tokens > 0),
+        dropped,
         hf5_only: args.hf5_only,
     };
     let checkpoint = Checkpoint::new(Ingredients {

@@ -2,12 +2,11 @@
 
 use super::folder::Made;
 use super::runner::Runner;
-use crate::cli::export::dropped;
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::output::note;
 use crate::cli::prepare::ModelFolder;
-use crate::export::HfOptions;
 use crate::export::checkpoint::{Checkpoint, Ingredients, same_weights};
+use crate::export::{DroppedStartTokens, HfOptions};
 use crate::plan::{ExportStage, Stage};
 use anyhow::Context as _;
 use ropewalk_shared::factor_file::FactorFile;
@@ -23,8 +22,8 @@ pub(super) fn checkpoint(
     export: &ExportStage,
 ) -> Result<Checkpoint, Failure> {
     let weights = weights::files_of(&folder.path).or_work()?;
-    let dropped = if export.drop_start_tokens { Some(dropped(factors)?) } else { None };
-    let options = HfOptions { dropped: dropped.filter(|dropped| dropped.start_tokens > 0), ..HfOptions::default() };
+    let dropped = if export.drop_start_tokens { DroppedStartTokens::of(factors) } else { None };
+    let options = HfOptions { dropped, ..HfOptions::default() };
     let checkpoint = Checkpoint::new(Ingredients {
         model: &folder.path,
         name: &folder.name,

@@ -6,6 +6,11 @@ use clap::{Args, ValueEnum};
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::training::{AdamW, Lora, Method, Mix, Precision, Schedule, TrainSpec};
 
+/// Steps of the warm-up, or a tenth of all where that is less.
+pub const WARM_UP: u32 = 20;
+/// Share of the learning rate at which a cosine ends.
+pub const FINAL_SHARE: f64 = 0.1;
+
 /// How to train; the defaults are those of the paper's fine-tuning where it states any.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training options")]
@@ -161,10 +166,10 @@ impl TrainingArgs {
             length: self.length,
             rescale,
             learning_rate: self.learning_rate,
-            warmup_steps: self.warm_up.unwrap_or_else(|| (self.steps / 10).min(20)),
+            warmup_steps: self.warm_up.unwrap_or_else(|| (self.steps / 10).min(WARM_UP)),
             schedule: match self.schedule {
                 ScheduleArg::Constant => Schedule::Constant,
-                ScheduleArg::Cosine => Schedule::Cosine { final_share: self.final_share.unwrap_or(0.1) },
+                ScheduleArg::Cosine => Schedule::Cosine { final_share: self.final_share.unwrap_or(FINAL_SHARE) },
             },
             adamw: AdamW { weight_decay: self.weight_decay, ..AdamW::default() },
             clip_norm: (self.clip != 0.0).then_some(self.clip),

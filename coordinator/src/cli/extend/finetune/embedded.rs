@@ -3,6 +3,7 @@
 use super::super::folder::write;
 use super::super::runner::{Runner, StageModel};
 use crate::cli::failure::{Failure, OrFail as _};
+use crate::cli::finetune::options::{FINAL_SHARE, WARM_UP};
 use crate::cli::finetune::progress::TrainingProgress;
 use crate::cli::finetune::{csv, data, failure, points};
 use crate::cli::prepare::ModelFolder;
@@ -12,7 +13,7 @@ use crate::report::loss_plot;
 use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::training::TrainSpec;
 use ropewalk_worker::train::{self, StepRecord, TrainEvent};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) fn spec(settings: &Map<String, Value>, rescale: Rescale) -> Result<TrainSpec, serde_json::Error> {
     let mut settings = settings.clone();
     settings.insert("rescale".to_owned(), serde_json::to_value(rescale)?);
+    // As the command line has it: a name alone, and fewer steps than a warm-up usually takes.
+    if settings.get("schedule").is_some_and(|schedule| schedule == "cosine") {
+        settings.insert("schedule".to_owned(), json!({ "cosine": { "final_share": FINAL_SHARE } }));
+    }
+    if let Some(steps) = settings.get("steps").and_then(Value::as_u64).filter(|steps| *steps < u64::from(WARM_UP)) {
+        settings.entry("warmup_steps").or_insert_with(|| (steps / 10).into());
+    }
     serde_json::from_value(Value::Object(settings))
 }
 
@@ -103,5 +111,21 @@ impl Runner<'_> {
         let losses = curve.first().zip(curve.last());
         let losses = losses.map(|(first, last)| format!(", loss {:.3} to {:.3}", first.loss, last.loss));
         Ok(format!("in {} steps{}", curve.len(), losses.unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ropewalk_shared::training::Schedule;
+
+    #[test]
+    fn a_plan_may_leave_out_what_the_command_line_may() {
+        let of = |settings: Value| spec(settings.as_object().unwrap(), Rescale::identity(4)).unwrap();
+        let short = of(json!({"steps": 12, "length": 64, "schedule": "cosine"}));
+        assert_eq!((short.warmup_steps, short.schedule), (1, Schedule::Cosine { final_share: 0.1 }));
+        assert_eq!(of(json!({"steps": 12, "length": 64, "warmup_steps": 5})).warmup_steps, 5);
+        let long = of(json!({"steps": 30, "length": 64, "schedule": {"cosine": {"final_share": 0.5}}}));
+        assert_eq!((long.warmup_steps, long.schedule), (20, Schedule::Cosine { final_share: 0.5 }));
     }
 }
