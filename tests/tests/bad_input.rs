@@ -247,7 +247,7 @@ fn an_unknown_job() -> Result<()> {
     let coordinator = Coordinator::start(folder.path())?;
     for command in ["status", "pause", "resume", "cancel", "export", "watch"] {
         let ended = ropewalk([command, "nobody-0123", "--coordinator", &coordinator.url])?;
-        ended.assert_failed(1, &["nobody-0123", "ropewalk jobs"]);
+        ended.assert_failed(2, &["nobody-0123", "ropewalk jobs"]);
     }
     Ok(())
 }

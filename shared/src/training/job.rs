@@ -97,6 +97,11 @@ impl TrainingJob {
 // === impl TrainingPlace ===
 
 impl TrainingPlace {
+    /// Whether a plan's folder can be called so where workers train for it.
+    pub fn can_be_named(folder: &str) -> bool {
+        is_plain(folder) && folder.len() <= MAX_FOLDER_NAME
+    }
+
     /// The file of sequences, in the plan's folder.
     pub fn sequences(&self, folder: &Path) -> PathBuf {
         self.stage(folder).join("sequences.bin")

@@ -11,6 +11,7 @@ use crate::cli::search::checked_fingerprint;
 use crate::plan::{FactorSource, InvalidPlan, Plan, Problem, Stage, Training, Work};
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::ModelIdentity;
+use ropewalk_shared::training::TrainingPlace;
 use ropewalk_worker::model::weights::WeightFiles;
 use std::path::{Path, PathBuf};
 
@@ -94,9 +95,32 @@ impl Inputs {
                 None
             }
         };
+        problems.extend(unplain_folder(args, &plan));
+        // Documents that are not there are missed by whoever reads them.
+        let mut told: Vec<Problem> = Vec::new();
+        for problem in problems {
+            if !told.contains(&problem) {
+                told.push(problem);
+            }
+        }
         let inputs = drawn.map(|drawn| Self { plan, folder, fingerprint, data, drawn, digests });
-        Ok((inputs, problems))
+        Ok((inputs, told))
     }
+}
+
+/// Workers find the plan's folder by its name, which becomes part of a training's job.
+fn unplain_folder(args: &ExtendArgs, plan: &Plan) -> Option<Problem> {
+    let is_leased = |stage: &Stage| matches!(&stage.work, Work::Finetune(tune) if matches!(tune.training, Training::Embedded { .. }));
+    if args.coordinator.is_none() || args.train_here || !plan.stages.iter().any(is_leased) {
+        return None;
+    }
+    let out = std::path::absolute(&args.out).ok()?;
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let reason = format!(
+        "{}: workers find the folder by its name, which must be letters, digits, '-', '_' or '.', the first a letter or digit",
+        args.out.display()
+    );
+    (!TrainingPlace::can_be_named(&name)).then(|| Problem::of_plan("--out", reason))
 }
 
 /// The model as jobs name it.

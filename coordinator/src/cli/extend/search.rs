@@ -146,6 +146,10 @@ impl Runner<'_> {
         if leads_there(&link) {
             return Ok(());
         }
+        // Where the model was before it was moved: a name with its fingerprint is nobody else's.
+        if link.is_symlink() {
+            std::fs::remove_file(&link).with_context(|| format!("cannot replace {}", link.display())).or_work()?;
+        }
         #[cfg(unix)]
         std::os::unix::fs::symlink(path, &link).with_context(|| format!("cannot link {}", link.display())).or_work()?;
         Ok(())
