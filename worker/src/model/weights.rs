@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Bytes of a tensor, or one row where that is more, that are decoded at a time.
+const BLOCK_BYTES: usize = 256 << 10;
 /// How the file begins that git-lfs keeps in the place of another.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
@@ -38,6 +40,14 @@ pub(crate) struct Stored<'a> {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: &'a [u8],
+}
+
+/// A tensor in the shape that it was looked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    file: &'a WeightFile,
+    name: &'a str,
+    info: &'a TensorInfo,
 }
 
 /// The weight files of a folder in the order of their names: `model.safetensors`, or the shards of its index.
@@ -127,11 +137,11 @@ impl WeightFiles {
         self.files.iter().map(|file| (file.path.as_path(), file.stored()))
     }
 
-    /// Appends the numbers of a tensor to `out`, which must have this shape.
+    /// Looks for a tensor of this shape.
     ///
     /// # Errors
-    /// [`LoadError::MissingTensor`], [`LoadError::Shape`] or [`LoadError::TensorFormat`].
-    pub fn read(&self, tensor: &str, shape: &[usize], out: &mut Vec<f32>) -> Result<(), LoadError> {
+    /// [`LoadError::MissingTensor`] or [`LoadError::Shape`].
+    pub(crate) fn find<'a>(&'a self, tensor: &'a str, shape: &[usize]) -> Result<Found<'a>, LoadError> {
         let found = self.files.iter().find_map(|file| Some((file, file.metadata.info(tensor)?)));
         let Some((file, info)) = found else {
             return Err(LoadError::MissingTensor { tensor: tensor.to_owned(), dir: self.dir.clone() });
@@ -144,7 +154,41 @@ impl WeightFiles {
                 got: info.shape.clone(),
             });
         }
-        file.read(tensor, info, out)
+        Ok(Found { file, name: tensor, info })
+    }
+}
+
+// === impl Found ===
+
+impl Found<'_> {
+    /// How many numbers it has. They are there: headers are checked against the files.
+    pub fn count(&self) -> usize {
+        self.info.shape.iter().product()
+    }
+
+    /// Hands its numbers to `take`, some rows at a time.
+    ///
+    /// # Errors
+    /// [`LoadError::TensorFormat`].
+    pub fn read(&self, mut take: impl FnMut(&[f32])) -> Result<(), LoadError> {
+        let Self { file, info, .. } = self;
+        let (begin, end) = file.extent(info);
+        let row_bytes = ((end - begin) / info.shape.first().map_or(1, |rows| *rows).max(1)).max(1);
+        let step = (BLOCK_BYTES / row_bytes).max(1) * row_bytes;
+        let mut numbers = Vec::new();
+        for at in (begin..end).step_by(step) {
+            let bytes = &file.map[at..end.min(at + step)];
+            numbers.clear();
+            if !decode(bytes, info.dtype, &mut numbers) {
+                let (path, got) = (file.path.clone(), format!("{:?}", info.dtype).to_lowercase());
+                return Err(LoadError::TensorFormat { path, tensor: self.name.to_owned(), got });
+            }
+            // Mapped pages count as memory of this process until they are given back.
+            // SAFETY: the map is of a file and never written, so its pages can be read again at any time.
+            let _ = unsafe { file.map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, bytes.len()) };
+            take(&numbers);
+        }
+        Ok(())
     }
 }
 
@@ -180,19 +224,6 @@ impl WeightFile {
     /// Where a tensor's bytes are; in bounds, since the library has checked the offsets against shape, format and file.
     fn extent(&self, info: &TensorInfo) -> (usize, usize) {
         (self.data + info.data_offsets.0, self.data + info.data_offsets.1)
-    }
-
-    fn read(&self, tensor: &str, info: &TensorInfo, out: &mut Vec<f32>) -> Result<(), LoadError> {
-        let (begin, end) = self.extent(info);
-        let bytes = &self.map[begin..end];
-        if !decode(bytes, info.dtype, out) {
-            let got = format!("{:?}", info.dtype).to_lowercase();
-            return Err(LoadError::TensorFormat { path: self.path.clone(), tensor: tensor.to_owned(), got });
-        }
-        // Mapped pages count as memory of this process until they are given back.
-        // SAFETY: the map is of a file and never written, so its pages can be read again at any time.
-        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, end - begin) };
-        Ok(())
     }
 }
 

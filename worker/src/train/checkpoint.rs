@@ -52,14 +52,20 @@ impl Checkpoints {
         }
         let files = WeightFiles::open(&path).map_err(|error| unusable(error.to_string()))?;
         for trained in &mut optimizer.trained {
-            let read = |kind: &str| {
-                let (name, mut numbers) = (format!("{kind}.{}", trained.name), Vec::new());
-                let read = files.read(&name, trained.value.dims(), &mut numbers);
-                read.map(|()| numbers).map_err(|error| unusable(error.to_string()))
+            // Over what is there: three tensors beside all others may be more than there is room for.
+            let read = |kind: &str, numbers: &mut Vec<f32>| {
+                numbers.clear();
+                let name = format!("{kind}.{}", trained.name);
+                let found = files.find(&name, trained.value.dims());
+                let read = found.and_then(|found| found.read(|block| numbers.extend_from_slice(block)));
+                read.map_err(|error| unusable(error.to_string()))
             };
-            let (value, mean, square) = (read("value")?, read("mean")?, read("square")?);
+            let (Moments { mean, square }, mut value) = (&mut trained.moments, Vec::new());
+            read("mean", mean)?;
+            read("square", square)?;
+            value.reserve_exact(trained.value.elem_count());
+            read("value", &mut value)?;
             set(&trained.value, value)?;
-            trained.moments = Moments { mean, square };
         }
         optimizer.places.fill(&optimizer.trained)?;
         Ok(state.curve)
