@@ -6,7 +6,6 @@ mod room;
 use crate::cancel::CancelFlag;
 use crate::cost::{self, Load};
 use crate::counted::Counted;
-use crate::device::Dtype;
 use crate::first_layer::FirstLayers;
 use crate::gradient::{self, Gradient};
 use crate::greedy;
@@ -193,9 +192,7 @@ impl Evaluator {
         let (model, pool) = (&*self.model, &self.pool);
         let hidden = self.placement(tokens.len())?.hidden;
         let route = Route::new(model, asked, (tokens, counted_from), self.chunk_tokens)?.placed(hidden, pool);
-        // On the processor they are what is computed with.
-        let number = if model.device().is_cpu() { Dtype::F32 } else { model.dtype() };
-        let row_bytes = cost::first_layer_bytes(model.spec(), number, tokens.len());
+        let row_bytes = cost::first_layer_bytes(model.spec(), model.format(), tokens.len());
         let mut share = self.first_layers.share(tokens, row_bytes);
         ring::run(&route, &mut share, &mut |fraction| progress(fraction))
     }
