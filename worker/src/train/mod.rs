@@ -166,6 +166,8 @@ pub fn run(
         return Err(TrainError::Interrupted { step: curve.len() as u32, steps: spec.steps });
     }
     let trained = Trained { identity, spec: spec.clone(), curve };
+    // Its gradients make room for the copies that writing in another format takes.
+    drop(trainer);
     output::write(model_dir, &optimizer, &trained, out_dir)?;
     checkpoints.clear();
     Ok(trained)
