@@ -8,6 +8,7 @@ mod error;
 mod key_values;
 mod last_layer;
 mod layer;
+mod names;
 mod parameters;
 pub mod weights;
 pub(crate) mod written;
@@ -109,6 +110,7 @@ impl Model {
         let description = ModelDescription::from_config_json(&text)?;
         let files = WeightFiles::open(dir)?;
         files.check_layers(spec.layers())?;
+        files.check_used(&spec)?;
         // More devices than layers would have nothing to do.
         let devices = devices[..devices.len().min(spec.layers())].to_vec();
         let kernels = Kernels::of(first);

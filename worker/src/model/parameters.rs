@@ -4,6 +4,7 @@
 use super::LoadError;
 use super::config::DecoderSpec;
 use super::layer::Layer;
+use super::names::{LayerNames, Projection};
 use super::weights::{Found, WeightFiles};
 use crate::ledger;
 use crate::ops::Kernels;
@@ -68,7 +69,7 @@ impl Parameters {
         let norm = reader.tensor("model.norm.weight", &[spec.hidden])?;
         let mut bytes = layers.iter().map(Layer::bytes).sum::<u64>() + ledger::bytes(&embedding) + ledger::bytes(&norm);
         let head = match form.tiles {
-            _ if !spec.tied => reader.linear(&[("lm_head".to_owned(), spec.vocab)], spec.hidden, false)?,
+            _ if !spec.tied => reader.linear(&Projection::head(spec))?,
             Some((unit, parts)) => {
                 Linear::new(embedding.clone(), None).tiled(unit, parts).map_err(placing("model.embed_tokens.weight"))?
             }
@@ -114,36 +115,22 @@ impl Parameters {
 }
 
 fn load_layer(reader: &mut Reader<'_>, spec: &DecoderSpec, index: usize) -> Result<Layer, LoadError> {
-    let name = |part: &str| format!("model.layers.{index}.{part}");
-    let (queries, keys) = (spec.query_width(), spec.key_width());
-    let (qkv, gate_up): (Vec<_>, Vec<_>) = if spec.fused_tensors {
-        let qkv = vec![(name("self_attn.qkv_proj"), queries + 2 * keys)];
-        (qkv, vec![(name("mlp.gate_up_proj"), 2 * spec.intermediate)])
-    } else {
-        let part = |part: &str, width| (name(&format!("self_attn.{part}_proj")), width);
-        let gate_up = ["mlp.gate_proj", "mlp.up_proj"].map(|part| (name(part), spec.intermediate));
-        (vec![part("q", queries), part("k", keys), part("v", keys)], gate_up.to_vec())
-    };
-    let mut head_norm = |part: &str| -> Result<Option<HeadNorm>, LoadError> {
-        if !spec.head_norm {
-            return Ok(None);
-        }
-        let name = name(&format!("self_attn.{part}_norm.weight"));
-        let weight = reader.tensor(&name, &[spec.head_dim])?;
+    let names = LayerNames::of(spec, index);
+    let mut head_norm = |part: usize| -> Result<Option<HeadNorm>, LoadError> {
+        let Some(names) = &names.head_norms else { return Ok(None) };
+        let weight = reader.tensor(&names[part], &[spec.head_dim])?;
         Ok(Some(HeadNorm { weight, eps: spec.norm_eps }))
     };
-    let (query_norm, key_norm) = (head_norm("q")?, head_norm("k")?);
-    let output = [(name("self_attn.o_proj"), spec.hidden)];
-    let down = [(name("mlp.down_proj"), spec.hidden)];
+    let (query_norm, key_norm) = (head_norm(0)?, head_norm(1)?);
     Ok(Layer {
-        input_norm: reader.tensor(&name("input_layernorm.weight"), &[spec.hidden])?,
-        qkv: reader.linear(&qkv, spec.hidden, spec.qkv_bias)?,
+        input_norm: reader.tensor(&names.input_norm, &[spec.hidden])?,
+        qkv: reader.linear(&names.qkv)?,
         query_norm,
         key_norm,
-        output: reader.linear(&output, queries, spec.output_bias)?,
-        mlp_norm: reader.tensor(&name("post_attention_layernorm.weight"), &[spec.hidden])?,
-        gate_up: reader.linear(&gate_up, spec.hidden, spec.mlp_bias)?,
-        down: reader.linear(&down, spec.intermediate, spec.mlp_bias)?,
+        output: reader.linear(&names.output)?,
+        mlp_norm: reader.tensor(&names.mlp_norm, &[spec.hidden])?,
+        gate_up: reader.linear(&names.gate_up)?,
+        down: reader.linear(&names.down)?,
         window: spec.windows[index],
     })
 }
@@ -162,20 +149,18 @@ impl Reader<'_> {
     }
 
     /// Projections of the same input as one.
-    fn linear(&mut self, parts: &[(String, usize)], inputs: usize, bias: bool) -> Result<Linear, LoadError> {
-        let named =
-            |suffix: &str| -> Vec<_> { parts.iter().map(|(name, rows)| (format!("{name}.{suffix}"), *rows)).collect() };
-        let weights = named("weight");
+    fn linear(&mut self, projection: &Projection) -> Result<Linear, LoadError> {
+        let (weights, inputs) = (projection.tensors("weight"), projection.inputs);
+        let bias = |reader: &mut Self| reader.stacked(&projection.tensors("bias"), &[]);
         let Some(tiles) = self.form.tiles else {
             let weight = self.stacked(&weights, &[inputs])?;
-            let bias = bias.then(|| self.stacked(&named("bias"), &[])).transpose()?;
-            return Ok(Linear::new(weight, bias));
+            return Ok(Linear::new(weight, projection.bias.then(|| bias(self)).transpose()?));
         };
         let (found, outputs) = (self.find(&weights, &[inputs])?, weights.iter().map(|(_, rows)| rows).sum());
         // Straight from the files: a matrix is never there in two forms.
         let tiled =
             Tiled::new(tiles, (outputs, inputs), |take| found.iter().try_for_each(|part| part.read(&mut *take)))?;
-        let bias = bias.then(|| self.stacked(&named("bias"), &[])).transpose()?;
+        let bias = projection.bias.then(|| bias(self)).transpose()?;
         Linear::of_tiled(tiled, bias).map_err(placing(&weights[0].0))
     }
 

@@ -1,6 +1,8 @@
 //! Tensors of safetensors files, memory-mapped: one file, or shards with an index.
 
 use super::LoadError;
+use super::config::DecoderSpec;
+use super::names::{LAYERS, LayerNames, layer_of};
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::SafeTensors;
@@ -22,6 +24,8 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 pub struct WeightFiles {
     dir: PathBuf,
     files: Vec<WeightFile>,
+    /// The file of every tensor.
+    places: BTreeMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -56,12 +60,17 @@ pub(crate) struct Found<'a> {
 /// [`LoadError::NoWeights`] when there are none, [`LoadError::Index`] when the index is unusable or names a file
 /// outside the folder.
 pub fn files_of(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    Ok(listed(dir)?.0)
+}
+
+/// The same, and which file the index names for each tensor.
+fn listed(dir: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, String>), LoadError> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
     if dir.join(SINGLE).exists() {
-        return Ok(vec![dir.join(SINGLE)]);
+        return Ok((vec![dir.join(SINGLE)], BTreeMap::new()));
     }
     let path = dir.join(INDEX);
     if !path.exists() {
@@ -74,16 +83,14 @@ pub fn files_of(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
     if names.is_empty() {
         return Err(LoadError::Index { path, reason: "weight_map is empty".into() });
     }
-    names
-        .into_iter()
-        .map(|name| match inside(name) {
-            true => Ok(dir.join(name)),
-            false => {
-                let reason = format!("weight_map names {name:?}, which is not a file of this folder");
-                Err(LoadError::Index { path: path.clone(), reason })
-            }
-        })
-        .collect()
+    let paths = names.into_iter().map(|name| match inside(name) {
+        true => Ok(dir.join(name)),
+        false => {
+            let reason = format!("weight_map names {name:?}, which is not a file of this folder");
+            Err(LoadError::Index { path: path.clone(), reason })
+        }
+    });
+    Ok((paths.collect::<Result<_, _>>()?, index.weight_map))
 }
 
 /// Whether a name from a downloaded file stays in its folder.
@@ -102,14 +109,31 @@ impl WeightFiles {
     /// Those of [`files_of`]; [`LoadError::Truncated`] and [`LoadError::Header`] for damaged files,
     /// [`LoadError::LfsPointer`] for those that were not fetched.
     pub fn open(dir: &Path) -> Result<Self, LoadError> {
-        let files = files_of(dir)?.into_iter().map(WeightFile::open).collect::<Result<_, _>>()?;
-        Ok(Self { dir: dir.to_owned(), files })
+        let (paths, map) = listed(dir)?;
+        let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>, _>>()?;
+        let mut places = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for name in file.metadata.tensors().into_keys() {
+                // Of those that stand in several files the index says which one counts.
+                let named = map.get(&name).is_some_and(|named| file.path.ends_with(named));
+                if named || !places.contains_key(&name) {
+                    places.insert(name, index);
+                }
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), files, places })
     }
 
     /// Name and shape of every tensor.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        let tensors = self.files.iter().flat_map(|file| file.metadata.tensors());
-        tensors.map(|(name, info)| (name, info.shape.clone())).collect()
+        let shape = |name: &String| Some(self.place(name)?.1.shape.clone());
+        self.places.keys().filter_map(|name| Some((name.clone(), shape(name)?))).collect()
+    }
+
+    /// The file that a tensor is taken from, and what its header says of it.
+    fn place(&self, tensor: &str) -> Option<(&WeightFile, &TensorInfo)> {
+        let file = &self.files[*self.places.get(tensor)?];
+        Some((file, file.metadata.info(tensor)?))
     }
 
     /// Checks that no layer is there beside the `layers` that a decoder has: without its last layers a model is another.
@@ -117,18 +141,34 @@ impl WeightFiles {
     /// # Errors
     /// [`LoadError::SurplusLayer`].
     pub fn check_layers(&self, layers: usize) -> Result<(), LoadError> {
-        let layer_of = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
-        let names = self.files.iter().flat_map(|file| file.metadata.tensors().into_keys());
-        let surplus = names.filter_map(|name| Some((layer_of(&name).filter(|layer| *layer >= layers)?, name)));
-        let surplus: BTreeSet<(usize, String)> = surplus.collect();
+        let names = self.places.keys();
+        let surplus = names.filter_map(|name| Some((layer_of(name).filter(|layer| *layer >= layers)?, name)));
+        let surplus: BTreeSet<(usize, &String)> = surplus.collect();
         match (surplus.first(), surplus.last()) {
             (Some((_, tensor)), Some((last, _))) => Err(LoadError::SurplusLayer {
-                tensor: tensor.clone(),
+                tensor: (*tensor).clone(),
                 dir: self.dir.clone(),
                 layers,
                 found: last.saturating_add(1),
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that the layers have no tensor that the decoder has no use for: without its biases a model is another.
+    ///
+    /// # Errors
+    /// [`LoadError::UnusedTensor`].
+    pub(crate) fn check_used(&self, spec: &DecoderSpec) -> Result<(), LoadError> {
+        let used = |name: &str| layer_of(name).is_some_and(|layer| LayerNames::of(spec, layer).has(name));
+        let unused: Vec<&String> = self.places.keys().filter(|name| name.starts_with(LAYERS) && !used(name)).collect();
+        match unused.first() {
+            Some(tensor) => Err(LoadError::UnusedTensor {
+                tensor: (*tensor).clone(),
+                dir: self.dir.clone(),
+                others: unused.len() - 1,
+            }),
+            None => Ok(()),
         }
     }
 
@@ -142,8 +182,7 @@ impl WeightFiles {
     /// # Errors
     /// [`LoadError::MissingTensor`] or [`LoadError::Shape`].
     pub(crate) fn find<'a>(&'a self, tensor: &'a str, shape: &[usize]) -> Result<Found<'a>, LoadError> {
-        let found = self.files.iter().find_map(|file| Some((file, file.metadata.info(tensor)?)));
-        let Some((file, info)) = found else {
+        let Some((file, info)) = self.place(tensor) else {
             return Err(LoadError::MissingTensor { tensor: tensor.to_owned(), dir: self.dir.clone() });
         };
         if info.shape != shape {

@@ -46,11 +46,16 @@ impl TestModel {
     /// Gives it a head of its own, of the embedding's numbers.
     pub fn untie(&self) {
         self.edit_config(|config| config["tie_word_embeddings"] = false.into());
+        self.add("lm_head.weight");
+    }
+
+    /// Adds a tensor, of the embedding's numbers.
+    pub fn add(&self, tensor: &str) {
         let path = self.dir().join("model.safetensors");
         let bytes = std::fs::read(&path).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let mut views: Vec<(String, TensorView<'_>)> = tensors.tensors();
-        views.push(("lm_head.weight".into(), tensors.tensor("model.embed_tokens.weight").unwrap()));
+        views.push((tensor.to_owned(), tensors.tensor("model.embed_tokens.weight").unwrap()));
         safetensors::serialize_to_file(views, None, &path).unwrap();
     }
 

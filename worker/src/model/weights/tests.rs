@@ -118,6 +118,20 @@ fn shards_are_found_by_their_index() {
 }
 
 #[test]
+fn of_a_tensor_in_two_shards_the_index_names_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (1.0f32.to_le_bytes(), 2.0f32.to_le_bytes());
+    write(&dir.path().join("a.safetensors"), &[("one", Dtype::F32, &[1, 1], &old), ("two", Dtype::F32, &[1], &new)]);
+    write(&dir.path().join("b.safetensors"), &[("one", Dtype::F32, &[1], &new), ("two", Dtype::F32, &[1], &old)]);
+    let index = r#"{"weight_map": {"one": "b.safetensors", "two": "a.safetensors"}}"#;
+    std::fs::write(dir.path().join(INDEX), index).unwrap();
+    for tensor in ["one", "two"] {
+        assert_eq!(read(dir.path(), tensor, &[1]).unwrap(), [7.0, 2.0], "{tensor}");
+    }
+    assert_eq!(WeightFiles::open(dir.path()).unwrap().shapes()["one"], [1]);
+}
+
+#[test]
 fn an_index_cannot_lead_out_of_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", "..", ".", "", "a\\b", "./a.safetensors", "a/"]
