@@ -2,6 +2,8 @@
 //! last bit, within the memory that was promised.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
 use candle_core::Device;
@@ -14,41 +16,15 @@ use ropewalk_worker::evaluator::{Asked, Evaluator, EvaluatorOptions};
 use ropewalk_worker::model::{LoadError, Model};
 use ropewalk_worker::perplexity::EvalError;
 use ropewalk_worker::placement::{Placement, Residence};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::{TestModel, tokens};
 
-/// What the whole process has allocated: the measure that the program's own count is held against.
-struct Counting;
-
-static LIVE: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
 /// Tests of this file run one after the other: what one allocates is not to be measured by another.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: as of this function.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: as of this function.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const CHUNK: usize = 128;
 const TOKENS: usize = 8 * CHUNK + 37;
@@ -96,7 +72,7 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
 
     for weights in [Residence::Device, Residence::Host] {
         for hidden in [Residence::Device, Residence::Host] {
-            let before = LIVE.load(Ordering::Relaxed);
+            let before = counting::reset_peak();
             let model = model(LAYERS, 1, weights);
             let spec = model.spec().clone();
             let load = Load { spec: &spec, format: Format::on(true, Dtype::F32), chunk_tokens: CHUNK, tokens: TOKENS };
@@ -106,7 +82,7 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
             let limit = need.device();
             let evaluator = evaluator(model, Some(limit));
             assert_eq!(evaluator.placement(TOKENS).unwrap().hidden, hidden, "{weights:?}");
-            PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
+            counting::reset_peak();
             assert_eq!(FROM.map(|from| bits(counted(&evaluator, 2, from))), want, "{place}");
 
             let (device, host) = (&evaluator.model().ledgers()[0], evaluator.model().host_ledger());
@@ -115,7 +91,7 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
             assert_eq!(host.peak() > 0, hidden == Residence::Host);
             // On the processor all of it is the process's own memory, and that is measured. Beside it are rows on their way
             // from the file, and small things.
-            let measured = PEAK.load(Ordering::Relaxed) - before;
+            let measured = counting::peak() - before;
             let (least, slack) = (limit / 2, 768 << 10);
             assert!(measured > least && measured < limit + host.peak() + slack, "{place}: {measured} of {limit}");
             let weights_left = device.live();
@@ -136,13 +112,12 @@ fn loading_takes_what_the_weights_take() {
         }
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F32Fast] {
             for tiles in [false, true] {
-                let before = LIVE.load(Ordering::Relaxed);
-                PEAK.store(before, Ordering::Relaxed);
+                let before = counting::reset_peak();
                 let model = match tiles {
                     true => Model::load_with_tiles(test.dir(), dtype).unwrap(),
                     false => Model::load(test.dir(), &Device::Cpu, dtype).unwrap(),
                 };
-                let (taken, weights) = (PEAK.load(Ordering::Relaxed) - before, model.weight_bytes());
+                let (taken, weights) = (counting::peak() - before, model.weight_bytes());
                 assert!(
                     weights > 4 << 20 && taken < weights + SLACK,
                     "{dtype}: {taken} bytes for {weights} of weights"
