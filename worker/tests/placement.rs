@@ -30,8 +30,12 @@ const CHUNK: usize = 128;
 const TOKENS: usize = 8 * CHUNK + 37;
 
 fn model(layers: usize, devices: usize, weights: Residence) -> Model {
+    model_in(Dtype::F32, layers, devices, weights)
+}
+
+fn model_in(dtype: Dtype, layers: usize, devices: usize, weights: Residence) -> Model {
     let test = TestModel::with_layers(layers);
-    Model::load_placed(test.dir(), &vec![Device::Cpu; devices], Dtype::F32, weights).unwrap()
+    Model::load_placed(test.dir(), &vec![Device::Cpu; devices], dtype, weights).unwrap()
 }
 
 fn evaluator(model: Model, device_memory: Option<u64>) -> Evaluator {
@@ -64,8 +68,19 @@ const FROM: [usize; 3] = [0, 3 * CHUNK + 5, TOKENS - 3];
 #[test]
 fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
     let _alone = alone();
+    check_streamed(Dtype::F32);
+}
+
+/// Where the machine has a matrix unit, all of it is laid out for that.
+#[test]
+fn nor_in_bf16() {
+    let _alone = alone();
+    check_streamed(Dtype::Bf16);
+}
+
+fn check_streamed(dtype: Dtype) {
     const LAYERS: usize = 10;
-    let resident = evaluator(model(LAYERS, 1, Residence::Device), None);
+    let resident = evaluator(model_in(dtype, LAYERS, 1, Residence::Device), None);
     let want = FROM.map(|from| bits(counted(&resident, 2, from)));
     assert!(f64::from_bits(want[0].0).is_finite() && want[2].1 == 3);
     drop(resident);
@@ -73,9 +88,9 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
     for weights in [Residence::Device, Residence::Host] {
         for hidden in [Residence::Device, Residence::Host] {
             let before = counting::reset_peak();
-            let model = model(LAYERS, 1, weights);
+            let model = model_in(dtype, LAYERS, 1, weights);
             let spec = model.spec().clone();
-            let load = Load { spec: &spec, format: Format::on(true, Dtype::F32), chunk_tokens: CHUNK, tokens: TOKENS };
+            let load = Load { spec: &spec, format: Format::on(true, dtype), chunk_tokens: CHUNK, tokens: TOKENS };
             let place = Placement { weights, hidden, ..Placement::RESIDENT };
             let need = place.need(load);
             // Not one byte more than this placement takes: nothing that takes more is possible.

@@ -204,3 +204,42 @@ fn numbers<T>(found: &[Found<'_>], format: impl Fn(f32) -> T) -> Result<Vec<T>, 
 fn placing(tensor: &str) -> impl Fn(candle_core::Error) -> LoadError + '_ {
     move |source| LoadError::Placement { tensor: tensor.to_owned(), source: source.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Dtype;
+    use crate::model::Model;
+    use crate::ops::Kernels;
+    use std::path::Path;
+
+    #[test]
+    fn a_unit_gets_the_numbers_that_tensors_have() {
+        let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/golden"));
+        for (case, dtype, parts) in
+            [("qwen2", Dtype::Bf16, 1), ("phi3", Dtype::F32Fast, 2), ("llama-tied", Dtype::Bf16, 1)]
+        {
+            let tiles = Some((Unit::Emulated, parts));
+            let load = |tiles| {
+                Model::load_run_by(&golden.join(case), &[Device::Cpu], dtype, Residence::Device, tiles).unwrap()
+            };
+            let (plain, read) = (load(None), load(tiles));
+            let of = |model: &Model| {
+                let parameters = model.parameters();
+                let layers =
+                    parameters.layers.iter().flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
+                layers.chain([&parameters.head]).cloned().collect::<Vec<_>>()
+            };
+            for (plain, read) in of(&plain).iter().zip(of(&read)) {
+                let (outputs, inputs) = plain.weight().dims2().unwrap();
+                let x = Tensor::arange(0.0f32, (3 * inputs) as f32, &Device::Cpu).unwrap();
+                let x = x.sin().unwrap().reshape((3, inputs)).unwrap();
+                let [want, got] = [plain.tiled(Unit::Emulated, parts).unwrap(), read].map(|linear| {
+                    let out = Tensor::zeros((3, outputs), DType::F32, &Device::Cpu).unwrap();
+                    linear.forward(Kernels::Cpu, &x, Some(out)).unwrap().to_vec2::<f32>().unwrap()
+                });
+                assert_eq!(got, want, "{case}");
+            }
+        }
+    }
+}
