@@ -107,8 +107,8 @@ pub enum LoadError {
     },
     /// The files have tensors for a layer that the configuration says nothing of.
     #[error(
-        "tensor {tensor:?} is in the weight files of {}, and {others} more that the decoder of config.json has no use for: \
-         without them this is another model; do config.json and weights belong together?", dir.display()
+        "tensor {tensor:?} and {others} more are in the weight files of {}, and the decoder that config.json describes has no \
+         use for them: without them this is another model; do config.json and weights belong together?", dir.display()
     )]
     UnusedTensor {
         /// Name of the first.

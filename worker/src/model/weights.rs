@@ -172,9 +172,12 @@ impl WeightFiles {
         }
     }
 
-    /// The files in order, and every tensor of each in the order of the names.
+    /// The files in order, and every tensor that is taken from each in the order of the names.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (&Path, impl Iterator<Item = Stored<'_>>)> {
-        self.files.iter().map(|file| (file.path.as_path(), file.stored()))
+        self.files.iter().enumerate().map(move |(index, file)| {
+            let taken = move |stored: &Stored<'_>| self.places.get(&stored.name) == Some(&index);
+            (file.path.as_path(), file.stored().filter(taken))
+        })
     }
 
     /// Looks for a tensor of this shape.

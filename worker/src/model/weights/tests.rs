@@ -128,7 +128,11 @@ fn of_a_tensor_in_two_shards_the_index_names_one() {
     for tensor in ["one", "two"] {
         assert_eq!(read(dir.path(), tensor, &[1]).unwrap(), [7.0, 2.0], "{tensor}");
     }
-    assert_eq!(WeightFiles::open(dir.path()).unwrap().shapes()["one"], [1]);
+    let files = WeightFiles::open(dir.path()).unwrap();
+    assert_eq!(files.shapes()["one"], [1]);
+    // Nor is what does not count written again.
+    let stored = files.stored().map(|(_, tensors)| tensors.map(|stored| stored.name).collect::<Vec<_>>());
+    assert_eq!(stored.collect::<Vec<_>>(), [["two"], ["one"]]);
 }
 
 #[test]
