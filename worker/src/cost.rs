@@ -12,7 +12,7 @@ use crate::attention::gpu_block;
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
 use crate::rope_table;
-use weights::layer_products;
+use weights::{TILE, layer_products};
 
 pub use weights::{Format, layer_weights, weight_bytes, weights};
 pub(crate) use weights::{ends_bytes, layer_bytes};
@@ -87,17 +87,17 @@ impl Memory {
         Self {
             weights: weight_bytes(spec, format),
             hidden_states: (tokens * spec.hidden * number) as u64,
-            keys_values: (tokens * 2 * spec.key_width() * number) as u64,
+            keys_values: keys_values_bytes(spec, format, tokens),
             buffers: (tokens * size_of::<u32>() + table) as u64 + chunk_buffers(load),
             shared: 0,
             program: PROGRAM_BYTES,
         }
     }
 
-    /// The same where candidates are evaluated on so many samples of `tokens` tokens again and again.
+    /// The same where candidates are evaluated on so many samples like the load's again and again.
     #[must_use]
-    pub fn sharing(self, spec: &DecoderSpec, dtype: Dtype, tokens: usize, samples: usize) -> Self {
-        let wanted = first_layer_bytes(spec, dtype, tokens).saturating_mul(samples as u64);
+    pub fn sharing(self, load: Load<'_>, samples: usize) -> Self {
+        let wanted = first_layer_bytes(load.spec, load.format, load.tokens).saturating_mul(samples as u64);
         Self { shared: wanted.min(SHARED_BYTES), ..self }
     }
 
@@ -142,17 +142,24 @@ pub(crate) fn chunk_buffers(load: Load<'_>) -> u64 {
     (attention + scores.max(feed_forward)).max(head) as u64
 }
 
-/// Bytes of the first layer's queries, keys and values for a sequence.
-pub(crate) fn first_layer_bytes(spec: &DecoderSpec, dtype: Dtype, tokens: usize) -> u64 {
-    (tokens * (spec.query_width() + 2 * spec.key_width()) * dtype.bytes()) as u64
+/// Bytes of the first layer's queries, keys and values for a sequence. On the processor they are what is computed with.
+pub(crate) fn first_layer_bytes(spec: &DecoderSpec, format: Format, tokens: usize) -> u64 {
+    format.vector_bytes((tokens * (spec.query_width() + 2 * spec.key_width())) as u64)
+}
+
+/// Bytes of the keys and values of one layer for a sequence: two matrices for each head.
+pub(crate) fn keys_values_bytes(spec: &DecoderSpec, format: Format, tokens: usize) -> u64 {
+    2 * spec.kv_heads as u64 * format.matrix_bytes([tokens, spec.head_dim])
 }
 
 /// What one token more takes, in bytes, in sequences about as long as this: hidden state, keys and values, id, and its row
 /// of the rotation tables where those are kept.
-pub fn bytes_per_token(spec: &DecoderSpec, dtype: Dtype, tokens: usize) -> u64 {
-    let (numbers, pairs) = (spec.hidden + 2 * spec.key_width(), spec.rotary_dim / 2);
+pub fn bytes_per_token(spec: &DecoderSpec, format: Format, tokens: usize) -> u64 {
+    let pairs = spec.rotary_dim / 2;
     let tables = if rope_table::is_kept(pairs, tokens) { rope_table::bytes_per_token(pairs) } else { 0 };
-    (numbers * dtype.bytes() + size_of::<u32>() + tables) as u64
+    // A matrix unit's layout has no smaller part than a tile of tokens.
+    let keys_values = keys_values_bytes(spec, format, TILE) / TILE as u64;
+    keys_values + (spec.hidden * format.dtype.bytes() + size_of::<u32>() + tables) as u64
 }
 
 /// The longest document whose evaluation takes no more than `bytes` beside the weights, to within a few percent.
@@ -200,6 +207,7 @@ fn visible_keys(tokens: usize, window: Option<usize>) -> f64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::placement::Placement;
 
     /// LLaMA2-7B, as its paper and its config.json describe it.
     pub(crate) fn llama2_7b() -> DecoderSpec {
@@ -261,11 +269,44 @@ pub(crate) mod tests {
         let per_token = (at(1 << 21).total() - at(1 << 20).total()) as f64 / (1 << 20) as f64;
         // 4,096 numbers of hidden state, 2 x 4,096 of keys and values, 2 bytes each, and a token id.
         assert!((per_token - (3.0 * 4096.0 * 2.0 + 4.0)).abs() < 1.0, "{per_token}");
-        assert_eq!(bytes_per_token(&spec, Dtype::Bf16, 1 << 20), 3 * 4096 * 2 + 4);
+        let format = load(&spec, 0).format;
+        assert_eq!(bytes_per_token(&spec, format, 1 << 20), 3 * 4096 * 2 + 4);
         // Tables that are kept have 64 cosines and 64 sines for each token.
         let shorter = (at(1 << 18).total() - at(1 << 17).total()) as f64 / f64::from(1 << 17);
-        assert_eq!(bytes_per_token(&spec, Dtype::Bf16, 1 << 17) as f64, shorter);
+        assert_eq!(bytes_per_token(&spec, format, 1 << 17) as f64, shorter);
         assert_eq!(shorter, 3.0 * 4096.0 * 2.0 + 4.0 + 512.0);
+    }
+
+    #[test]
+    fn keys_and_values_take_what_was_predicted() {
+        use crate::attention::cpu::tiled::TiledKeyValues;
+        use crate::tiles::Unit;
+        for (head_dim, parts, per_token) in [(16, 1, 512), (64, 1, 1024), (100, 1, 2048), (100, 2, 4096)] {
+            let spec = DecoderSpec { head_dim, kv_heads: 4, rotary_dim: 0, hidden: 0, ..llama2_7b() };
+            let format = Format { dtype: Dtype::Bf16, cpu: true, parts: Some(parts) };
+            for tokens in [1, 31, 32, 33, 1000] {
+                let held = TiledKeyValues::new(Unit::Emulated, spec.kv_heads, head_dim, tokens, parts);
+                let load = Load { spec: &spec, format, chunk_tokens: 512, tokens };
+                let memory = Memory::of(load).keys_values;
+                assert_eq!(memory, held.bytes(), "{tokens} tokens of {head_dim}");
+                assert_eq!(Placement::RESIDENT.need(load).keys_values, memory);
+            }
+            // By hand: 4 heads of as many whole tiles, keys and values, 2 bytes in each part.
+            assert_eq!(bytes_per_token(&spec, format, 1000), per_token + 4, "{head_dim}");
+        }
+        let spec = DecoderSpec { head_dim: 100, kv_heads: 4, ..llama2_7b() };
+        let plain = Format { dtype: Dtype::Bf16, cpu: true, parts: None };
+        assert_eq!(keys_values_bytes(&spec, plain, 33), 33 * 2 * 400 * 2);
+    }
+
+    #[test]
+    fn what_is_kept_of_the_first_layer_is_f32_on_the_processor() {
+        let spec = llama2_7b();
+        let of = |cpu| {
+            let load = Load { format: Format { cpu, ..load(&spec, 0).format }, ..load(&spec, 100) };
+            Memory::of(load).sharing(load, 3).shared
+        };
+        assert_eq!([false, true].map(of), [3 * 100 * 3 * 4096 * 2, 3 * 100 * 3 * 4096 * 4]);
     }
 
     #[test]

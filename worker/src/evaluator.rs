@@ -6,7 +6,6 @@ mod room;
 use crate::cancel::CancelFlag;
 use crate::cost::{self, Load};
 use crate::counted::Counted;
-use crate::device::Dtype;
 use crate::first_layer::FirstLayers;
 use crate::gradient::{self, Gradient};
 use crate::greedy;
@@ -16,6 +15,7 @@ use crate::model::Model;
 use crate::perplexity::{EvalError, Loss};
 use crate::placement::{NoPlacement, Placement, Residence, Room};
 use crate::ring::{self, Route};
+use room::Rooms;
 use ropewalk_shared::rope::Rescale;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub use open::OpenError;
 
 /// What evaluations may take on these devices, before a model is loaded; `given` is the bound on each.
 pub fn room(devices: &[candle_core::Device], given: Option<u64>) -> Room {
-    room::free(devices, given)
+    Rooms::System { given }.before(devices)
 }
 
 /// The part of the free memory which may hold the first layer of samples.
@@ -55,11 +55,21 @@ pub struct Evaluator {
     model: Arc<Model>,
     pool: rayon::ThreadPool,
     chunk_tokens: usize,
-    max_tokens: usize,
-    max_gradient_tokens: usize,
+    /// Longest document accepted; what fits when absent.
+    most: Option<usize>,
+    rooms: Rooms,
+    /// By what was free when the model was loaded.
+    bounds: Bounds,
+    first_layers: FirstLayers,
+}
+
+/// What evaluations may take, and what follows from that.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
     /// What there is, without what is kept for the next candidates.
     room: Room,
-    first_layers: FirstLayers,
+    max_tokens: usize,
+    max_gradient_tokens: usize,
 }
 
 /// An evaluator that cannot be started.
@@ -94,31 +104,45 @@ impl Evaluator {
     /// # Errors
     /// When the system refuses them.
     pub fn new(model: Arc<Model>, options: EvaluatorOptions) -> Result<Self, StartError> {
-        let room = room::beside(&model, options.device_memory);
-        Self::within(model, room, options)
+        let rooms = Rooms::System { given: options.device_memory };
+        let room = rooms.beside(&model, 0);
+        Self::within(model, room, rooms, options)
     }
 
-    /// The same with so much memory, what the model has of it included.
-    fn within(model: Arc<Model>, room: Room, options: EvaluatorOptions) -> Result<Self, StartError> {
+    /// The same with so much memory, what the model has of it included, and as much as `rooms` says later on.
+    fn within(model: Arc<Model>, room: Room, rooms: Rooms, options: EvaluatorOptions) -> Result<Self, StartError> {
         let threads = options.threads;
         let named = rayon::ThreadPoolBuilder::new().thread_name(|index| format!("evaluator-{index}"));
         let pool = named.num_threads(threads).build().map_err(|source| StartError { threads, source })?;
         let chunk_tokens = options.chunk_tokens.clamp(1, 1 << 20);
-        let (spec, cpu) = (model.spec(), model.device().is_cpu());
-        let live = model.ledgers().iter().map(Ledger::live).sum::<u64>();
-        let free = (cpu && room.host < u64::MAX).then(|| room.host.saturating_sub(live));
+        let cpu = model.device().is_cpu();
+        let free = if cpu { free_of(room.host, &model) } else { None };
         let shared_bytes = options.shared_bytes.min(free.map_or(u64::MAX, |free| free / SHARED_PART));
-        let (free, room) = (free.map(|free| free - shared_bytes), room.without(shared_bytes, cpu));
-        let load = Load { spec, format: model.format(), chunk_tokens, tokens: 0 };
-        let evaluations = || {
-            let placed = place_of_weights(&model).longest(load, room);
-            free.map_or(usize::MAX, |free| cost::max_tokens(load, free)).min(placed)
-        };
-        let max_tokens = options.max_tokens.unwrap_or_else(evaluations);
-        let gradients = free.map_or(usize::MAX, |free| gradient::max_tokens(spec, chunk_tokens, free));
-        let max_gradient_tokens = if model.is_whole() { max_tokens.min(gradients) } else { 0 };
-        let first_layers = FirstLayers::new(shared_bytes);
-        Ok(Self { model, pool, chunk_tokens, max_tokens, max_gradient_tokens, room, first_layers })
+        let (most, first_layers) = (options.max_tokens, FirstLayers::new(shared_bytes));
+        let bounds = Bounds::of(&model, room.without(shared_bytes, cpu), chunk_tokens, most);
+        Ok(Self { model, pool, chunk_tokens, most, rooms, bounds, first_layers })
+    }
+
+    /// Those by which a document fits, if there are any. What was free when the model was loaded may have been little for a
+    /// moment, so that the memory is asked again before a document is refused.
+    fn bounds(&self, fits: impl Fn(&Bounds) -> bool) -> Bounds {
+        if fits(&self.bounds) {
+            return self.bounds;
+        }
+        let cpu = self.model.device().is_cpu();
+        let room = self.rooms.beside(&self.model, self.first_layers.bytes()).without(self.first_layers.limit(), cpu);
+        let anew = Bounds::of(&self.model, room, self.chunk_tokens, self.most);
+        if fits(&anew) || anew.max_tokens > self.bounds.max_tokens { anew } else { self.bounds }
+    }
+
+    /// Those for an evaluation of a document of `tokens` tokens.
+    fn bounds_for(&self, tokens: usize) -> Bounds {
+        self.bounds(|bounds| tokens <= bounds.max_tokens && self.place(tokens, bounds.room).is_ok())
+    }
+
+    fn place(&self, tokens: usize, room: Room) -> Result<Placement, NoPlacement> {
+        let (devices, weights) = (self.model.devices().len(), self.model.weights());
+        Placement::choose(self.load(tokens), room, devices, Some(weights))
     }
 
     /// The model.
@@ -133,12 +157,12 @@ impl Evaluator {
 
     /// The longest document that is accepted.
     pub fn max_tokens(&self) -> usize {
-        self.max_tokens
+        self.bounds(|_| false).max_tokens
     }
 
     /// The longest document whose gradient is computed.
     pub fn max_gradient_tokens(&self) -> usize {
-        self.max_gradient_tokens
+        self.bounds(|_| false).max_gradient_tokens
     }
 
     /// The loss of a document under rescaled RoPE; see [`crate::perplexity::evaluate`].
@@ -187,15 +211,14 @@ impl Evaluator {
         (tokens, counted_from): (&[u32], usize),
         progress: &mut (dyn FnMut(f32) + Send),
     ) -> Result<Vec<Option<Counted>>, EvalError> {
-        if tokens.len() > self.max_tokens {
-            return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_tokens });
+        let Bounds { room, max_tokens, .. } = self.bounds_for(tokens.len());
+        if tokens.len() > max_tokens {
+            return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens });
         }
         let (model, pool) = (&*self.model, &self.pool);
-        let hidden = self.placement(tokens.len())?.hidden;
+        let hidden = self.place(tokens.len(), room)?.hidden;
         let route = Route::new(model, asked, (tokens, counted_from), self.chunk_tokens)?.placed(hidden, pool);
-        // On the processor they are what is computed with.
-        let number = if model.device().is_cpu() { Dtype::F32 } else { model.dtype() };
-        let row_bytes = cost::first_layer_bytes(model.spec(), number, tokens.len());
+        let row_bytes = cost::first_layer_bytes(model.spec(), model.format(), tokens.len());
         let mut share = self.first_layers.share(tokens, row_bytes);
         ring::run(&route, &mut share, &mut |fraction| progress(fraction))
     }
@@ -203,9 +226,10 @@ impl Evaluator {
     /// How many candidates may go together on a document of `tokens` tokens: several where weights are streamed, as they
     /// are fetched once for all of them, as many as there is memory for.
     pub fn most_together(&self, tokens: usize) -> usize {
-        match self.placement(tokens) {
-            Ok(place) if place.weights == Residence::Host && tokens <= self.max_tokens => {
-                place.with_most_together(self.load(tokens), self.room, MOST_TOGETHER).together
+        let Bounds { room, max_tokens, .. } = self.bounds_for(tokens);
+        match self.place(tokens, room) {
+            Ok(place) if place.weights == Residence::Host && tokens <= max_tokens => {
+                place.with_most_together(self.load(tokens), room, MOST_TOGETHER).together
             }
             _ => 1,
         }
@@ -216,8 +240,7 @@ impl Evaluator {
     /// # Errors
     /// When device or host are too small for any placement that leaves the weights where they are.
     pub fn placement(&self, tokens: usize) -> Result<Placement, NoPlacement> {
-        let (devices, weights) = (self.model.devices().len(), self.model.weights());
-        Placement::choose(self.load(tokens), self.room, devices, Some(weights))
+        self.place(tokens, self.bounds_for(tokens).room)
     }
 
     fn load(&self, tokens: usize) -> Load<'_> {
@@ -238,10 +261,12 @@ impl Evaluator {
         progress: &mut (dyn FnMut(f32) + Send),
     ) -> Result<Vec<u32>, EvalError> {
         let tokens = prompt.len().saturating_add(count);
-        let free = memory::available_bytes().filter(|_| self.model.device().is_cpu());
-        let fits = |tokens| free.is_none_or(|free| greedy::bytes(self.load(tokens)) <= room::usable(free));
-        if tokens > self.max_tokens || !fits(tokens) {
-            let max_tokens = cost::longest(|length| length <= self.max_tokens && fits(length));
+        let Bounds { room, max_tokens, .. } = self.bounds_for(tokens);
+        let host = memory::available_bytes().filter(|_| self.model.device().is_cpu()).map(room::usable);
+        let free = host.into_iter().chain(free_of(room.device, &self.model)).min();
+        let fits = |tokens| free.is_none_or(|free| greedy::bytes(self.load(tokens)) <= free);
+        if tokens > max_tokens || !fits(tokens) {
+            let max_tokens = cost::longest(|length| length <= max_tokens && fits(length));
             return Err(EvalError::TooLarge { tokens, max_tokens });
         }
         let (mut progress, asked) = (|fraction| progress(fraction), (prompt, count));
@@ -260,13 +285,42 @@ impl Evaluator {
         cancel: &CancelFlag,
         progress: &mut (dyn FnMut(f32) + Send),
     ) -> Result<Gradient, EvalError> {
-        if tokens.len() > self.max_gradient_tokens {
-            return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens: self.max_gradient_tokens });
+        let max_tokens = self.bounds(|bounds| tokens.len() <= bounds.max_gradient_tokens).max_gradient_tokens;
+        if tokens.len() > max_tokens {
+            return Err(EvalError::TooLarge { tokens: tokens.len(), max_tokens });
         }
         let (mut progress, counted) = (|fraction| progress(fraction), (tokens, counted_from));
         self.pool
             .install(|| gradient::evaluate(&self.model, rescale, counted, self.chunk_tokens, cancel, &mut progress))
     }
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    /// Of a model that is loaded, in so much memory; `most` is the longest document accepted, whatever there is.
+    fn of(model: &Model, room: Room, chunk_tokens: usize, most: Option<usize>) -> Self {
+        let load = Load { spec: model.spec(), format: model.format(), chunk_tokens, tokens: 0 };
+        let cpu = model.device().is_cpu();
+        let (host, device) = if cpu { (room.host, room.device) } else { (u64::MAX, u64::MAX) };
+        let (host, device) = (free_of(host, model), free_of(device, model));
+        let evaluations = || {
+            let placed = place_of_weights(model).longest(load, room);
+            host.map_or(usize::MAX, |free| cost::max_tokens(load, free)).min(placed)
+        };
+        let max_tokens = most.unwrap_or_else(evaluations);
+        // Nothing of theirs is streamed.
+        let free = host.into_iter().chain(device).min();
+        let gradients = free.map_or(usize::MAX, |free| gradient::max_tokens(load.spec, chunk_tokens, free));
+        let max_gradient_tokens = if model.is_whole() { max_tokens.min(gradients) } else { 0 };
+        Self { room, max_tokens, max_gradient_tokens }
+    }
+}
+
+/// What a model leaves of a memory; none where nothing bounds it.
+fn free_of(memory: u64, model: &Model) -> Option<u64> {
+    let live = model.ledgers().iter().map(Ledger::live).sum();
+    (memory < u64::MAX).then(|| memory.saturating_sub(live))
 }
 
 fn place_of_weights(model: &Model) -> Placement {

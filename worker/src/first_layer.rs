@@ -82,9 +82,13 @@ impl FirstLayers {
         }
     }
 
+    /// Most bytes that are kept.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Bytes kept or promised.
-    #[cfg(test)]
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.lock().bytes
     }
 

@@ -159,7 +159,7 @@ impl View for Multiplied<'_> {
         let rows = numbers.chunks(width).zip(&self.rows);
         let multiplied: Vec<f32> =
             rows.flat_map(|(row, factor)| row.iter().map(move |number| (f64::from(*number) * factor) as f32)).collect();
-        Cow::Owned(written::encode(&multiplied, *dtype))
+        Cow::Owned(written::encode(&multiplied, *dtype).into_owned())
     }
 
     fn data_len(&self) -> usize {

@@ -168,7 +168,7 @@ impl Placement {
         Need {
             weights: ends + here as u64 * layer,
             hidden_states,
-            keys_values: (tokens * 2 * spec.key_width()) as u64 * number,
+            keys_values: cost::keys_values_bytes(spec, format, tokens),
             buffers: cost::chunk_buffers(load) + tables,
             host: waiting + (tokens * size_of::<u32>()) as u64,
             moved: weights_moved + hidden_moved,

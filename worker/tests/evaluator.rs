@@ -11,6 +11,7 @@ use ropewalk_worker::device::{DeviceError, Dtype};
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::model::{LoadError, Model, fingerprint_dir};
 use ropewalk_worker::perplexity::{EvalError, Loss};
+use ropewalk_worker::placement::Residence;
 use std::sync::Arc;
 use support::{TestModel, tokens};
 
@@ -187,6 +188,20 @@ fn what_cannot_be_loaded_says_why() {
     test.edit_config(|config| config["num_hidden_layers"] = 1.into());
     let error = Model::load(test.dir(), &Device::Cpu, Dtype::F32).unwrap_err();
     assert!(matches!(&error, LoadError::SurplusLayer { layers: 1, found: 2, .. }), "{error}");
+
+    // Biases and norms of heads, of which the configuration says nothing.
+    for surplus in ["self_attn.q_proj.bias", "self_attn.q_norm.weight", "mlp.experts.0.up_proj.weight"] {
+        for layers in [Residence::Device, Residence::Host] {
+            let (test, tensor) = (TestModel::new(), format!("model.layers.1.{surplus}"));
+            test.add(&tensor);
+            let error = Model::load_placed(test.dir(), &[Device::Cpu], Dtype::F32, layers).unwrap_err();
+            assert!(matches!(&error, LoadError::UnusedTensor { tensor: named, .. } if *named == tensor), "{error}");
+        }
+    }
+    let test = TestModel::new();
+    test.add("model.layers.0.self_attn.rotary_emb.inv_freq");
+    test.add("lm_head.weight");
+    load(&test);
 
     let test = TestModel::new();
     test.edit_config(|config| config["model_type"] = "gpt2".into());

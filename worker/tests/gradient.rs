@@ -282,5 +282,12 @@ fn memory_is_stated() {
         assert!(bytes(spec, 512, tokens + tokens / 10 + 1) > limit);
     }
     assert!(evaluator.max_gradient_tokens() > 1000);
+    // On the processor a device's memory is a part of the host's, and a bound on either holds.
+    let whole = evaluator.model();
+    let given = whole.weight_bytes() + bytes(spec, 512, 500);
+    let options = EvaluatorOptions { threads: 1, device_memory: Some(given), shared_bytes: 0, ..Default::default() };
+    let narrow = Evaluator::new(whole.clone(), options).unwrap();
+    assert!((450..=500).contains(&narrow.max_gradient_tokens()), "{}", narrow.max_gradient_tokens());
+    assert!(narrow.max_tokens() > 500);
     assert!(evaluator.max_gradient_tokens() <= evaluator.max_tokens());
 }

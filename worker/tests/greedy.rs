@@ -7,6 +7,7 @@ mod support;
 use candle_core::Device;
 use ropewalk_shared::rope::Rescale;
 use ropewalk_worker::cancel::CancelFlag;
+use ropewalk_worker::cost::{Format, Load, Memory};
 use ropewalk_worker::device::Dtype;
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::model::Model;
@@ -95,4 +96,21 @@ fn what_cannot_be_decoded_is_an_answer() {
     let broken = evaluator(&Arc::new(load(folder.dir())), 64, None);
     let nothing = decode(&broken, &tokens(28), 3).unwrap();
     assert!(nothing.is_empty(), "{nothing:?}: where no likelihood is a number nothing is the likeliest");
+}
+
+#[test]
+fn a_devices_memory_bounds_what_is_decoded() {
+    let model = Arc::new(load(TestModel::with_layers(4).dir()));
+    let load = Load { spec: model.spec(), format: Format::on(true, Dtype::F32), chunk_tokens: 64, tokens: 3000 };
+    // Room for an evaluation, which keeps the keys and values of one layer, and not for those of all.
+    let device_memory = Some(model.weight_bytes() + Memory::of(load).evaluation());
+    let options =
+        EvaluatorOptions { threads: 1, chunk_tokens: 64, device_memory, shared_bytes: 0, ..Default::default() };
+    let narrow = Evaluator::new(model.clone(), options).unwrap();
+    assert!(narrow.max_tokens() >= 3000);
+    match decode(&narrow, &tokens(2990), 10) {
+        Err(EvalError::TooLarge { tokens: 3000, max_tokens }) => assert!(max_tokens > 500 && max_tokens < 3000),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(decode(&narrow, &tokens(100), 2).unwrap().len(), 2);
 }

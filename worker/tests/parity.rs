@@ -76,10 +76,10 @@ fn tolerance_of(dtype: Dtype) -> f64 {
     if dtype == Dtype::F32Fast { BF16X3_TOLERANCE } else { BF16_TOLERANCE }
 }
 
-fn check_all(dtype: Dtype, prepare: impl Fn(Model) -> Model, chunks: &[usize]) -> usize {
+fn check_all(dtype: Dtype, load: impl Fn(&Path, Dtype) -> Model, chunks: &[usize]) -> usize {
     let (mut checked, mut wrong) = (0, Vec::new());
     for case in cases() {
-        let (golden, model) = (golden(&case), Arc::new(prepare(load(&case, dtype))));
+        let (golden, model) = (golden(&case), Arc::new(load(&case, dtype)));
         for &chunk in chunks {
             let evaluator = evaluator(&model, chunk);
             for evaluation in &golden.evaluations {
@@ -104,24 +104,24 @@ fn check_all(dtype: Dtype, prepare: impl Fn(Model) -> Model, chunks: &[usize]) -
 
 #[test]
 fn every_family_gives_the_loss_of_transformers_in_any_chunks() {
-    assert!(check_all(Dtype::F32, |model| model, &[7, 64, 1024]) >= 100);
+    assert!(check_all(Dtype::F32, load, &[7, 64, 1024]) >= 100);
 }
 
 #[test]
 fn what_is_kept_in_bf16_moves_no_loss_far() {
-    check_all(Dtype::Bf16, |model| model, &[7, 64]);
+    check_all(Dtype::Bf16, load, &[7, 64]);
 }
 
 #[test]
 fn a_matrix_unit_computes_the_same() {
-    let emulated = |model: Model| model.with_emulated_tiles().unwrap();
-    check_all(Dtype::Bf16, emulated, &[64]);
-    check_all(Dtype::F32Fast, emulated, &[7, 64]);
+    let tiled = |case: &Path, dtype| Model::load_with_tiles(case, dtype).unwrap();
+    check_all(Dtype::Bf16, tiled, &[64]);
+    check_all(Dtype::F32Fast, tiled, &[7, 64]);
 }
 
 #[test]
 fn so_do_candles_own_operations() {
-    check_all(Dtype::F32, Model::with_tensor_operations, &[64]);
+    check_all(Dtype::F32, |case, dtype| load(case, dtype).with_tensor_operations(), &[64]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! last bit, within the memory that was promised.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
 use candle_core::Device;
@@ -14,16 +16,9 @@ use ropewalk_worker::evaluator::{Asked, Evaluator, EvaluatorOptions};
 use ropewalk_worker::model::{LoadError, Model};
 use ropewalk_worker::perplexity::EvalError;
 use ropewalk_worker::placement::{Placement, Residence};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::{TestModel, tokens};
 
-/// What the whole process has allocated: the measure that the program's own count is held against.
-struct Counting;
-
-static LIVE: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
 /// Tests of this file run one after the other: what one allocates is not to be measured by another.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -31,31 +26,16 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: as of this function.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: as of this function.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 const CHUNK: usize = 128;
 const TOKENS: usize = 8 * CHUNK + 37;
 
 fn model(layers: usize, devices: usize, weights: Residence) -> Model {
+    model_in(Dtype::F32, layers, devices, weights)
+}
+
+fn model_in(dtype: Dtype, layers: usize, devices: usize, weights: Residence) -> Model {
     let test = TestModel::with_layers(layers);
-    Model::load_placed(test.dir(), &vec![Device::Cpu; devices], Dtype::F32, weights).unwrap()
+    Model::load_placed(test.dir(), &vec![Device::Cpu; devices], dtype, weights).unwrap()
 }
 
 fn evaluator(model: Model, device_memory: Option<u64>) -> Evaluator {
@@ -88,35 +68,46 @@ const FROM: [usize; 3] = [0, 3 * CHUNK + 5, TOKENS - 3];
 #[test]
 fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
     let _alone = alone();
+    check_streamed(Dtype::F32);
+}
+
+/// Where the machine has a matrix unit, all of it is laid out for that.
+#[test]
+fn nor_in_bf16() {
+    let _alone = alone();
+    check_streamed(Dtype::Bf16);
+}
+
+fn check_streamed(dtype: Dtype) {
     const LAYERS: usize = 10;
-    let resident = evaluator(model(LAYERS, 1, Residence::Device), None);
+    let resident = evaluator(model_in(dtype, LAYERS, 1, Residence::Device), None);
     let want = FROM.map(|from| bits(counted(&resident, 2, from)));
     assert!(f64::from_bits(want[0].0).is_finite() && want[2].1 == 3);
     drop(resident);
 
     for weights in [Residence::Device, Residence::Host] {
         for hidden in [Residence::Device, Residence::Host] {
-            let before = LIVE.load(Ordering::Relaxed);
-            let model = model(LAYERS, 1, weights);
+            let before = counting::reset_peak();
+            let model = model_in(dtype, LAYERS, 1, weights);
             let spec = model.spec().clone();
-            let load = Load { spec: &spec, format: Format::on(true, Dtype::F32), chunk_tokens: CHUNK, tokens: TOKENS };
+            let load = Load { spec: &spec, format: Format::on(true, dtype), chunk_tokens: CHUNK, tokens: TOKENS };
             let place = Placement { weights, hidden, ..Placement::RESIDENT };
             let need = place.need(load);
             // Not one byte more than this placement takes: nothing that takes more is possible.
             let limit = need.device();
             let evaluator = evaluator(model, Some(limit));
             assert_eq!(evaluator.placement(TOKENS).unwrap().hidden, hidden, "{weights:?}");
-            PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
+            counting::reset_peak();
             assert_eq!(FROM.map(|from| bits(counted(&evaluator, 2, from))), want, "{place}");
 
             let (device, host) = (&evaluator.model().ledgers()[0], evaluator.model().host_ledger());
             assert_eq!(device.peak(), limit, "{place}");
             assert!(host.peak() <= need.host, "{place}: {} of {}", host.peak(), need.host);
             assert_eq!(host.peak() > 0, hidden == Residence::Host);
-            // On the processor all of it is the process's own memory, and that is measured. Beside it are a layer's rows on
-            // their way from the file, stacked, and small things.
-            let measured = PEAK.load(Ordering::Relaxed) - before;
-            let (least, slack) = (limit / 2, 1400 << 10);
+            // On the processor all of it is the process's own memory, and that is measured. Beside it are rows on their way
+            // from the file, and small things.
+            let measured = counting::peak() - before;
+            let (least, slack) = (limit / 2, 768 << 10);
             assert!(measured > least && measured < limit + host.peak() + slack, "{place}: {measured} of {limit}");
             let weights_left = device.live();
             assert_eq!(weights_left, evaluator.model().weight_bytes(), "all else is gone");
@@ -125,17 +116,30 @@ fn what_is_streamed_changes_no_bit_and_takes_what_was_predicted() {
 }
 
 #[test]
-fn weights_are_packed_for_a_matrix_unit_one_layer_after_the_other() {
+fn loading_takes_what_the_weights_take() {
     let _alone = alone();
-    const LAYERS: u64 = 12;
-    let test = TestModel::with_layers(LAYERS as usize);
-    let model = Model::load(test.dir(), &Device::Cpu, Dtype::Bf16).unwrap();
-    let (before, weights) = (LIVE.load(Ordering::Relaxed), model.weight_bytes());
-    PEAK.store(before, Ordering::Relaxed);
-    let packed = model.with_emulated_tiles().unwrap();
-    let more = PEAK.load(Ordering::Relaxed) - before;
-    // The head is packed beside the embedding that it is tied to; all else takes the place of what it was made of.
-    assert!(more < weights / 2, "{more} bytes more while {weights} are packed into {}", packed.weight_bytes());
+    // Beside them a block of rows, as it is decoded.
+    const SLACK: u64 = 768 << 10;
+    for tied in [true, false] {
+        let test = TestModel::with_vocabulary(1 << 14);
+        if !tied {
+            test.untie();
+        }
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F32Fast] {
+            for tiles in [false, true] {
+                let before = counting::reset_peak();
+                let model = match tiles {
+                    true => Model::load_with_tiles(test.dir(), dtype).unwrap(),
+                    false => Model::load(test.dir(), &Device::Cpu, dtype).unwrap(),
+                };
+                let (taken, weights) = (counting::peak() - before, model.weight_bytes());
+                assert!(
+                    weights > 4 << 20 && taken < weights + SLACK,
+                    "{dtype}: {taken} bytes for {weights} of weights"
+                );
+            }
+        }
+    }
 }
 
 #[test]

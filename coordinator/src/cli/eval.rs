@@ -135,6 +135,7 @@ struct Measurement {
     perplexity: f64,
     seconds: f64,
     tokens_per_second: f64,
+    /// The most that was resident while the model was loaded, or while this was measured if that is more.
     peak_rss_mib: Option<f64>,
     /// What lay where.
     placement: String,
@@ -211,7 +212,9 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let (threads, device_memory) = (args.threads.unwrap_or(0), args.device.device_memory);
     let options = EvaluatorOptions { threads, device_memory, ..EvaluatorOptions::on(devices.is_cpu()) };
     let longest = lengths.iter().copied().max().unwrap_or(2) as usize;
+    memory::reset_peak();
     let evaluator = Evaluator::open(&args.model, &devices.open().or_input()?, dtype, longest, options).or_input()?;
+    let loading_mib = memory::peak_rss_mib();
 
     if args.retrieval.is_asked() {
         let source = (!given.data.is_empty() || !given.tokens.is_empty()).then_some(&source);
@@ -228,7 +231,10 @@ fn evaluate(args: EvalArgs) -> Outcome {
     };
     for (length, documents) in &drawn {
         for choice in &choices {
-            report.results.push(args.measure(&evaluator, (choice, &folder.description), documents, *length)?);
+            let mut result = args.measure(&evaluator, (choice, &folder.description), documents, *length)?;
+            result.peak_rss_mib =
+                result.peak_rss_mib.zip(loading_mib).map(|(measuring, loading)| measuring.max(loading));
+            report.results.push(result);
         }
     }
     if args.output.json {

@@ -66,7 +66,7 @@ impl Machine {
         let spec = DecoderSpec::from_config_json(&folder.config_json).or_input()?;
         let (chunk, tokens) = (cost::chunk_tokens(on_cpu), target_length as usize);
         let load = Load { spec: &spec, format: Format::on(on_cpu, dtype), chunk_tokens: chunk, tokens };
-        let need = Memory::of(load).sharing(&spec, dtype, tokens, samples);
+        let need = Memory::of(load).sharing(load, samples);
         let fit =
             workers_that_fit(load, need.total(), (evaluator::room(&opened, device_memory), opened.len())).or_input()?;
         let fitting = if on_cpu && need.weights <= SMALL_WEIGHTS_BYTES { cores.min(fit) } else { 1 };

@@ -145,7 +145,7 @@ impl PlanArgs {
         let ratio = f64::from(self.target_length) / f64::from(folder.description.original_length);
         options.init = init::read(&self.search.init, &[], &folder.description, ratio)?;
         let planned = SearchPasses::planned(&options, samples, self.sampling.held_out, PER_DOCUMENT);
-        let memory = Memory::of(load).sharing(&spec, self.dtype, length, planned.judged as usize);
+        let memory = Memory::of(load).sharing(load, planned.judged as usize);
         self.check(&folder, options, planned.judged as usize)?;
         let of_short = |&(length, passes): &(u32, u64)| passes as f64 * Work::of(&spec, length as usize).total();
         let passes = Passes { long: planned.long, work, short_work: planned.short.iter().map(of_short).sum() };
@@ -166,7 +166,7 @@ impl PlanArgs {
                 program: gib(memory.program),
                 total: gib(memory.total()),
             },
-            bytes_per_token: cost::bytes_per_token(&spec, self.dtype, length),
+            bytes_per_token: cost::bytes_per_token(&spec, load.format, length),
             device_memory_gib: self.device_memory.map(gib),
             fits: self.device_memory.map(|_| placements.alone()),
             tflop_per_pass: work.total() / 1e12,

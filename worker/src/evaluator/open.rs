@@ -1,10 +1,11 @@
 //! An evaluator for documents of some length: what has to be streamed for them is, and nothing else.
 
-use super::{Evaluator, EvaluatorOptions, StartError, room};
+use super::room::Rooms;
+use super::{Evaluator, EvaluatorOptions, StartError};
 use crate::cost::{Format, Load};
 use crate::device::Dtype;
 use crate::model::{LoadError, Model};
-use crate::placement::{NoPlacement, Placement, Room};
+use crate::placement::{NoPlacement, Placement};
 use candle_core::Device;
 use std::path::Path;
 
@@ -36,8 +37,8 @@ impl Evaluator {
         tokens: usize,
         options: EvaluatorOptions,
     ) -> Result<Self, OpenError> {
-        let room = room::free(devices, options.device_memory);
-        Self::open_within(dir, devices, dtype, tokens, options, room)
+        let rooms = Rooms::System { given: options.device_memory };
+        Self::open_within(dir, devices, dtype, tokens, options, rooms)
     }
 
     fn open_within(
@@ -46,8 +47,9 @@ impl Evaluator {
         dtype: Dtype,
         tokens: usize,
         options: EvaluatorOptions,
-        room: Room,
+        rooms: Rooms,
     ) -> Result<Self, OpenError> {
+        let room = rooms.before(devices);
         let spec = Model::read_spec(dir)?;
         let cpu = devices.iter().all(Device::is_cpu);
         let format = Format::on(cpu, dtype);
@@ -57,13 +59,15 @@ impl Evaluator {
         // What is kept for the next candidates takes what is left.
         let options = EvaluatorOptions { shared_bytes: options.shared_bytes.min(room.left(load, &place)), ..options };
         // On the processor what loading leaves behind would pass for taken: what was free before decides.
-        if cpu { Ok(Self::within(model.into(), room, options)?) } else { Ok(Self::new(model.into(), options)?) }
+        let room = if cpu { room } else { rooms.beside(&model, 0) };
+        Ok(Self::within(model.into(), room, rooms, options)?)
     }
 
     /// Whether documents of `tokens` tokens fit only when the model is opened anew, with its weights streamed.
     pub(crate) fn must_stream(&self, tokens: usize) -> bool {
-        let stream = || Placement::choose(self.load(tokens), self.room, self.model.devices().len(), None);
-        self.placement(tokens).is_err() && stream().is_ok()
+        let room = self.bounds_for(tokens).room;
+        let stream = || Placement::choose(self.load(tokens), room, self.model.devices().len(), None);
+        self.place(tokens, room).is_err() && stream().is_ok()
     }
 }
 
@@ -71,16 +75,50 @@ impl Evaluator {
 mod tests {
     use super::*;
     use crate::cancel::CancelFlag;
-    use crate::placement::Residence;
+    use crate::placement::{Residence, Room};
     use ropewalk_shared::rope::Rescale;
+    use std::sync::{Arc, Mutex};
 
     const TOKENS: usize = 100;
 
     fn open(host: u64) -> Result<Evaluator, OpenError> {
+        open_in(&Arc::new(Mutex::new(Room { device: u64::MAX, host })))
+    }
+
+    fn open_in(room: &Arc<Mutex<Room>>) -> Result<Evaluator, OpenError> {
         let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/assets/lab-model"));
         let options = EvaluatorOptions { threads: 1, chunk_tokens: 16, ..Default::default() };
-        let room = Room { device: u64::MAX, host };
-        Evaluator::open_within(dir, &[Device::Cpu], Dtype::F32, TOKENS, options, room)
+        Evaluator::open_within(dir, &[Device::Cpu], Dtype::F32, TOKENS, options, Rooms::Put(room.clone()))
+    }
+
+    #[test]
+    fn what_was_short_for_a_moment_is_asked_again() {
+        let ample = open(u64::MAX).unwrap();
+        let need = Placement { weights: Residence::Host, ..Placement::RESIDENT }.need(ample.load(TOKENS));
+        let least = Room { device: u64::MAX, host: need.device() + need.host };
+        let room = Arc::new(Mutex::new(least));
+        let evaluator = open_in(&room).unwrap();
+        let (rescale, cancel) = (Rescale::with_factors(vec![1.5; 32]), CancelFlag::new());
+        let tokens: Vec<u32> = (0..10 * TOKENS as u32).map(|i| i * 7 % 2048).collect();
+        let loss = || evaluator.evaluate(&rescale, &tokens, &cancel, &mut |_| {});
+        assert!(loss().unwrap_err().is_too_large() && evaluator.max_tokens() < 10 * TOKENS);
+        // Streamed it stays, but not for short documents alone.
+        room.lock().unwrap().host = 64 << 30;
+        assert!(evaluator.max_tokens() > 100 * TOKENS && evaluator.placement(10 * TOKENS).is_ok());
+        assert_eq!(loss().unwrap(), ample.evaluate(&rescale, &tokens, &cancel, &mut |_| {}).unwrap());
+        *room.lock().unwrap() = least;
+        assert!(loss().unwrap_err().is_too_large());
+
+        // Kept whole, gradients follow too.
+        let whole = Arc::new(Mutex::new(Room {
+            device: u64::MAX,
+            host: Placement::RESIDENT.need(ample.load(TOKENS)).device() + need.host,
+        }));
+        let evaluator = open_in(&whole).unwrap();
+        let gradient = || evaluator.gradient(&rescale, (&tokens, 0), &cancel, &mut |_| {});
+        assert!(gradient().unwrap_err().is_too_large());
+        whole.lock().unwrap().host = 64 << 30;
+        assert!(gradient().is_ok());
     }
 
     #[test]

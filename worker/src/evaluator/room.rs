@@ -15,16 +15,37 @@ pub(super) fn usable(bytes: u64) -> u64 {
     (bytes as f64 * USABLE_SHARE) as u64
 }
 
-/// What there is for a model that is to be loaded onto these devices; `given` is the bound on each.
-pub(super) fn free(devices: &[Device], given: Option<u64>) -> Room {
-    let none_is_held = devices.iter().map(|device| (device, 0));
-    of(none_is_held, given)
+/// Whoever says what memory there is.
+#[derive(Clone, Debug)]
+pub(super) enum Rooms {
+    /// The system; `given` is the bound on each device.
+    System { given: Option<u64> },
+    /// A test.
+    #[cfg(test)]
+    Put(std::sync::Arc<std::sync::Mutex<Room>>),
 }
 
-/// What there is for a model that is loaded: its weights are not free, but count as part of the memory.
-pub(super) fn beside(model: &Model, given: Option<u64>) -> Room {
-    let live = model.ledgers().iter().map(Ledger::live);
-    of(model.devices().iter().zip(live), given)
+impl Rooms {
+    /// What there is for a model that is to be loaded onto these devices.
+    pub fn before(&self, devices: &[Device]) -> Room {
+        self.of(devices.iter().map(|device| (device, 0)))
+    }
+
+    /// What there is for a model that is loaded: its weights are not free, but count as part of the memory. So do `kept`
+    /// bytes that lie beside them on the first device.
+    pub fn beside(&self, model: &Model, kept: u64) -> Room {
+        let live = model.ledgers().iter().map(Ledger::live);
+        let kept = std::iter::once(kept).chain(std::iter::repeat(0));
+        self.of(model.devices().iter().zip(live.zip(kept).map(|(live, kept)| live + kept)))
+    }
+
+    fn of<'d>(&self, devices: impl Iterator<Item = (&'d Device, u64)> + Clone) -> Room {
+        match self {
+            Self::System { given } => of(devices, *given),
+            #[cfg(test)]
+            Self::Put(room) => *room.lock().unwrap(),
+        }
+    }
 }
 
 /// Of devices, each with the bytes that are held there: that with the least decides.

@@ -105,6 +105,19 @@ pub enum LoadError {
         /// Layers in the files.
         found: usize,
     },
+    /// The files have tensors for a layer that the configuration says nothing of.
+    #[error(
+        "tensor {tensor:?} and {others} more are in the weight files of {}, and the decoder that config.json describes has no \
+         use for them: without them this is another model; do config.json and weights belong together?", dir.display()
+    )]
+    UnusedTensor {
+        /// Name of the first.
+        tensor: String,
+        /// The model folder.
+        dir: PathBuf,
+        /// How many there are beside it.
+        others: usize,
+    },
     /// The weights are quantised.
     #[error(
         "config.json has quantization_config ({method}): quantised checkpoints are not read; take the model's unquantised \

@@ -11,7 +11,6 @@ use crate::ops::linear::Linear;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotate::{HeadNorm, rotate};
 use crate::ops::silu_mul::silu_mul;
-use crate::tiles::Unit;
 use candle_core::{Result, Tensor};
 
 /// Weights of a layer.
@@ -31,18 +30,6 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// The same layer for a matrix unit: its matrices are laid out for it, split into so many parts.
-    pub fn tiled(self, unit: Unit, parts: usize) -> Result<Self> {
-        let tiled = |linear: &Linear| linear.tiled(unit, parts);
-        Ok(Self {
-            qkv: tiled(&self.qkv)?,
-            output: tiled(&self.output)?,
-            gate_up: tiled(&self.gate_up)?,
-            down: tiled(&self.down)?,
-            ..self
-        })
-    }
-
     /// `x + attention(norm(x))`, then `x + mlp(norm(x))`, for the chunk `x` of `(tokens, hidden)`.
     ///
     /// Appends the chunk's keys and values to `cache`, which must hold those of all tokens before it. `rotation` holds

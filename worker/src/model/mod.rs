@@ -8,6 +8,7 @@ mod error;
 mod key_values;
 mod last_layer;
 mod layer;
+mod names;
 mod parameters;
 pub mod weights;
 pub(crate) mod written;
@@ -27,7 +28,7 @@ use crate::placement::Residence;
 use crate::tiles::Unit;
 use candle_core::Device;
 use config::DecoderSpec;
-use parameters::Parameters;
+use parameters::{Form, Parameters};
 use ropewalk_shared::fingerprint::{Fingerprint, Fingerprinter};
 use ropewalk_shared::model_description::ModelDescription;
 use std::fs::File;
@@ -77,6 +78,28 @@ impl Model {
     /// # Errors
     /// As [`Self::load`]; [`DeviceError::None`] without a device.
     pub fn load_placed(dir: &Path, devices: &[Device], dtype: Dtype, layers: Residence) -> Result<Self, LoadError> {
+        Self::load_run_by(dir, devices, dtype, layers, kernels::native_tiles(dtype))
+    }
+
+    /// The same as [`Self::load`] on the CPU of a machine with a matrix unit: on one without, or of a format that it does not
+    /// compute with, run by the emulation of one. Slow, and there to check that path.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with_tiles(dir: &Path, dtype: Dtype) -> Result<Self, LoadError> {
+        let emulated = || dtype.parts().map(|parts| (Unit::Emulated, parts));
+        let tiles = kernels::native_tiles(dtype).or_else(emulated);
+        Self::load_run_by(dir, &[Device::Cpu], dtype, Residence::Device, tiles)
+    }
+
+    /// The same with products and attention computed by a matrix unit, if there is one and the processor computes.
+    fn load_run_by(
+        dir: &Path,
+        devices: &[Device],
+        dtype: Dtype,
+        layers: Residence,
+        tiles: Option<(Unit, usize)>,
+    ) -> Result<Self, LoadError> {
         let first = devices.first().ok_or(DeviceError::None)?;
         dtype.check(first)?;
         if devices.iter().any(|device| device.is_cpu() != first.is_cpu()) {
@@ -87,14 +110,17 @@ impl Model {
         let description = ModelDescription::from_config_json(&text)?;
         let files = WeightFiles::open(dir)?;
         files.check_layers(spec.layers())?;
+        files.check_used(&spec)?;
         // More devices than layers would have nothing to do.
         let devices = devices[..devices.len().min(spec.layers())].to_vec();
-        let parameters = Parameters::load(&spec, &files, &devices, dtype.to_candle(), layers)?;
+        let kernels = Kernels::of(first);
+        let tiles = tiles.filter(|_| kernels == Kernels::Cpu);
+        let form = Form { dtype: dtype.to_candle(), tiles };
+        let parameters = Parameters::load(&spec, &files, &devices, form, layers)?;
         let ledgers: Vec<Ledger> = devices.iter().map(|_| Ledger::default()).collect();
         let held = held(&parameters, &ledgers);
-        let kernels = Kernels::of(first);
         let files = (layers == Residence::Host).then_some(files);
-        let model = Self {
+        Ok(Self {
             description,
             spec,
             parameters,
@@ -105,32 +131,8 @@ impl Model {
             _held: held,
             dtype,
             kernels,
-            tiles: None,
-        };
-        match kernels::native_tiles(dtype) {
-            Some((unit, parts)) if model.kernels == Kernels::Cpu => model.on(unit, parts),
-            _ => Ok(model),
-        }
-    }
-
-    /// The same model run by `unit`, with numbers split into so many parts.
-    fn on(self, unit: Unit, parts: usize) -> Result<Self, LoadError> {
-        let parameters = self.parameters.tiled(unit, parts).map_err(laid_out)?;
-        drop(self._held);
-        let held = held(&parameters, &self.ledgers);
-        Ok(Self { parameters, _held: held, tiles: Some((unit, parts)), ..self })
-    }
-
-    /// The same model in a format that matrix units compute with, run by the emulation of one, as on a machine with AMX:
-    /// slow, and there to check that path.
-    ///
-    /// # Errors
-    /// [`LoadError::Placement`] when memory does not suffice.
-    pub fn with_emulated_tiles(self) -> Result<Self, LoadError> {
-        match self.dtype.parts() {
-            Some(parts) if self.tiles.is_none() => self.on(Unit::Emulated, parts),
-            _ => Ok(self),
-        }
+            tiles,
+        })
     }
 
     /// What the decoder in a folder looks like, from its config.json alone.
@@ -202,13 +204,9 @@ impl Model {
     /// The weights of a layer, read from the files where they are streamed. Counts them before they are there.
     pub(crate) fn layer(&self, index: usize) -> Result<LayerHere<'_>, LoadError> {
         let Some(files) = &self.files else { return Ok(LayerHere::Resident(&self.parameters.layers[index])) };
-        let (number, dtype) = (index % self.devices.len(), self.dtype.to_candle());
+        let (number, form) = (index % self.devices.len(), Form { dtype: self.dtype.to_candle(), tiles: self.tiles });
         let held = self.ledgers[number].hold(cost::layer_bytes(&self.spec, self.format()));
-        let layer = Parameters::read_layer(&self.spec, files, &self.devices[number], dtype, index)?;
-        let layer = match self.tiles {
-            Some((unit, parts)) => layer.tiled(unit, parts).map_err(laid_out)?,
-            None => layer,
-        };
+        let layer = Parameters::read_layer(&self.spec, files, &self.devices[number], form, index)?;
         Ok(LayerHere::Streamed(Box::new(layer), held))
     }
 
@@ -252,10 +250,6 @@ impl std::ops::Deref for LayerHere<'_> {
             Self::Streamed(layer, _) => layer,
         }
     }
-}
-
-fn laid_out(source: candle_core::Error) -> LoadError {
-    LoadError::Placement { tensor: "the layout for a matrix unit".into(), source: source.into() }
 }
 
 /// Identity of the model in the folder `dir`: its configuration and the content of every weight file.

@@ -9,7 +9,7 @@ use super::Kernels;
 use super::view::{Rows, RowsMut, contiguous, rows, rows_mut, rows_of};
 use crate::ledger;
 use crate::tiles::Unit;
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Module, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Module, Result, Tensor, bail};
 use candle_transformers::models::with_tracing;
 use gemm::Parallelism;
 use tiled::Tiled;
@@ -31,11 +31,15 @@ impl Linear {
         Self { weight, bias, module, tiled: None }
     }
 
+    /// A projection that a matrix unit computes.
+    pub fn of_tiled(tiled: Tiled, bias: Option<Tensor>) -> Result<Self> {
+        let empty = Tensor::zeros((0, tiled.inputs()), DType::F32, &Device::Cpu)?;
+        Ok(Self { tiled: Some(tiled), ..Self::new(empty, bias) })
+    }
+
     /// The same projection, computed by a matrix unit on weights split into so many parts.
     pub fn tiled(&self, unit: Unit, parts: usize) -> Result<Self> {
-        let tiled = Tiled::new(unit, &self.weight, parts)?;
-        let empty = Tensor::zeros((0, self.weight.dim(1)?), self.weight.dtype(), self.weight.device())?;
-        Ok(Self { tiled: Some(tiled), ..Self::new(empty, self.bias.clone()) })
+        Self::of_tiled(Tiled::of((unit, parts), &self.weight)?, self.bias.clone())
     }
 
     /// Bytes of weights and bias.

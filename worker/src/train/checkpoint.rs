@@ -8,6 +8,7 @@ use super::optimizer::{Moments, Optimizer, Trained, set};
 use super::views::{self, Written};
 use super::{StepRecord, TrainError};
 use crate::model::weights::WeightFiles;
+use crate::ops::view::cpu_contiguous;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,14 +53,20 @@ impl Checkpoints {
         }
         let files = WeightFiles::open(&path).map_err(|error| unusable(error.to_string()))?;
         for trained in &mut optimizer.trained {
-            let read = |kind: &str| {
-                let (name, mut numbers) = (format!("{kind}.{}", trained.name), Vec::new());
-                let read = files.read(&name, trained.value.dims(), &mut numbers);
-                read.map(|()| numbers).map_err(|error| unusable(error.to_string()))
+            // Over what is there: three tensors beside all others may be more than there is room for.
+            let read = |kind: &str, numbers: &mut Vec<f32>| {
+                numbers.clear();
+                let name = format!("{kind}.{}", trained.name);
+                let found = files.find(&name, trained.value.dims());
+                let read = found.and_then(|found| found.read(|block| numbers.extend_from_slice(block)));
+                read.map_err(|error| unusable(error.to_string()))
             };
-            let (value, mean, square) = (read("value")?, read("mean")?, read("square")?);
+            let (Moments { mean, square }, mut value) = (&mut trained.moments, Vec::new());
+            read("mean", mean)?;
+            read("square", square)?;
+            value.reserve_exact(trained.value.elem_count());
+            read("value", &mut value)?;
             set(&trained.value, value)?;
-            trained.moments = Moments { mean, square };
         }
         optimizer.places.fill(&optimizer.trained)?;
         Ok(state.curve)
@@ -70,11 +77,12 @@ impl Checkpoints {
     pub fn write(&self, optimizer: &Optimizer, curve: &[StepRecord]) -> Result<usize, TrainError> {
         let step = curve.len();
         let part = Part::of(&self.dir.join(format!("{PREFIX}{step:08}")))?;
+        let values: Vec<_> = optimizer.trained.iter().map(|trained| trained.value.storage_and_layout()).collect();
         let mut tensors = Vec::with_capacity(3 * optimizer.trained.len());
-        for Trained { name, value, moments } in &optimizer.trained {
-            let (shape, dtype) = (value.dims().to_vec(), safetensors::Dtype::F32);
-            let numbers = Written::Rows { weight: value, first: 0, shape: shape.clone(), dtype };
-            tensors.push((format!("value.{name}"), numbers));
+        for (Trained { name, value, moments }, (storage, layout)) in optimizer.trained.iter().zip(&values) {
+            // As they lie there: a copy of the largest may be more than there is room for.
+            let (shape, numbers) = (value.dims().to_vec(), cpu_contiguous(storage, layout)?);
+            tensors.push((format!("value.{name}"), Written::Numbers(numbers, shape.clone())));
             tensors.push((format!("mean.{name}"), Written::Numbers(&moments.mean, shape.clone())));
             tensors.push((format!("square.{name}"), Written::Numbers(&moments.square, shape)));
         }

@@ -89,7 +89,8 @@ pub struct Trained {
 
 /// Bytes that the training `train` takes on sequences of `tokens` tokens: weights, gradients and two moments in f32, the
 /// rounded weights beside those that are moved where all of them are trained in bf16, and what a
-/// [gradient](gradient::bytes) takes. An upper bound where low-rank additions are trained.
+/// [gradient](gradient::bytes) takes; checkpoints and the result are written without more. An upper bound where low-rank
+/// additions are trained.
 pub fn bytes(decoder: &DecoderSpec, train: &TrainSpec, tokens: usize) -> u64 {
     let weights = cost::weights(decoder) * size_of::<f32>() as u64;
     let rounded = matches!((&train.method, train.precision), (Method::Full, Precision::Bf16));
@@ -166,6 +167,8 @@ pub fn run(
         return Err(TrainError::Interrupted { step: curve.len() as u32, steps: spec.steps });
     }
     let trained = Trained { identity, spec: spec.clone(), curve };
+    // Its gradients make room for the copies that writing in another format takes.
+    drop(trainer);
     output::write(model_dir, &optimizer, &trained, out_dir)?;
     checkpoints.clear();
     Ok(trained)

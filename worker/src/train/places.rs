@@ -17,6 +17,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use ropewalk_shared::training::{Lora, Method, Precision, TrainSpec};
 
+/// Numbers, or one row where that is more, that are rounded at a time.
+const ROUNDED_NUMBERS: usize = 1 << 18;
+
 /// All of them.
 pub(super) struct Places {
     places: Vec<Place>,
@@ -93,11 +96,10 @@ impl Places {
                 Place::Sum { tensor, first, .. } => (tensor, *first),
             };
             let value = place.value(trained)?;
-            let value = match self.precision {
-                Precision::F32 => value,
-                Precision::Bf16 => value.to_dtype(DType::BF16)?.to_dtype(DType::F32)?,
-            };
-            tensor.slice_set(&value, 0, first)?;
+            match self.precision {
+                Precision::F32 => tensor.slice_set(&value, 0, first)?,
+                Precision::Bf16 => set_rounded(tensor, &value, first)?,
+            }
         }
         Ok(())
     }
@@ -135,6 +137,18 @@ impl Places {
         }
         Ok(merged)
     }
+}
+
+/// Overwrites rows of a tensor, from `first` on, by `value` rounded to bf16: some at a time, as the largest tensor once more
+/// may be more than there is room for.
+fn set_rounded(tensor: &Tensor, value: &Tensor, first: usize) -> Result<()> {
+    let count = value.dim(0)?;
+    let rows = (ROUNDED_NUMBERS * count / value.elem_count().max(1)).max(1);
+    for at in (0..count).step_by(rows) {
+        let part = value.narrow(0, at, rows.min(count - at))?;
+        tensor.slice_set(&part.to_dtype(DType::BF16)?.to_dtype(DType::F32)?, 0, first + at)?;
+    }
+    Ok(())
 }
 
 impl Place {

@@ -1,7 +1,8 @@
-//! Numbers as tensors of a safetensors file, made ready one tensor at a time.
+//! Numbers as tensors of a safetensors file: as they lie in memory, or made ready one tensor at a time.
 
 use super::TrainError;
 use crate::model::written::{self, encode};
+use crate::ops::view::cpu_contiguous;
 use candle_core::Tensor;
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
@@ -33,12 +34,15 @@ impl View for Written<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         match self {
-            Self::Numbers(numbers, _) => Cow::Owned(encode(numbers, Dtype::F32)),
+            Self::Numbers(numbers, _) => encode(numbers, Dtype::F32),
             Self::Bytes { bytes, .. } => Cow::Borrowed(bytes),
             Self::Rows { weight, first, shape, dtype } => {
                 // A weight on the CPU whose rows were counted when it was read: this cannot fail.
-                let rows = weight.narrow(0, *first, shape[0]).and_then(|rows| rows.flatten_all()?.to_vec1::<f32>());
-                Cow::Owned(encode(&rows.unwrap_or_default(), *dtype))
+                let encoded = weight.narrow(0, *first, shape[0]).and_then(|rows| {
+                    let (storage, layout) = rows.storage_and_layout();
+                    Ok(encode(cpu_contiguous(&storage, layout)?, *dtype).into_owned())
+                });
+                Cow::Owned(encoded.unwrap_or_default())
             }
         }
     }

@@ -32,6 +32,33 @@ impl TestModel {
         Self::made(None, layers)
     }
 
+    /// With so many tokens in its vocabulary, beyond those of [`tokens`]: the embedding is larger than all else.
+    pub fn with_vocabulary(vocab: usize) -> Self {
+        let model = Self::new();
+        model.edit_config(|config| config["vocab_size"] = vocab.into());
+        let mut weights = weights(LAYERS);
+        let embedding = (0..vocab * HIDDEN).map(|i| (i * 7919 % 1013) as f32 / 1013.0 - 0.5);
+        weights.insert("model.embed_tokens.weight".into(), (vec![vocab, HIDDEN], embedding.collect()));
+        model.write(&weights);
+        model
+    }
+
+    /// Gives it a head of its own, of the embedding's numbers.
+    pub fn untie(&self) {
+        self.edit_config(|config| config["tie_word_embeddings"] = false.into());
+        self.add("lm_head.weight");
+    }
+
+    /// Adds a tensor, of the embedding's numbers.
+    pub fn add(&self, tensor: &str) {
+        let path = self.dir().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut views: Vec<(String, TensorView<'_>)> = tensors.tensors();
+        views.push((tensor.to_owned(), tensors.tensor("model.embed_tokens.weight").unwrap()));
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+    }
+
     fn made(window: Option<usize>, layers: usize) -> Self {
         let model = Self(tempfile::tempdir().unwrap());
         let config = json!({

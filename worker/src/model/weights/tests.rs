@@ -27,7 +27,7 @@ fn one_file() -> tempfile::TempDir {
 
 fn read(dir: &Path, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
     let mut out = vec![7.0];
-    WeightFiles::open(dir)?.read(tensor, shape, &mut out)?;
+    WeightFiles::open(dir)?.find(tensor, shape)?.read(|numbers| out.extend_from_slice(numbers))?;
     Ok(out)
 }
 
@@ -37,6 +37,30 @@ fn every_format_is_widened_and_appended() {
     assert_eq!(read(dir.path(), "single", &[2, 2]).unwrap(), [7.0, 1.5, -2.0, 0.25, 8.0]);
     assert_eq!(read(dir.path(), "brain", &[2]).unwrap(), [7.0, 1.5, -2.0]);
     assert_eq!(read(dir.path(), "half", &[2]).unwrap(), [7.0, 1.5, -2.0]);
+}
+
+#[test]
+fn long_tensors_come_in_whole_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rows, width) = (10, 40_000);
+    let numbers: Vec<f32> = (0..rows * width).map(|i| i as f32).collect();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    write(
+        &dir.path().join(SINGLE),
+        &[("long", Dtype::F32, &[rows, width], &bytes), ("none", Dtype::F32, &[0, 4], &[])],
+    );
+    let files = WeightFiles::open(dir.path()).unwrap();
+    let (mut read, mut blocks) = (Vec::new(), 0);
+    let found = files.find("long", &[rows, width]).unwrap();
+    found
+        .read(|block| {
+            assert!(block.len().is_multiple_of(width) && size_of_val(block) <= BLOCK_BYTES);
+            read.extend_from_slice(block);
+            blocks += 1;
+        })
+        .unwrap();
+    assert!(read == numbers && blocks > 1);
+    files.find("none", &[0, 4]).unwrap().read(|_| panic!("there are none")).unwrap();
 }
 
 #[test]
@@ -91,6 +115,24 @@ fn shards_are_found_by_their_index() {
     assert!(
         matches!(WeightFiles::open(dir.path()), Err(LoadError::Io { path, .. }) if path.ends_with("b.safetensors"))
     );
+}
+
+#[test]
+fn of_a_tensor_in_two_shards_the_index_names_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (1.0f32.to_le_bytes(), 2.0f32.to_le_bytes());
+    write(&dir.path().join("a.safetensors"), &[("one", Dtype::F32, &[1, 1], &old), ("two", Dtype::F32, &[1], &new)]);
+    write(&dir.path().join("b.safetensors"), &[("one", Dtype::F32, &[1], &new), ("two", Dtype::F32, &[1], &old)]);
+    let index = r#"{"weight_map": {"one": "b.safetensors", "two": "a.safetensors"}}"#;
+    std::fs::write(dir.path().join(INDEX), index).unwrap();
+    for tensor in ["one", "two"] {
+        assert_eq!(read(dir.path(), tensor, &[1]).unwrap(), [7.0, 2.0], "{tensor}");
+    }
+    let files = WeightFiles::open(dir.path()).unwrap();
+    assert_eq!(files.shapes()["one"], [1]);
+    // Nor is what does not count written again.
+    let stored = files.stored().map(|(_, tensors)| tensors.map(|stored| stored.name).collect::<Vec<_>>());
+    assert_eq!(stored.collect::<Vec<_>>(), [["two"], ["one"]]);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// cache. As many as this, or fewer that are no more numbers than a core's own cache holds beside weights.
 const ROWS: usize = 16 * BLOCK;
 const ROOM_NUMBERS: usize = 1 << 19;
+/// Numbers of a tensor, or one row where that is more, that are laid out at a time.
+const BLOCK_NUMBERS: usize = 1 << 15;
 
 thread_local! {
     /// Room for rows of `x`. Taken, not borrowed: while a thread waits for the others it may begin another product.
@@ -31,12 +33,39 @@ pub(crate) struct Tiled {
 }
 
 impl Tiled {
-    /// Lays out a `weight` of `(outputs, inputs)`, split into so many parts.
-    pub fn new(unit: Unit, weight: &Tensor, parts: usize) -> Result<Self> {
+    /// Lays out weights of `(outputs, inputs)`, split into so many parts. `read` hands over their rows in order, some at a
+    /// time: all of them in another form beside this one may be more than there is memory for.
+    pub fn new<E>(
+        (unit, parts): (Unit, usize),
+        (count, inputs): (usize, usize),
+        read: impl FnOnce(&mut dyn FnMut(&[f32])) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Self, E> {
+        let (mut weights, mut output) = (Packed::zeros(count, inputs, parts), 0);
+        read(&mut |rows| {
+            for row in rows.chunks_exact(inputs) {
+                weights.write_column(output, row);
+                output += 1;
+            }
+        })?;
+        Ok(Self { unit, weights: Arc::new(weights), inputs, first: 0, count })
+    }
+
+    /// The same of a tensor.
+    pub fn of(tiles: (Unit, usize), weight: &Tensor) -> Result<Self> {
         let (count, inputs) = weight.dims2()?;
-        let numbers = weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        let weights = Arc::new(Packed::of_rows(&numbers, inputs, parts));
-        Ok(Self { unit, weights, inputs, first: 0, count })
+        let rows = (BLOCK_NUMBERS / inputs.max(1)).max(1);
+        Self::new(tiles, (count, inputs), |take| {
+            for first in (0..count).step_by(rows) {
+                let block = weight.narrow(0, first, rows.min(count - first))?.to_dtype(DType::F32)?;
+                take(&block.flatten_all()?.to_vec1::<f32>()?);
+            }
+            Ok(())
+        })
+    }
+
+    /// Inputs of each output.
+    pub fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// `count` of the outputs from `first` on.
