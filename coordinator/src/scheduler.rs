@@ -311,9 +311,12 @@ impl Scheduler {
         }
     }
 
-    /// Ends leases that were not renewed in time.
+    /// Ends leases that were not renewed in time, and lifts what workers were found to hold at most for some time.
     pub fn expire(&mut self, now: Duration) -> Vec<Expired> {
         self.wake(now);
+        if self.workers.lift(now) {
+            self.offers += 1;
+        }
         let mut expired = Vec::new();
         // Latest first: each goes to the front, so that the longest waiting one ends up there.
         for (id, lease) in self.leases.take_expired(now).into_iter().rev() {
