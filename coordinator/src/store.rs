@@ -67,7 +67,7 @@ impl Store {
         &self.path
     }
 
-    /// How often this store was opened: no two runs of a coordinator share one number.
+    /// Number of this run, one more than that of the last: no two runs of a coordinator share one, and hardly two stores.
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
