@@ -319,6 +319,20 @@ fn bad_rescales_are_named() {
 fn bad_measures_and_gradients_are_named() {
     let unit = |measure| {
         let rescale =
+#[test]
+fn choices_that_are_not_known_are_refused() {
+    let with = |racing| {
+        let search = SearchOptions::default();
+        SearchOptions::try_from(pb::SearchOptions { racing, ..(&search).into() }).map(|search| search.racing)
+    };
+    // Those who know of no racing say nothing.
+    assert_eq!(
+        [0, 1, 2, 3].map(|number| with(number).unwrap()),
+        [Racing::Off, Racing::Off, Racing::Safe, Racing::Fast]
+    );
+    assert_eq!(with(4), Err(InvalidField { field: "search.racing", problem: FieldProblem::Unknown(4) }));
+}
+
             Some(pb::Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0, ..Default::default() });
         let digest = vec![0; 32];
         Unit::try_from(pb::Unit {
