@@ -29,6 +29,7 @@ mod time;
 mod training;
 mod trainings;
 
+mod tries;
 pub use self::core::{Core, Launched, ResultText};
 pub use actor::{Engine, EngineThreads, Stopped};
 pub use error::EngineError;

@@ -207,6 +207,9 @@ impl ActiveTraining {
             "since {since} no worker trains it: it takes one with --train-root and the model {}{trouble}",
             self.job.model.name
         ))
+        if let Some(trouble) = self.trouble.as_ref().filter(|_| now.since_start < self.not_before) {
+            return Some(format!("since {since} it waits to be tried again: {trouble}"));
+        }
     }
 
     /// Written with the job's record.

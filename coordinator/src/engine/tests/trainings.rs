@@ -177,14 +177,21 @@ fn failures_of_the_worker_pass_it_on_and_failures_of_the_training_end_it() {
         assert_eq!(lease(&mut rig, "two"), None, "not at once");
         rig.pass(Duration::from_secs(6));
     }
-    for _ in 0..2 {
-        assert_eq!(status(&rig).state, JobState::Running);
+    // A disk that is full for eight minutes ends nothing, one that stays full does.
+    for pause in [15, 45, 135, 405] {
         let unit = lease(&mut rig, "two").unwrap();
         report(&mut rig, (&unit, "two"), vec![], 0, failure(TrainingFailureKind::Training));
-        rig.pass(Duration::from_secs(6));
+        rig.pass(Duration::from_secs(pause - 1));
+        assert_eq!(lease(&mut rig, "two"), None, "not before {pause} s");
+        assert!(status(&rig).reason.unwrap().ends_with("it waits to be tried again: two said: on purpose"));
+        rig.pass(Duration::from_secs(1));
     }
+    assert_eq!(status(&rig).state, JobState::Running);
+    let unit = lease(&mut rig, "two").unwrap();
+    report(&mut rig, (&unit, "two"), vec![], 0, failure(TrainingFailureKind::Training));
     assert_eq!(status(&rig).state, JobState::Failed);
-    assert_eq!(status(&rig).reason.as_deref(), Some("on purpose"));
+    let reason = status(&rig).reason.unwrap();
+    assert_eq!(reason, "6 attempts failed without another step, the last: on purpose");
 
     // Launched again it goes on, and a divergence ends it at once.
     assert!(!rig.core.launch_training(training(), rig.now()).unwrap().created);
