@@ -197,6 +197,11 @@ impl Scheduler {
         self.workers.register(now, profile, &self.options)
     }
 
+    /// Notes the trainings that are leased, each with the name of its worker: whoever trains evaluates nothing.
+    pub fn note_trainings(&mut self, now: Duration, trainings: &BTreeMap<JobId, String>) {
+        self.workers.note_trainings(now, self.options.lease, trainings);
+    }
+
     /// Leases units to a worker. The same request is answered with the same leases.
     ///
     /// # Errors

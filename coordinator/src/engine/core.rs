@@ -247,6 +247,7 @@ impl Core {
         for id in touched {
             if let Some(Job::Active(job)) = self.jobs.get_mut(&id) {
                 self.desk.advance(job, now)?;
+        self.desk.scheduler.note_trainings(now.since_start, &self.leased_trainings());
             }
         }
         self.pass_time_of_trainings(now);

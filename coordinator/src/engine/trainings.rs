@@ -12,6 +12,7 @@ use ropewalk_shared::job::JobId;
 use ropewalk_shared::training::{
     TrainingEnd, TrainingFailure, TrainingFailureKind, TrainingJob, TrainingLease, TrainingReport, TrainingRequest,
 };
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A training over which so many workers fell silent without another step has failed; they may have done so for other reasons.
@@ -150,6 +151,15 @@ impl Core {
             training.trouble = Some(format!("{} said: {}", report.worker, failure.reason));
         }
         self.desk.scheduler.offer();
+    }
+
+    /// The trainings that are leased, each with the name of its worker.
+    pub(super) fn leased_trainings(&self) -> BTreeMap<JobId, String> {
+        let leased = self.jobs.values().filter_map(|job| match job {
+            Job::Training(training) => training.worker().map(|worker| (training.id.clone(), worker.to_owned())),
+            Job::Active(_) | Job::Plan(_) | Job::Ended(_) => None,
+        });
+        leased.collect()
     }
 
     /// Takes trainings back from workers that were not heard from, and offers those again whose pause is over.

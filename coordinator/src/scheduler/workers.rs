@@ -2,8 +2,9 @@
 
 use super::{Grant, SchedulerOptions, UnknownWorker};
 use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::job::JobId;
 use ropewalk_shared::work::{LeaseRequest, Measure, WorkerId, WorkerProfile};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 /// Most workers known at a time.
@@ -36,6 +37,8 @@ pub struct Worker {
     pub tokens_per_second: f64,
     /// Passes spent on units that were revoked, in parts of a pass.
     pub stopped_passes: f64,
+    /// The training that it is busy with, as far as can be told; it evaluates nothing meanwhile.
+    pub training: Option<JobId>,
     /// Models it says it does not have.
     missing: HashSet<Fingerprint>,
     /// What it turned out to hold of a model.
@@ -169,6 +172,7 @@ impl Workers {
             failures: 0,
             tokens_per_second: 0.0,
             stopped_passes: 0.0,
+            training: None,
             missing: HashSet::new(),
             limits: HashMap::new(),
             refused: HashSet::new(),
@@ -240,6 +244,20 @@ impl Workers {
             lifted |= worker.limits.len() < before;
         }
         lifted
+    }
+
+    /// Notes who trains what. Trainings know their workers by name alone: of several of one name, one that holds no unit counts.
+    pub(super) fn note_trainings(&mut self, now: Duration, lease: Duration, trainings: &BTreeMap<JobId, String>) {
+        self.by_id.values_mut().for_each(|worker| worker.training = None);
+        for (job, name) in trainings {
+            let named = self.by_id.values_mut().filter(|worker| {
+                let connected = now.saturating_sub(worker.last_seen) <= lease;
+                connected && worker.leased == 0 && worker.training.is_none() && worker.profile.name == *name
+            });
+            if let Some(worker) = named.min_by(|a, b| a.id.cmp(&b.id)) {
+                worker.training = Some(job.clone());
+            }
+        }
     }
 
     /// Notes that a worker brought a result that cannot be right, and is given no such units any more; whether that is news.

@@ -251,8 +251,12 @@ fn statuses_come_back() {
         failures: 1,
         tokens_per_second: 1234.5,
         stopped_passes: 2.75,
+        training: None,
     };
-    assert_eq!(WorkerStatus::try_from(pb::WorkerStatus::from(&worker)).unwrap(), worker);
+    let training = WorkerStatus { training: Some("tune-0123456789".parse().unwrap()), ..worker.clone() };
+    for worker in [worker, training] {
+        assert_eq!(WorkerStatus::try_from(pb::WorkerStatus::from(&worker)).unwrap(), worker);
+    }
 }
 
 #[test]
@@ -316,10 +320,6 @@ fn bad_rescales_are_named() {
 }
 
 #[test]
-fn bad_measures_and_gradients_are_named() {
-    let unit = |measure| {
-        let rescale =
-#[test]
 fn choices_that_are_not_known_are_refused() {
     let with = |racing| {
         let search = SearchOptions::default();
@@ -333,6 +333,10 @@ fn choices_that_are_not_known_are_refused() {
     assert_eq!(with(4), Err(InvalidField { field: "search.racing", problem: FieldProblem::Unknown(4) }));
 }
 
+#[test]
+fn bad_measures_and_gradients_are_named() {
+    let unit = |measure| {
+        let rescale =
             Some(pb::Rescale { factors: vec![1.0], start_tokens: 0, attention_factor: 1.0, ..Default::default() });
         let digest = vec![0; 32];
         Unit::try_from(pb::Unit {

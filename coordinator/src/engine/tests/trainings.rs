@@ -280,6 +280,36 @@ fn a_training_launched_again_right_after_its_end_waits_for_who_held_it() {
     assert!(lease(&mut rig, "two").is_some());
 }
 
+/// It asks for nothing meanwhile, and a search that waits for it may wait for days.
+#[test]
+fn a_search_whose_only_worker_trains_says_so() {
+    let mut rig = launched();
+    let spec = search_job(1);
+    rig.launch(&spec);
+    let (able, small) = (rig.register(64), rig.register(63));
+    let reason = |rig: &mut Rig| {
+        for worker in [&able, &small] {
+            rig.core.heartbeat(worker, &[], rig.now()).unwrap();
+        }
+        rig.pass(Duration::from_millis(200));
+        rig.status(&spec).reason
+    };
+    assert_eq!(reason(&mut rig), None);
+    // The name that both workers of the rig have.
+    let unit = lease(&mut rig, "fake").unwrap();
+    let waiting = reason(&mut rig).unwrap();
+    assert!(waiting.contains("its only worker is training") && waiting.contains(unit.id.as_str()), "{waiting}");
+    let listed = rig.core.workers(rig.now());
+    assert_eq!(listed.iter().map(|worker| worker.training.clone()).collect::<Vec<_>>(), [Some(unit.id.clone()), None]);
+    // One that evaluates is not the one that trains.
+    let able_too = rig.register(64);
+    assert_eq!(reason(&mut rig), None);
+    assert_eq!(rig.lease(&able_too, 1).len(), 1);
+    report(&mut rig, (&unit, "fake"), vec![], 0, failure(TrainingFailureKind::HandedBack));
+    rig.pass(Duration::from_secs(5));
+    assert!(rig.core.workers(rig.now()).iter().all(|worker| worker.training.is_none()));
+}
+
 #[test]
 fn a_launch_names_everything_that_is_wrong() {
     let mut rig = Rig::new();
