@@ -328,11 +328,16 @@ impl Core {
     /// [`EngineError::NoResult`] while no candidate has a score.
     pub fn result(&self, prefix: &str, now: Now) -> Result<ResultText, EngineError> {
         let id = self.find(prefix)?;
-        let restored;
+        let stored = self.desk.store.factors(&id)?;
+        let mut restored;
         let job = match self.jobs.get(&id) {
             Some(Job::Active(job)) => job.as_ref(),
             Some(Job::Training(_)) => return Err(EngineError::NoFactors(id)),
             Some(Job::Ended(ended)) if ended.record.is_training() => return Err(EngineError::NoFactors(id)),
+                if stored.is_none() {
+                    // What the open generation had when the job ended counts, as in its status.
+                    restored.stage = self.desk.known_stage(&restored)?;
+                }
             Some(Job::Plan(_)) => return Err(EngineError::FactorsInFolder(id)),
             Some(Job::Ended(ended)) if ended.record.is_plan() => return Err(EngineError::FactorsInFolder(id)),
             Some(Job::Ended(ended)) => {
@@ -341,7 +346,6 @@ impl Core {
             }
             None => return Err(unknown(prefix)),
         };
-        let stored = self.desk.store.factors(&id)?;
         let complete = stored.is_some();
         let factors_json = match stored {
             Some(text) => text,

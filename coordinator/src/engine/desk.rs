@@ -154,14 +154,15 @@ impl Desk {
         self.advance(job, now)
     }
 
-    /// Fills a job's stage with what is known of it, and queues the rest.
-    pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
-        let samples = job.stage_samples();
-        let measure = job.stage_measure();
+    /// The stage of a job as far as it is known.
+    pub fn known_stage(&self, job: &ActiveJob) -> Result<Stage, StoreError> {
+        let (samples, measure) = (job.stage_samples(), job.stage_measure());
         let mut stage = Stage::new(job.stage_rescales(), &samples, measure).weighted(job.stage_weights());
         stage = stage.racing(job.stage_race());
         if job.record.stage == StoredStage::Search {
-            stage = stage.keeping(Kept::of(job));
+            let mut kept = Kept::of(job);
+            self.note_shipped(job, &mut kept)?;
+            stage = stage.keeping(kept);
         }
         for index in 0..stage.slots().len() as u32 {
             let Some(id) = stage.slot(index).map(|slot| slot.id) else { continue };
@@ -204,6 +205,12 @@ impl Desk {
             match job.record.stage {
                 StoredStage::Search if job.stage.slots().is_empty() => self.begin_report(job, now)?,
                 StoredStage::Search => self.close_generation(job, now)?,
+        Ok(stage)
+    }
+
+    /// Fills a job's stage with what is known of it, and queues the rest.
+    pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
+        let (stage, measure) = (self.known_stage(job)?, job.stage_measure());
                 StoredStage::Report => self.finish(job, now),
             }
         }

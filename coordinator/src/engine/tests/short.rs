@@ -130,6 +130,22 @@ fn without_the_model_as_shipped_nobody_can_be_judged() {
     assert!(status.reason.as_ref().unwrap().contains("the model as shipped"), "{:?}", status.reason);
 }
 
+#[test]
+fn what_a_cancelled_search_hands_over_keeps_to_the_limits() {
+    let spec = keeping(job(3), PERCENT);
+    for results in [40, 55, 90] {
+        let mut rig = launched(&spec);
+        let worker = rig.register(u64::MAX);
+        for _ in 0..results {
+            let unit = rig.lease(&worker, 1).remove(0);
+            rig.report(&worker, vec![work(&unit)]);
+        }
+        rig.core.cancel(spec.id().as_str(), rig.now()).unwrap();
+        rig.commit();
+        assert_eq!(rig.best(&spec), rig.status(&spec).best_perplexity, "after {results} results");
+    }
+}
+
 /// Another job always has something that is wanted now.
 #[test]
 fn the_model_as_shipped_is_measured_also_where_workers_are_never_idle() {
