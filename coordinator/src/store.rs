@@ -212,6 +212,18 @@ impl Store {
         self.record("a failed candidate", &keys::candidate_failure(job, rescale))
     }
 
+    /// The candidates of a job that failed.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn failed_candidates(&self, job: &JobId) -> Result<Vec<RescaleId>, StoreError> {
+        let found = self.keys(&keys::of_job(Space::CandidateFailure, job))?;
+        let rescale = |key: &sled::IVec| {
+            keys::rescale_of(key).ok_or_else(|| self.corrupt("a failed candidate", "its key ends with no candidate"))
+        };
+        found.iter().map(rescale).collect()
+    }
+
     /// Events of a job from a sequence number on, up to another one, at most `limit`.
     ///
     /// # Errors

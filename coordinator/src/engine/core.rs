@@ -102,26 +102,25 @@ impl Core {
             return self.readable(id, record, plan.map(|plan| Job::Plan(Box::new(plan))));
         }
         let reopened = ActiveJob::restore(&self.desk.store, id.clone(), record.clone(), now);
-        let reopened = reopened.and_then(|job| self.set_going(job, None, now));
+        let reopened = reopened.and_then(|job| self.set_going(job, |_, _| Ok(()), now));
         self.readable(id, record, reopened)
     }
 
-    /// Opens the stage of a job as it is stored, after an event that says so. Where something of it is damaged, nothing is
+    /// Opens the stage of a job as it is stored, after what has to be done before. Where something of it is damaged, nothing is
     /// written and nothing leased.
     pub(super) fn set_going(
         &mut self,
         mut job: ActiveJob,
-        event: Option<JobEvent>,
+        before: impl FnOnce(&mut Desk, &mut ActiveJob) -> Result<(), StoreError>,
         now: Now,
     ) -> Result<Job, StoreError> {
-        let before = self.desk.batch.clone();
-        if let Some(event) = event {
-            job.event(&mut self.desk.batch, now, event);
-        }
-        let opened = self.desk.open_stage(&mut job).and_then(|()| self.desk.advance(&mut job, now));
+        let desk = &mut self.desk;
+        let round = desk.round();
+        let opened = before(desk, &mut job).and_then(|()| desk.open_stage(&mut job));
+        let opened = opened.and_then(|()| desk.advance(&mut job, now));
         if let Err(StoreError::Corrupt { .. }) = &opened {
-            self.desk.batch = before;
-            self.desk.scheduler.close(&job.id);
+            desk.return_to(round);
+            desk.scheduler.close(&job.id);
         }
         opened.map(|()| Job::of(job))
     }

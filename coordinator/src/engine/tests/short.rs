@@ -128,6 +128,11 @@ fn without_the_model_as_shipped_nobody_can_be_judged() {
     let status = rig.status(&spec);
     assert_eq!(status.state, JobState::Failed);
     assert!(status.reason.as_ref().unwrap().contains("the model as shipped"), "{:?}", status.reason);
+    // Launched again, with workers that can.
+    rig.core.launch(spec.clone(), rig.now()).unwrap();
+    rig.commit();
+    rig.work_with(5, work);
+    assert_eq!(rig.factors(&spec), Some(run(&spec, 5, usize::MAX).1));
 }
 
 #[test]
