@@ -165,14 +165,11 @@ impl Core {
         // A job that is over is written once more, and then only its end is kept.
         for job in self.jobs.values_mut() {
             match job {
-                Job::Active(active) if active.record.ended.is_some() => {
-                    *job = Job::ended(&active.id, active.record.clone());
-                }
-                Job::Training(training) if training.record.ended.is_some() => {
-                    *job = Job::ended(&training.id, training.to_record());
-                }
-                Job::Plan(plan) if plan.record.ended.is_some() => *job = Job::ended(&plan.id, plan.to_record()),
-                Job::Active(_) | Job::Training(_) | Job::Plan(_) | Job::Ended(_) => {}
+                _ if !job.ends_now() => {}
+                Job::Active(active) => *job = Job::ended(&active.id, active.record.clone()),
+                Job::Training(training) => *job = Job::ended(&training.id, training.to_record()),
+                Job::Plan(plan) => *job = Job::ended(&plan.id, plan.to_record()),
+                Job::Ended(_) => {}
             }
         }
         self.desk.take_batch()
@@ -246,11 +243,11 @@ impl Core {
         for id in touched {
             if let Some(Job::Active(job)) = self.jobs.get_mut(&id) {
                 self.desk.advance(job, now)?;
-        self.desk.scheduler.note_trainings(now.since_start, &self.leased_trainings());
             }
         }
         self.pass_time_of_trainings(now);
         self.pass_time_of_plans(now);
+        self.desk.scheduler.note_trainings(now.since_start, &self.leased_trainings());
         for job in self.jobs.values_mut() {
             let Job::Active(job) = job else { continue };
             let seconds = job.record.active_ms / 5000;
@@ -333,14 +330,14 @@ impl Core {
             Some(Job::Active(job)) => job.as_ref(),
             Some(Job::Training(_)) => return Err(EngineError::NoFactors(id)),
             Some(Job::Ended(ended)) if ended.record.is_training() => return Err(EngineError::NoFactors(id)),
-                if stored.is_none() {
-                    // What the open generation had when the job ended counts, as in its status.
-                    restored.stage = self.desk.known_stage(&restored)?;
-                }
             Some(Job::Plan(_)) => return Err(EngineError::FactorsInFolder(id)),
             Some(Job::Ended(ended)) if ended.record.is_plan() => return Err(EngineError::FactorsInFolder(id)),
             Some(Job::Ended(ended)) => {
                 restored = ActiveJob::restore(&self.desk.store, id.clone(), ended.record.clone(), now)?;
+                if stored.is_none() {
+                    // What the open generation had when the job ended counts, as in its status.
+                    restored.stage = self.desk.known_stage(&restored)?;
+                }
                 &restored
             }
             None => return Err(unknown(prefix)),

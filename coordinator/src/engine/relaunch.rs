@@ -20,6 +20,9 @@ use std::time::Duration;
 impl Core {
     /// Brings a job back to life that was cancelled or has failed; others stay as they are.
     pub(super) fn relaunch(&mut self, id: &JobId, now: Now) -> Result<(), EngineError> {
+        if self.jobs.get(id).is_some_and(Job::ends_now) {
+            self.store_round()?;
+        }
         let Some(Job::Ended(ended)) = self.jobs.get(id) else { return Ok(()) };
         // Whether a plan is done is for its folder to say.
         if ended.status.state == JobState::Done && !ended.record.is_plan() {
@@ -60,6 +63,15 @@ impl Core {
         tracing::info!(job = %id, "restarted");
         self.jobs.insert(id.clone(), job);
         Ok(())
+    }
+
+    /// Stores what came before in this round, so that what ended in it is over like everything else that is.
+    fn store_round(&mut self) -> Result<(), EngineError> {
+        let batch = self.take_batch();
+        let store = &self.desk.store;
+        // Flushed here too: what follows may have nothing to write, and answers wait for those who have.
+        let stored = store.apply(batch).and_then(|()| store.flush());
+        self.or_broken(stored)
     }
 }
 

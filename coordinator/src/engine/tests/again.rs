@@ -104,3 +104,20 @@ fn a_search_that_fails_again_tells_the_reason_again() {
         assert_eq!((rig.status(&spec).state, rig.status(&spec).reason), (JobState::Failed, reason.clone()));
     }
 }
+
+/// Both commands may wait while the engine is busy, and are carried out in one round.
+#[test]
+fn a_launch_right_after_a_cancellation_counts() {
+    let spec = job(1);
+    let mut rig = under_way(&spec, 35);
+    let passes = rig.status(&spec).passes;
+    cancel(&mut rig, &spec);
+    assert!(!rig.core.launch(spec.clone(), rig.now()).unwrap().created);
+    rig.commit();
+    assert_eq!((rig.status(&spec).state, rig.status(&spec).passes), (JobState::Running, passes));
+    rig.kill();
+    let factors = rig.work_to_the_end(&spec);
+    let mut undisturbed = Rig::new();
+    undisturbed.launch(&spec);
+    assert_eq!(factors, undisturbed.work_to_the_end(&spec));
+}

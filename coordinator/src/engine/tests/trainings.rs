@@ -310,6 +310,22 @@ fn a_search_whose_only_worker_trains_says_so() {
     assert!(rig.core.workers(rig.now()).iter().all(|worker| worker.training.is_none()));
 }
 
+/// All of it may be carried out in one round.
+#[test]
+fn a_training_launched_right_after_its_cancellation_goes_on() {
+    let mut rig = Rig::new();
+    let id = training().id();
+    for again in [false, true] {
+        assert_ne!(rig.core.launch_training(training(), rig.now()).unwrap().created, again);
+        rig.core.cancel(id.as_str(), rig.now()).unwrap();
+        assert!(!rig.core.launch_training(training(), rig.now()).unwrap().created);
+    }
+    rig.commit();
+    rig.kill();
+    assert_eq!(status(&rig).state, JobState::Running);
+    assert!(lease(&mut rig, "one").is_some());
+}
+
 #[test]
 fn a_launch_names_everything_that_is_wrong() {
     let mut rig = Rig::new();
