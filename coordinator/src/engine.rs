@@ -21,6 +21,7 @@ mod plan;
 mod planned;
 mod plans;
 mod record;
+mod relaunch;
 mod report_plan;
 mod reports;
 mod short;
@@ -28,6 +29,7 @@ mod stage;
 mod time;
 mod training;
 mod trainings;
+mod tries;
 
 pub use self::core::{Core, Launched, ResultText};
 pub use actor::{Engine, EngineThreads, Stopped};

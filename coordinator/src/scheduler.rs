@@ -197,6 +197,11 @@ impl Scheduler {
         self.workers.register(now, profile, &self.options)
     }
 
+    /// Notes the trainings that are leased, each with the name of its worker: whoever trains evaluates nothing.
+    pub fn note_trainings(&mut self, now: Duration, trainings: &BTreeMap<JobId, String>) {
+        self.workers.note_trainings(now, self.options.lease, trainings);
+    }
+
     /// Leases units to a worker. The same request is answered with the same leases.
     ///
     /// # Errors
@@ -311,9 +316,12 @@ impl Scheduler {
         }
     }
 
-    /// Ends leases that were not renewed in time.
+    /// Ends leases that were not renewed in time, and lifts what workers were found to hold at most for some time.
     pub fn expire(&mut self, now: Duration) -> Vec<Expired> {
         self.wake(now);
+        if self.workers.lift(now) {
+            self.offers += 1;
+        }
         let mut expired = Vec::new();
         // Latest first: each goes to the front, so that the longest waiting one ends up there.
         for (id, lease) in self.leases.take_expired(now).into_iter().rev() {

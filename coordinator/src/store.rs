@@ -67,7 +67,7 @@ impl Store {
         &self.path
     }
 
-    /// How often this store was opened: no two runs of a coordinator share one number.
+    /// Number of this run, one more than that of the last: no two runs of a coordinator share one, and hardly two stores.
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
@@ -210,6 +210,18 @@ impl Store {
     /// [`StoreError`]
     pub fn candidate_failure(&self, job: &JobId, rescale: RescaleId) -> Result<Option<String>, StoreError> {
         self.record("a failed candidate", &keys::candidate_failure(job, rescale))
+    }
+
+    /// The candidates of a job that failed.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn failed_candidates(&self, job: &JobId) -> Result<Vec<RescaleId>, StoreError> {
+        let found = self.keys(&keys::of_job(Space::CandidateFailure, job))?;
+        let rescale = |key: &sled::IVec| {
+            keys::rescale_of(key).ok_or_else(|| self.corrupt("a failed candidate", "its key ends with no candidate"))
+        };
+        found.iter().map(rescale).collect()
     }
 
     /// Events of a job from a sequence number on, up to another one, at most `limit`.

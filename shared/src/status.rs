@@ -106,6 +106,9 @@ pub struct WorkerStatus {
     pub tokens_per_second: f64,
     /// Document passes that it spent on units which were no longer wanted, in parts of a pass.
     pub stopped_passes: f64,
+    /// The training that it is busy with, where it is one of those that train: it evaluates nothing meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<JobId>,
 }
 
 // === impl JobState ===

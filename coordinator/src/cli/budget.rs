@@ -150,6 +150,7 @@ mod tests {
             failures: 0,
             tokens_per_second,
             stopped_passes: 0.0,
+            training: None,
         };
         let mut spec = paper();
         assert_eq!(speed_of(&[worker(true, 1000, 0.0), worker(false, 1000, 5.0), worker(true, 999, 5.0)], 1000), None);

@@ -36,6 +36,10 @@ fn table(workers: &[WorkerStatus]) -> String {
     if stopped {
         header.push("stopped passes");
     }
+    let training = workers.iter().any(|worker| worker.training.is_some());
+    if training {
+        header.push("training");
+    }
     let row = |worker: &WorkerStatus| {
         let mut cells = vec![
             worker.worker_id.clone(),
@@ -51,6 +55,9 @@ fn table(workers: &[WorkerStatus]) -> String {
         ];
         if stopped {
             cells.push(format!("{:.1}", worker.stopped_passes));
+        }
+        if training {
+            cells.push(worker.training.as_ref().map_or_else(String::new, ToString::to_string));
         }
         cells
     };
@@ -76,7 +83,17 @@ mod tests {
             failures: 0,
             tokens_per_second: 900.0,
             stopped_passes,
+            training: None,
         }
+    }
+
+    #[test]
+    fn whoever_trains_is_listed_with_what_it_trains() {
+        let training = WorkerStatus { training: Some("tune-0123456789".parse().unwrap()), ..worker("b", 0.0) };
+        let text = table(&[worker("a", 0.0), training]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("  training"), "{text}");
+        assert!(lines[2].ends_with("tune-0123456789"), "{text}");
     }
 
     #[test]

@@ -102,26 +102,25 @@ impl Core {
             return self.readable(id, record, plan.map(|plan| Job::Plan(Box::new(plan))));
         }
         let reopened = ActiveJob::restore(&self.desk.store, id.clone(), record.clone(), now);
-        let reopened = reopened.and_then(|job| self.set_going(job, None, now));
+        let reopened = reopened.and_then(|job| self.set_going(job, |_, _| Ok(()), now));
         self.readable(id, record, reopened)
     }
 
-    /// Opens the stage of a job as it is stored, after an event that says so. Where something of it is damaged, nothing is
+    /// Opens the stage of a job as it is stored, after what has to be done before. Where something of it is damaged, nothing is
     /// written and nothing leased.
     pub(super) fn set_going(
         &mut self,
         mut job: ActiveJob,
-        event: Option<JobEvent>,
+        before: impl FnOnce(&mut Desk, &mut ActiveJob) -> Result<(), StoreError>,
         now: Now,
     ) -> Result<Job, StoreError> {
-        let before = self.desk.batch.clone();
-        if let Some(event) = event {
-            job.event(&mut self.desk.batch, now, event);
-        }
-        let opened = self.desk.open_stage(&mut job).and_then(|()| self.desk.advance(&mut job, now));
+        let desk = &mut self.desk;
+        let round = desk.round();
+        let opened = before(desk, &mut job).and_then(|()| desk.open_stage(&mut job));
+        let opened = opened.and_then(|()| desk.advance(&mut job, now));
         if let Err(StoreError::Corrupt { .. }) = &opened {
-            self.desk.batch = before;
-            self.desk.scheduler.close(&job.id);
+            desk.return_to(round);
+            desk.scheduler.close(&job.id);
         }
         opened.map(|()| Job::of(job))
     }
@@ -166,14 +165,11 @@ impl Core {
         // A job that is over is written once more, and then only its end is kept.
         for job in self.jobs.values_mut() {
             match job {
-                Job::Active(active) if active.record.ended.is_some() => {
-                    *job = Job::ended(&active.id, active.record.clone());
-                }
-                Job::Training(training) if training.record.ended.is_some() => {
-                    *job = Job::ended(&training.id, training.to_record());
-                }
-                Job::Plan(plan) if plan.record.ended.is_some() => *job = Job::ended(&plan.id, plan.to_record()),
-                Job::Active(_) | Job::Training(_) | Job::Plan(_) | Job::Ended(_) => {}
+                _ if !job.ends_now() => {}
+                Job::Active(active) => *job = Job::ended(&active.id, active.record.clone()),
+                Job::Training(training) => *job = Job::ended(&training.id, training.to_record()),
+                Job::Plan(plan) => *job = Job::ended(&plan.id, plan.to_record()),
+                Job::Ended(_) => {}
             }
         }
         self.desk.take_batch()
@@ -251,6 +247,7 @@ impl Core {
         }
         self.pass_time_of_trainings(now);
         self.pass_time_of_plans(now);
+        self.desk.scheduler.note_trainings(now.since_start, &self.leased_trainings());
         for job in self.jobs.values_mut() {
             let Job::Active(job) = job else { continue };
             let seconds = job.record.active_ms / 5000;
@@ -327,7 +324,8 @@ impl Core {
     /// [`EngineError::NoResult`] while no candidate has a score.
     pub fn result(&self, prefix: &str, now: Now) -> Result<ResultText, EngineError> {
         let id = self.find(prefix)?;
-        let restored;
+        let stored = self.desk.store.factors(&id)?;
+        let mut restored;
         let job = match self.jobs.get(&id) {
             Some(Job::Active(job)) => job.as_ref(),
             Some(Job::Training(_)) => return Err(EngineError::NoFactors(id)),
@@ -336,11 +334,14 @@ impl Core {
             Some(Job::Ended(ended)) if ended.record.is_plan() => return Err(EngineError::FactorsInFolder(id)),
             Some(Job::Ended(ended)) => {
                 restored = ActiveJob::restore(&self.desk.store, id.clone(), ended.record.clone(), now)?;
+                if stored.is_none() {
+                    // What the open generation had when the job ended counts, as in its status.
+                    restored.stage = self.desk.known_stage(&restored)?;
+                }
                 &restored
             }
             None => return Err(unknown(prefix)),
         };
-        let stored = self.desk.store.factors(&id)?;
         let complete = stored.is_some();
         let factors_json = match stored {
             Some(text) => text,

@@ -23,6 +23,9 @@ const NO_NUMBER: &str = "no candidate of the first generation gave a finite loss
     weights may hold NaN, or the number format is too narrow for it (as f16 may be); try --dtype f32 and check the model with \
     `ropewalk eval`, then launch under another name";
 
+/// Why candidates failed; nothing for those of which it was forgotten.
+pub(super) type Failures = HashMap<(JobId, RescaleId), Option<String>>;
+
 /// The engine without its jobs.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -32,7 +35,7 @@ pub(super) struct Desk {
     pub batch: Batch,
     /// Results and failures of this round, which the store does not show yet.
     fresh_results: HashMap<(JobId, RescaleId, SampleId), Loss>,
-    fresh_failures: HashMap<(JobId, RescaleId), String>,
+    fresh_failures: Failures,
     fresh_slopes: HashMap<(JobId, RescaleId, SampleId), LossSlope>,
 }
 
@@ -58,6 +61,16 @@ impl Desk {
         std::mem::take(&mut self.batch)
     }
 
+    /// Where this round stands.
+    pub fn round(&self) -> (Batch, Failures) {
+        (self.batch.clone(), self.fresh_failures.clone())
+    }
+
+    /// Takes back what was written since, results left out.
+    pub fn return_to(&mut self, (batch, failures): (Batch, Failures)) {
+        (self.batch, self.fresh_failures) = (batch, failures);
+    }
+
     // --- results ---
 
     /// The result of a unit, whatever stage it belonged to.
@@ -77,9 +90,20 @@ impl Desk {
 
     pub fn known_failure(&self, job: &JobId, rescale: RescaleId) -> Result<Option<String>, StoreError> {
         match self.fresh_failures.get(&(job.clone(), rescale)) {
-            Some(reason) => Ok(Some(reason.clone())),
+            Some(reason) => Ok(reason.clone()),
             None => self.store.candidate_failure(job, rescale),
         }
+    }
+
+    /// Forgets of all candidates of a job that they failed; whether there were any.
+    pub fn forget_failures(&mut self, job: &JobId) -> Result<bool, StoreError> {
+        // Nothing of a job that is over is of this round.
+        let failed = self.store.failed_candidates(job)?;
+        for &rescale in &failed {
+            self.batch.forget_candidate_failure(job, rescale);
+            self.fresh_failures.insert((job.clone(), rescale), None);
+        }
+        Ok(!failed.is_empty())
     }
 
     /// Takes in the result of an open unit. A loss that was known before, as that of a candidate whose gradient is asked
@@ -128,7 +152,7 @@ impl Desk {
             // Whose slope cannot be had was evaluated before, and its losses stand.
             if job.stage.measure() == Measure::Loss {
                 self.batch.candidate_failure(&job.id, id, &reason);
-                self.fresh_failures.insert((job.id.clone(), id), reason.clone());
+                self.fresh_failures.insert((job.id.clone(), id), Some(reason.clone()));
             }
             job.event(&mut self.batch, now, JobEvent::CandidateFailed { rescale, reason });
         }
@@ -154,14 +178,15 @@ impl Desk {
         self.advance(job, now)
     }
 
-    /// Fills a job's stage with what is known of it, and queues the rest.
-    pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
-        let samples = job.stage_samples();
-        let measure = job.stage_measure();
+    /// The stage of a job as far as it is known.
+    pub fn known_stage(&self, job: &ActiveJob) -> Result<Stage, StoreError> {
+        let (samples, measure) = (job.stage_samples(), job.stage_measure());
         let mut stage = Stage::new(job.stage_rescales(), &samples, measure).weighted(job.stage_weights());
         stage = stage.racing(job.stage_race());
         if job.record.stage == StoredStage::Search {
-            stage = stage.keeping(Kept::of(job));
+            let mut kept = Kept::of(job);
+            self.note_shipped(job, &mut kept)?;
+            stage = stage.keeping(kept);
         }
         for index in 0..stage.slots().len() as u32 {
             let Some(id) = stage.slot(index).map(|slot| slot.id) else { continue };
@@ -180,6 +205,12 @@ impl Desk {
             }
             stage.judge(index);
         }
+        Ok(stage)
+    }
+
+    /// Fills a job's stage with what is known of it, and queues the rest.
+    pub fn open_stage(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
+        let (stage, measure) = (self.known_stage(job)?, job.stage_measure());
         // Of all samples: the later units of the job have them too.
         let tokens = job
             .spec
@@ -261,7 +292,7 @@ impl Desk {
         self.open_stage(job)
     }
 
-    fn announce_generation(&mut self, job: &mut ActiveJob, now: Now) {
+    pub fn announce_generation(&mut self, job: &mut ActiveJob, now: Now) {
         if let Ask::Evaluate { generation, candidates } = job.strategy.ask() {
             let candidates = candidates.len() as u32;
             job.event(&mut self.batch, now, JobEvent::GenerationOpened { generation, candidates });

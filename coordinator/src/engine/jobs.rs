@@ -46,6 +46,16 @@ impl Job {
         Self::Ended(Box::new(EndedJob { record, status, damage: Some(damage) }))
     }
 
+    /// Whether it has ended in this round: its end is not stored yet.
+    pub fn ends_now(&self) -> bool {
+        match self {
+            Self::Active(job) => job.record.ended.is_some(),
+            Self::Training(training) => training.record.ended.is_some(),
+            Self::Plan(plan) => plan.record.ended.is_some(),
+            Self::Ended(_) => false,
+        }
+    }
+
     pub fn state(&self) -> JobState {
         match self {
             Self::Active(job) => job.state(),

@@ -5,18 +5,13 @@ use super::error::EngineError;
 use super::job::ActiveJob;
 use super::jobs::Job;
 use super::objective;
-use super::plan::ActivePlan;
 use super::planned::{planned_evaluations, planned_generations};
 use super::time::Now;
-use super::training::ActiveTraining;
 use crate::search::racing::WINDOW;
-use crate::store::{MAX_RECORD_BYTES, StoreError};
-use ropewalk_shared::event::JobEvent;
-use ropewalk_shared::job::{JobId, JobSpec};
+use crate::store::MAX_RECORD_BYTES;
+use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::sample::{SampleId, SampleShape};
-use ropewalk_shared::status::JobState;
 use std::collections::HashMap;
-use std::time::Duration;
 
 /// Most units of one stage. A unit waiting takes about a hundred bytes of memory.
 const MAX_UNITS: u64 = 1_000_000;
@@ -47,45 +42,6 @@ impl Core {
         tracing::info!(job = %id, "launched");
         self.jobs.insert(id.clone(), Job::of(job));
         Ok(Launched { job: id, created: true })
-    }
-
-    pub(super) fn relaunch(&mut self, id: &JobId, now: Now) -> Result<(), EngineError> {
-        let Some(Job::Ended(ended)) = self.jobs.get(id) else { return Ok(()) };
-        // Whether a plan is done is for its folder to say.
-        if ended.status.state == JobState::Done && !ended.record.is_plan() {
-            return Ok(());
-        }
-        if let Some(damage) = &ended.damage {
-            return Err(damage.clone().into());
-        }
-        let mut record = ended.record.clone();
-        let ended_ms = record.finished_ms.unwrap_or(0);
-        (record.ended, record.finished_ms, record.final_status, record.paused) = (None, None, None, false);
-        if record.is_plan() {
-            let plan = ActivePlan::restore(&self.desk.store, id, record, now)?;
-            self.restart_plan(plan, now);
-            return Ok(());
-        }
-        if record.is_training() {
-            // Whoever trained when it was cancelled and has not reported since may still be at it, while its lease lasts.
-            let since = Duration::from_millis(now.unix_ms.saturating_sub(ended_ms));
-            let left = self.desk.scheduler.options().lease.saturating_sub(since);
-            let mut training = ActiveTraining::restore(&self.desk.store, id.clone(), record, (left, now))?;
-            if left.is_zero() {
-                training.release(Duration::ZERO, now);
-            }
-            self.restart_training(training, now);
-            return Ok(());
-        }
-        let job = ActiveJob::restore(&self.desk.store, id.clone(), record, now)?;
-        let job = match self.set_going(job, Some(JobEvent::Restarted), now) {
-            // Its own damage, which stays with it.
-            Err(error @ StoreError::Corrupt { .. }) => return Err(error.into()),
-            going => self.or_broken(going)?,
-        };
-        tracing::info!(job = %id, "restarted");
-        self.jobs.insert(id.clone(), job);
-        Ok(())
     }
 
     fn sample_shapes(&self, spec: &JobSpec) -> Result<HashMap<SampleId, SampleShape>, EngineError> {

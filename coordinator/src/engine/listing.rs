@@ -57,6 +57,7 @@ impl Core {
             failures: worker.failures,
             tokens_per_second: worker.tokens_per_second,
             stopped_passes: worker.stopped_passes,
+            training: worker.training.clone(),
         };
         workers.into_iter().map(status).collect()
     }

@@ -5,17 +5,13 @@ use super::error::EngineError;
 use super::jobs::Job;
 use super::plan::ActivePlan;
 use super::time::Now;
+use super::tries::{MAX_FRUITLESS, pause_after};
 use crate::store::Ended;
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::plan::{PlanJob, StageAtWork};
 use ropewalk_shared::status::JobState;
 use std::time::Duration;
-
-/// A plan that was tried this often without another stage done has failed.
-const MAX_FRUITLESS: u32 = 6;
-/// Pause after the first fruitless try; it triples with each.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A plan that is to be carried out now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,11 +173,10 @@ impl Core {
         let Some(Job::Plan(plan)) = self.jobs.get_mut(id) else { return };
         tracing::warn!(job = %id, "an attempt to carry a plan out failed: {reason}");
         plan.state.fruitless += 1;
-        if plan.state.fruitless >= MAX_FRUITLESS {
+        let Some(pause) = pause_after(plan.state.fruitless) else {
             let reason = format!("{MAX_FRUITLESS} attempts failed without another stage done, the last: {reason}");
             return plan.end(&mut self.desk.batch, Ended::Failed(reason), now);
-        }
-        let pause = FIRST_PAUSE * 3_u32.pow(plan.state.fruitless - 1);
+        };
         plan.event(&mut self.desk.batch, now, JobEvent::PlanReturned { reason: reason.clone() });
         plan.release(now.since_start + pause, now);
         plan.trouble = Some(reason);

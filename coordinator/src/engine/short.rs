@@ -74,9 +74,8 @@ impl Stage {
 // === impl Desk ===
 
 impl Desk {
-    /// Notes what is known of the model as shipped, and queues what is not.
-    pub fn measure_shipped(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
-        let mut kept = job.stage.kept().to_vec();
+    /// Notes what is known of the model as shipped.
+    pub fn note_shipped(&self, job: &ActiveJob, kept: &mut [Kept]) -> Result<(), StoreError> {
         for window in kept.iter_mut().filter(|window| window.reference.is_none()) {
             let id = window.shipped.id();
             let mut losses = Vec::new();
@@ -85,9 +84,16 @@ impl Desk {
                 losses.push(sample.map(|sample| self.known_result(&job.id, id, sample)).transpose()?.flatten());
             }
             window.reference = mean(&losses);
-            if window.reference.is_none() {
-                self.add_ahead(job, window.shipped.clone(), window.samples.clone())?;
-            }
+        }
+        Ok(())
+    }
+
+    /// The same, and queues what is not known.
+    pub fn measure_shipped(&mut self, job: &mut ActiveJob) -> Result<(), StoreError> {
+        let mut kept = job.stage.kept().to_vec();
+        self.note_shipped(job, &mut kept)?;
+        for window in kept.iter().filter(|window| window.reference.is_none()) {
+            self.add_ahead(job, window.shipped.clone(), window.samples.clone())?;
         }
         job.stage.keep(kept);
         Ok(())

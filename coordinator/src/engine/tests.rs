@@ -1,5 +1,6 @@
 //! The promises of the engine: the same factors whatever happens on the way.
 
+mod again;
 mod disturbances;
 mod gaps;
 mod launch;

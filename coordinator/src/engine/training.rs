@@ -99,6 +99,11 @@ impl ActiveTraining {
             && now.since_start >= self.not_before
     }
 
+    /// The name of the worker that holds its lease.
+    pub fn worker(&self) -> Option<&str> {
+        self.deadline.and(self.state.holder.as_ref()).map(|holder| holder.worker.as_str())
+    }
+
     /// Gives it to a worker.
     pub fn lease(
         &mut self,
@@ -173,14 +178,14 @@ impl ActiveTraining {
     }
 
     pub fn status(&self, now: Now) -> JobStatus {
-        let holder = self.deadline.and(self.state.holder.as_ref());
+        let worker = self.worker();
         JobStatus {
             name: self.job.name.clone(),
             model_name: self.job.model.name.clone(),
             reason: self.reason(now),
             stage_done: self.state.steps_done.into(),
             stage_units: self.job.settings.steps.into(),
-            leased: u32::from(holder.is_some()),
+            leased: u32::from(worker.is_some()),
             original_length: self.original_length,
             target_length: self.job.settings.length,
             training: Some(TrainingProgress {
@@ -188,7 +193,7 @@ impl ActiveTraining {
                 steps: self.job.settings.steps,
                 loss: self.state.loss,
                 checkpoint: self.state.checkpoint,
-                worker: holder.map(|holder| holder.worker.clone()),
+                worker: worker.map(str::to_owned),
             }),
             ..status_without_search(&self.id, &self.record, self.state())
         }
@@ -202,6 +207,9 @@ impl ActiveTraining {
             None => {}
         }
         let since = utc(now.unix_ms_at(self.waiting_since));
+        if let Some(trouble) = self.trouble.as_ref().filter(|_| now.since_start < self.not_before) {
+            return Some(format!("since {since} it waits to be tried again: {trouble}"));
+        }
         let trouble = self.trouble.as_ref().map_or(String::new(), |trouble| format!("; {trouble}"));
         Some(format!(
             "since {since} no worker trains it: it takes one with --train-root and the model {}{trouble}",

@@ -5,19 +5,19 @@ use super::error::EngineError;
 use super::jobs::Job;
 use super::time::Now;
 use super::training::ActiveTraining;
+use super::tries::{MAX_FRUITLESS, pause_after};
 use crate::store::Ended;
 use ropewalk_shared::event::JobEvent;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::training::{
     TrainingEnd, TrainingFailure, TrainingFailureKind, TrainingJob, TrainingLease, TrainingReport, TrainingRequest,
 };
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A training that ended this often without another step has failed.
-const MAX_FRUITLESS: u32 = 3;
-/// The same where workers fell silent over it, which may be for other reasons.
+/// A training over which so many workers fell silent without another step has failed; they may have done so for other reasons.
 const MAX_SILENT: u32 = 20;
-/// Before it is tried again.
+/// Before a folder is tried again that was in use.
 const PAUSE: Duration = Duration::from_secs(5);
 
 // === impl Core ===
@@ -132,24 +132,34 @@ impl Core {
         tracing::warn!(job = %training.id, worker, ?kind, "a training came back: {}", failure.reason);
         let returned = JobEvent::TrainingReturned { worker, failure: Some(kind), reason: failure.reason.clone() };
         training.event(&mut self.desk.batch, now, returned);
+        training.state.fruitless += u32::from(kind == TrainingFailureKind::Training);
         let pause = match kind {
-            TrainingFailureKind::Busy | TrainingFailureKind::Training => PAUSE,
-            TrainingFailureKind::HandedBack
-            | TrainingFailureKind::NotHere
-            | TrainingFailureKind::TooLarge
-            | TrainingFailureKind::Diverged
-            | TrainingFailureKind::Invalid => Duration::ZERO,
+            TrainingFailureKind::Training => pause_after(training.state.fruitless),
+            TrainingFailureKind::Busy => Some(PAUSE),
+            TrainingFailureKind::HandedBack | TrainingFailureKind::NotHere | TrainingFailureKind::TooLarge => {
+                Some(Duration::ZERO)
+            }
+            TrainingFailureKind::Diverged | TrainingFailureKind::Invalid => None,
+        };
+        let Some(pause) = pause else {
+            let tried = format!("{MAX_FRUITLESS} attempts failed without another step, the last: {}", failure.reason);
+            let reason = if kind.is_final() { failure.reason.clone() } else { tried };
+            return training.end(&mut self.desk.batch, Ended::Failed(reason), now);
         };
         training.release(now.since_start + pause, now);
         if kind != TrainingFailureKind::HandedBack {
             training.trouble = Some(format!("{} said: {}", report.worker, failure.reason));
         }
-        training.state.fruitless += u32::from(kind == TrainingFailureKind::Training);
-        if kind.is_final() || training.state.fruitless >= MAX_FRUITLESS {
-            training.end(&mut self.desk.batch, Ended::Failed(failure.reason.clone()), now);
-        } else {
-            self.desk.scheduler.offer();
-        }
+        self.desk.scheduler.offer();
+    }
+
+    /// The trainings that are leased, each with the name of its worker.
+    pub(super) fn leased_trainings(&self) -> BTreeMap<JobId, String> {
+        let leased = self.jobs.values().filter_map(|job| match job {
+            Job::Training(training) => training.worker().map(|worker| (training.id.clone(), worker.to_owned())),
+            Job::Active(_) | Job::Plan(_) | Job::Ended(_) => None,
+        });
+        leased.collect()
     }
 
     /// Takes trainings back from workers that were not heard from, and offers those again whose pause is over.

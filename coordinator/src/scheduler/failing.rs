@@ -2,6 +2,7 @@
 
 use super::Scheduler;
 use super::queue::{Place, UnitKey};
+use super::workers::Limit;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use ropewalk_shared::work::{LeaseId, Measure, WorkerId};
@@ -12,7 +13,7 @@ use std::time::Duration;
 pub enum AfterFailure {
     /// The unit waits again, or is with another worker already.
     Requeued,
-    /// The same, and this worker is not given such units any more.
+    /// The same, and this worker is not given such units any more, or not for some time.
     WorkerUnable,
     /// The candidate has failed for this reason: withdraw it.
     CandidateFailed(String),
@@ -63,9 +64,9 @@ impl Scheduler {
                 let model = queue.model;
                 queue.put_back(unit, true);
                 let (measure, limit) = match failure.kind {
-                    FailureKind::TooLarge => (measure, u64::from(tokens).saturating_sub(1)),
+                    FailureKind::TooLarge => (measure, Limit::for_now(u64::from(tokens).saturating_sub(1), now)),
                     // Without the model there is nothing that it can do.
-                    _ => (Measure::Loss, 0),
+                    _ => (Measure::Loss, Limit::lasting()),
                 };
                 match self.workers.limit(worker, model, measure, limit) {
                     true => AfterFailure::WorkerUnable,
@@ -75,7 +76,7 @@ impl Scheduler {
             FailureKind::NoGradient => {
                 let model = queue.model;
                 queue.put_back(unit, true);
-                match self.workers.limit(worker, model, Measure::Gradient, 0) {
+                match self.workers.limit(worker, model, Measure::Gradient, Limit::lasting()) {
                     true => AfterFailure::WorkerUnable,
                     false => AfterFailure::Requeued,
                 }

@@ -268,6 +268,37 @@ fn a_worker_is_never_leased_what_it_cannot_hold() {
     assert_eq!(rig.scheduler.waiting(rig.now, &job), None);
 }
 
+/// Another program may have had the memory that was missing.
+#[test]
+fn a_worker_is_asked_again_some_time_after_a_unit_was_too_large() {
+    let mut rig = Rig::new();
+    let job = rig.open("a", MODEL, 2, &[100]);
+    let worker = rig.worker(1000);
+    let grants = rig.lease(&worker, 2);
+    assert_eq!(rig.fail(&worker, &grants[0], FailureKind::TooLarge), AfterFailure::WorkerUnable);
+    rig.now += 300 * SECOND;
+    // What it held besides shows that nothing has changed since.
+    assert_eq!(rig.fail(&worker, &grants[1], FailureKind::TooLarge), AfterFailure::Requeued);
+    rig.now += 599 * SECOND;
+    rig.scheduler.expire(rig.now);
+    assert!(rig.lease(&worker, 2).is_empty());
+    assert!(matches!(rig.scheduler.waiting(rig.now, &job), Some(Waiting::NoneAble { largest: Some(99), .. })));
+    rig.now += SECOND;
+    let offers = rig.scheduler.offers();
+    rig.scheduler.expire(rig.now);
+    assert!(rig.scheduler.offers() > offers, "whoever waits for work is told");
+    assert_eq!(rig.scheduler.waiting(rig.now, &job), None);
+    let again = rig.lease(&worker, 2);
+    assert_eq!(again.len(), 2);
+    assert_eq!(rig.fail(&worker, &again[0], FailureKind::TooLarge), AfterFailure::WorkerUnable, "news again");
+
+    // What no passing of time mends lasts.
+    rig.fail(&worker, &again[1], FailureKind::FingerprintMismatch);
+    rig.now += 3000 * SECOND;
+    rig.scheduler.expire(rig.now);
+    assert!(rig.lease(&worker, 2).is_empty());
+}
+
 #[test]
 fn gradients_go_to_workers_that_compute_them() {
     let mut rig = Rig::new();

@@ -2,6 +2,7 @@
 
 use super::queue::JobQueue;
 use super::workers::Worker;
+use ropewalk_shared::job::JobId;
 use ropewalk_shared::work::Measure;
 use std::fmt;
 
@@ -25,6 +26,13 @@ pub enum Waiting {
         /// Tokens that it takes.
         needed: u32,
     },
+    /// For workers that could take its units, but train.
+    Training {
+        /// How many they are: all that could.
+        workers: usize,
+        /// What one of them trains.
+        job: JobId,
+    },
     /// For a sample that workers could not fetch.
     Retry {
         /// Units that wait.
@@ -44,15 +52,19 @@ pub(super) fn reason<'a>(queue: &JobQueue, workers: impl Iterator<Item = &'a Wor
     }
     let (needed, measure) = queue.smallest_ready()?;
     let (mut connected, mut without_model, mut refused, mut without_gradients, mut largest) = (0, 0, 0, 0, None);
+    let mut training = Vec::new();
     for worker in workers {
         connected += 1;
         match worker.max_tokens(&queue.model, measure) {
             0 if worker.is_refused(&queue.model, measure) => refused += 1,
             0 if worker.max_tokens(&queue.model, Measure::Loss) > 0 => without_gradients += 1,
             0 => without_model += 1,
-            holds if holds >= u64::from(needed) => return None,
+            holds if holds >= u64::from(needed) => training.push(worker.training.as_ref()?),
             holds => largest = largest.max(Some(holds)),
         }
+    }
+    if let Some(&job) = training.iter().min() {
+        return Some(Waiting::Training { workers: training.len(), job: job.clone() });
     }
     if connected == 0 {
         return Some(Waiting::NoWorker);
@@ -86,6 +98,16 @@ impl fmt::Display for Waiting {
                     write!(f, ", the others hold at most {largest} of {needed} tokens")?;
                 }
                 Ok(())
+            }
+            Self::Training { workers, job } => {
+                match workers {
+                    1 => f.write_str("waiting: its only worker is training")?,
+                    _ => write!(f, "waiting: its {workers} workers are training")?,
+                }
+                write!(
+                    f,
+                    " ({job}), and nothing is evaluated meanwhile; another (ropewalk-worker --coordinator URL) begins at once"
+                )
             }
             Self::Retry { units, reason } => {
                 write!(f, "{units} units wait to be tried again, their sample could not be fetched: {reason}")

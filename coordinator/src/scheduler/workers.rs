@@ -2,8 +2,9 @@
 
 use super::{Grant, SchedulerOptions, UnknownWorker};
 use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::job::JobId;
 use ropewalk_shared::work::{LeaseRequest, Measure, WorkerId, WorkerProfile};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 /// Most workers known at a time.
@@ -12,6 +13,8 @@ const MAX_WORKERS: usize = 10_000;
 pub(super) const MAX_LEASED: u32 = 4096;
 /// A silent worker is forgotten after this long.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
+/// A worker for which a unit was too large is asked for such units again after this long.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// Weight of the newest result in a worker's speed.
 const SPEED_WEIGHT: f64 = 0.2;
 
@@ -34,13 +37,24 @@ pub struct Worker {
     pub tokens_per_second: f64,
     /// Passes spent on units that were revoked, in parts of a pass.
     pub stopped_passes: f64,
+    /// The training that it is busy with, as far as can be told; it evaluates nothing meanwhile.
+    pub training: Option<JobId>,
     /// Models it says it does not have.
     missing: HashSet<Fingerprint>,
-    /// What it turned out to hold of a model, in tokens; 0 when it cannot evaluate it at all.
-    limits: HashMap<(Fingerprint, Measure), u64>,
+    /// What it turned out to hold of a model.
+    limits: HashMap<(Fingerprint, Measure), Limit>,
     /// Where it brought a result that could not be right.
     refused: HashSet<(Fingerprint, Measure)>,
     last_request: Option<(u64, Vec<Grant>)>,
+}
+
+/// What a worker turned out to hold of a model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// In tokens; 0 when it cannot evaluate it at all.
+    pub tokens: u64,
+    /// When it is asked for more again.
+    pub until: Duration,
 }
 
 /// All of them.
@@ -60,7 +74,7 @@ impl Worker {
         if self.missing.contains(model) || self.is_refused(model, measure) {
             return 0;
         }
-        let limit = |measure| self.limits.get(&(*model, measure)).copied().unwrap_or(u64::MAX);
+        let limit = |measure| self.limits.get(&(*model, measure)).map_or(u64::MAX, |limit| limit.tokens);
         // A gradient takes at least what the loss takes.
         let losses = limit(Measure::Loss).min(self.profile.max_tokens);
         match measure {
@@ -96,6 +110,20 @@ impl Worker {
         if !grants.is_empty() {
             self.last_request = Some((request, grants.to_vec()));
         }
+    }
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// A unit was too large: memory that others take now may be free again later.
+    pub fn for_now(tokens: u64, now: Duration) -> Self {
+        Self { tokens, until: now + ASK_AGAIN }
+    }
+
+    /// It can do nothing at all with the model, and says so itself once it can.
+    pub fn lasting() -> Self {
+        Self { tokens: 0, until: Duration::MAX }
     }
 }
 
@@ -144,6 +172,7 @@ impl Workers {
             failures: 0,
             tokens_per_second: 0.0,
             stopped_passes: 0.0,
+            training: None,
             missing: HashSet::new(),
             limits: HashMap::new(),
             refused: HashSet::new(),
@@ -196,13 +225,39 @@ impl Workers {
         }
     }
 
-    /// Notes that a worker holds at most this many tokens of a model for this; whether that is news.
-    pub(super) fn limit(&mut self, id: &WorkerId, model: Fingerprint, measure: Measure, tokens: u64) -> bool {
+    /// Notes what a worker holds of a model for this at most; whether that is news.
+    pub(super) fn limit(&mut self, id: &WorkerId, model: Fingerprint, measure: Measure, limit: Limit) -> bool {
         let Some(worker) = self.by_id.get_mut(id) else { return false };
-        let limit = worker.limits.entry((model, measure)).or_insert(u64::MAX);
-        let is_news = tokens < *limit;
-        *limit = tokens.min(*limit);
+        let known = worker.limits.entry((model, measure)).or_insert(Limit { tokens: u64::MAX, ..limit });
+        let is_news = limit.tokens < known.tokens;
+        // Where it is none, it shows that the known one still holds.
+        *known = if is_news { limit } else { Limit { until: known.until.max(limit.until), ..*known } };
         is_news
+    }
+
+    /// Lifts limits whose time is over; whether there were any.
+    pub(super) fn lift(&mut self, now: Duration) -> bool {
+        let mut lifted = false;
+        for worker in self.by_id.values_mut() {
+            let before = worker.limits.len();
+            worker.limits.retain(|_, limit| now < limit.until);
+            lifted |= worker.limits.len() < before;
+        }
+        lifted
+    }
+
+    /// Notes who trains what. Trainings know their workers by name alone: of several of one name, one that holds no unit counts.
+    pub(super) fn note_trainings(&mut self, now: Duration, lease: Duration, trainings: &BTreeMap<JobId, String>) {
+        self.by_id.values_mut().for_each(|worker| worker.training = None);
+        for (job, name) in trainings {
+            let named = self.by_id.values_mut().filter(|worker| {
+                let connected = now.saturating_sub(worker.last_seen) <= lease;
+                connected && worker.leased == 0 && worker.training.is_none() && worker.profile.name == *name
+            });
+            if let Some(worker) = named.min_by(|a, b| a.id.cmp(&b.id)) {
+                worker.training = Some(job.clone());
+            }
+        }
     }
 
     /// Notes that a worker brought a result that cannot be right, and is given no such units any more; whether that is news.

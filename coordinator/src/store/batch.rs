@@ -63,6 +63,12 @@ impl Batch {
         self.record(&keys::candidate_failure(job, rescale), &reason);
     }
 
+    /// Forgets that a candidate could not be evaluated.
+    pub fn forget_candidate_failure(&mut self, job: &JobId, rescale: RescaleId) {
+        self.writes.remove(keys::candidate_failure(job, rescale));
+        self.count += 1;
+    }
+
     /// A generation, open or closed.
     pub fn generation(&mut self, job: &JobId, number: u32, generation: &GenerationRecord) {
         self.record(&keys::generation(job, number), generation);

@@ -41,6 +41,11 @@ pub(super) fn job_of(key: &[u8]) -> Option<JobId> {
     std::str::from_utf8(id).ok()?.parse().ok()
 }
 
+/// The candidate of a key that ends with it.
+pub(super) fn rescale_of(key: &[u8]) -> Option<RescaleId> {
+    key.last_chunk::<16>().map(|&id| id.into())
+}
+
 pub(super) fn spec(job: &JobId) -> Vec<u8> {
     of_job(Space::Spec, job)
 }

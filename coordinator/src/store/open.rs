@@ -2,11 +2,16 @@
 
 use super::{Store, StoreError, guarded, keys, space};
 use std::fs::{self, OpenOptions};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 /// Version of the stored format as a whole.
 pub const SCHEMA: u32 = 1;
+
+/// Where a new store begins to count its runs, at random: workers of the coordinator that had another one may still come with
+/// ids of its runs. Of six digits, to be read and to leave room in the number of a lease.
+const FIRST_EPOCHS: Range<u32> = 100_000..1_000_000;
 
 /// Memory for pages of the database.
 const CACHE_BYTES: u64 = 128 << 20;
@@ -69,12 +74,11 @@ impl Store {
     fn begin_epoch(&mut self) -> Result<(), StoreError> {
         let key = keys::meta("epoch");
         let last = self.read(|| self.state.get(&key))?;
-        let last = match last.as_deref().map(<[u8; 4]>::try_from) {
-            None => 0,
-            Some(Ok(bytes)) => u32::from_be_bytes(bytes),
+        self.epoch = match last.as_deref().map(<[u8; 4]>::try_from) {
+            None => rand::random_range(FIRST_EPOCHS),
+            Some(Ok(bytes)) => u32::from_be_bytes(bytes).wrapping_add(1),
             Some(Err(_)) => return Err(self.corrupt("the number of the last run", "its form")),
         };
-        self.epoch = last.wrapping_add(1);
         let epoch = self.epoch;
         self.write("writing", || self.state.insert(key, &epoch.to_be_bytes()))?;
         self.flush()

@@ -126,8 +126,23 @@ fn slopes_come_back_to_the_last_bit_and_by_themselves() {
 #[test]
 fn every_run_has_a_number_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let epochs = [(); 3].map(|()| Store::open(folder.path()).unwrap().epoch());
-    assert_eq!(epochs, [1, 2, 3]);
+    let [first, others @ ..] = [(); 3].map(|()| Store::open(folder.path()).unwrap().epoch());
+    assert_eq!(others, [first + 1, first + 2]);
+    // One that has counted from 1 counts on.
+    let store = Store::open(folder.path()).unwrap();
+    store.state.insert(keys::meta("epoch"), &7_u32.to_be_bytes()).unwrap();
+    drop(store);
+    assert_eq!(Store::open(folder.path()).unwrap().epoch(), 8);
+}
+
+/// Workers outlive the store of their coordinator, and their ids must not be those of others in the next one.
+#[test]
+fn stores_do_not_share_the_numbers_of_their_runs() {
+    let epoch = || Store::open(tempfile::tempdir().unwrap().path()).unwrap().epoch();
+    let epochs = [(); 3].map(|()| epoch());
+    assert!(epochs.iter().all(|epoch| (100_000..1_000_000).contains(epoch)), "{epochs:?}");
+    // Two of them may be alike once in a million times.
+    assert!(epochs.iter().any(|epoch| *epoch != epochs[0]), "{epochs:?}");
 }
 
 #[test]
@@ -174,8 +189,8 @@ fn a_folder_that_was_begun_and_no_more_becomes_a_store() {
     let begun: std::collections::BTreeSet<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(begun, ["blobs", "conf"].map(Into::into).into());
-    assert_eq!(Store::open(folder.path()).unwrap().epoch(), 1);
-    assert_eq!(Store::open(folder.path()).unwrap().epoch(), 2);
+    let first = Store::open(folder.path()).unwrap().epoch();
+    assert_eq!(Store::open(folder.path()).unwrap().epoch(), first + 1);
     // With anything else beside them, they may be somebody's.
     std::fs::remove_file(folder.path().join("db")).unwrap();
     std::fs::write(folder.path().join("blobs").join("1"), "theirs").unwrap();

@@ -90,10 +90,12 @@ impl TryFrom<pb::SearchOptions> for SearchOptions {
                 return Err(invalid("search.strategy", FieldProblem::Unknown(message.strategy)));
             }
         };
-        let racing = match message.racing() {
-            pb::Racing::Unspecified | pb::Racing::Off => Racing::Off,
-            pb::Racing::Safe => Racing::Safe,
-            pb::Racing::Fast => Racing::Fast,
+        let racing = match pb::Racing::try_from(message.racing) {
+            // Those who know of none say nothing.
+            Ok(pb::Racing::Unspecified | pb::Racing::Off) => Racing::Off,
+            Ok(pb::Racing::Safe) => Racing::Safe,
+            Ok(pb::Racing::Fast) => Racing::Fast,
+            Err(_) => return Err(invalid("search.racing", FieldProblem::Unknown(message.racing))),
         };
         at_most("search.start_tokens", message.start_tokens.len() as u64, MAX_LIST as u64)?;
         at_most("search.init", message.init.len() as u64, MAX_LIST as u64)?;

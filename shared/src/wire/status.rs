@@ -120,6 +120,7 @@ impl From<&WorkerStatus> for pb::WorkerStatus {
             failures: status.failures,
             tokens_per_second: status.tokens_per_second,
             stopped_passes: status.stopped_passes,
+            training_job: status.training.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 }
@@ -141,6 +142,10 @@ impl TryFrom<pb::WorkerStatus> for WorkerStatus {
             failures: message.failures,
             tokens_per_second: amount("tokens_per_second", message.tokens_per_second)?,
             stopped_passes: amount("stopped_passes", message.stopped_passes)?,
+            training: match message.training_job.as_str() {
+                "" => None,
+                job => Some(job.parse().map_err(value("training_job"))?),
+            },
         })
     }
 }

@@ -251,8 +251,12 @@ fn statuses_come_back() {
         failures: 1,
         tokens_per_second: 1234.5,
         stopped_passes: 2.75,
+        training: None,
     };
-    assert_eq!(WorkerStatus::try_from(pb::WorkerStatus::from(&worker)).unwrap(), worker);
+    let training = WorkerStatus { training: Some("tune-0123456789".parse().unwrap()), ..worker.clone() };
+    for worker in [worker, training] {
+        assert_eq!(WorkerStatus::try_from(pb::WorkerStatus::from(&worker)).unwrap(), worker);
+    }
 }
 
 #[test]
@@ -313,6 +317,20 @@ fn bad_rescales_are_named() {
     for bad in [0.0, 100.0, f64::NAN] {
         assert_eq!(refused(with(vec![1.0, 1.0, bad])), "rescale");
     }
+}
+
+#[test]
+fn choices_that_are_not_known_are_refused() {
+    let with = |racing| {
+        let search = SearchOptions::default();
+        SearchOptions::try_from(pb::SearchOptions { racing, ..(&search).into() }).map(|search| search.racing)
+    };
+    // Those who know of no racing say nothing.
+    assert_eq!(
+        [0, 1, 2, 3].map(|number| with(number).unwrap()),
+        [Racing::Off, Racing::Off, Racing::Safe, Racing::Fast]
+    );
+    assert_eq!(with(4), Err(InvalidField { field: "search.racing", problem: FieldProblem::Unknown(4) }));
 }
 
 #[test]

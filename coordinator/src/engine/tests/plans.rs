@@ -182,6 +182,17 @@ fn launched_again_it_is_named_while_it_runs_and_goes_through_its_stages_once_it_
     assert_eq!(kinds(&rig), ["plan-launched", "stage-done", "done", "restarted", "stage-done"]);
 }
 
+/// Both may be carried out in one round.
+#[test]
+fn a_plan_launched_right_after_its_cancellation_goes_on() {
+    let mut rig = launched();
+    rig.core.cancel(plan().id().as_str(), rig.now()).unwrap();
+    assert!(!launch(&mut rig));
+    rig.kill();
+    assert_eq!(status(&rig).state, JobState::Running);
+    assert!(wanted(&rig).is_some());
+}
+
 #[test]
 fn what_is_wrong_with_its_input_ends_a_plan_and_other_failures_are_tried_again() {
     let mut rig = launched();

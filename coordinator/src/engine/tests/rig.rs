@@ -7,6 +7,7 @@ use crate::search::{Ask, Outcome, StrategyState};
 use crate::store::Store;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::candidate::Candidate;
+use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::{EvolutionOptions, JobSpec, ModelIdentity, SearchOptions, StrategyKind};
 use ropewalk_shared::outcome::{FailureKind, Loss, LossSlope, UnitFailure};
@@ -123,6 +124,12 @@ impl Rig {
     pub fn factors(&self, spec: &JobSpec) -> Option<String> {
         let result = self.core.result(spec.id().as_str(), self.now()).ok()?;
         result.complete.then_some(result.factors_json)
+    }
+
+    /// The value of the best factors so far.
+    pub fn best(&self, spec: &JobSpec) -> Option<f64> {
+        let result = self.core.result(spec.id().as_str(), self.now()).ok()?;
+        FactorFile::from_json(&result.factors_json).unwrap().objective.map(|objective| objective.value)
     }
 
     /// Lets one worker do everything there is to do.

@@ -128,6 +128,27 @@ fn without_the_model_as_shipped_nobody_can_be_judged() {
     let status = rig.status(&spec);
     assert_eq!(status.state, JobState::Failed);
     assert!(status.reason.as_ref().unwrap().contains("the model as shipped"), "{:?}", status.reason);
+    // Launched again, with workers that can.
+    rig.core.launch(spec.clone(), rig.now()).unwrap();
+    rig.commit();
+    rig.work_with(5, work);
+    assert_eq!(rig.factors(&spec), Some(run(&spec, 5, usize::MAX).1));
+}
+
+#[test]
+fn what_a_cancelled_search_hands_over_keeps_to_the_limits() {
+    let spec = keeping(job(3), PERCENT);
+    for results in [40, 55, 90] {
+        let mut rig = launched(&spec);
+        let worker = rig.register(u64::MAX);
+        for _ in 0..results {
+            let unit = rig.lease(&worker, 1).remove(0);
+            rig.report(&worker, vec![work(&unit)]);
+        }
+        rig.core.cancel(spec.id().as_str(), rig.now()).unwrap();
+        rig.commit();
+        assert_eq!(rig.best(&spec), rig.status(&spec).best_perplexity, "after {results} results");
+    }
 }
 
 /// Another job always has something that is wanted now.

@@ -177,14 +177,21 @@ fn failures_of_the_worker_pass_it_on_and_failures_of_the_training_end_it() {
         assert_eq!(lease(&mut rig, "two"), None, "not at once");
         rig.pass(Duration::from_secs(6));
     }
-    for _ in 0..2 {
-        assert_eq!(status(&rig).state, JobState::Running);
+    // A disk that is full for eight minutes ends nothing, one that stays full does.
+    for pause in [15, 45, 135, 405] {
         let unit = lease(&mut rig, "two").unwrap();
         report(&mut rig, (&unit, "two"), vec![], 0, failure(TrainingFailureKind::Training));
-        rig.pass(Duration::from_secs(6));
+        rig.pass(Duration::from_secs(pause - 1));
+        assert_eq!(lease(&mut rig, "two"), None, "not before {pause} s");
+        assert!(status(&rig).reason.unwrap().ends_with("it waits to be tried again: two said: on purpose"));
+        rig.pass(Duration::from_secs(1));
     }
+    assert_eq!(status(&rig).state, JobState::Running);
+    let unit = lease(&mut rig, "two").unwrap();
+    report(&mut rig, (&unit, "two"), vec![], 0, failure(TrainingFailureKind::Training));
     assert_eq!(status(&rig).state, JobState::Failed);
-    assert_eq!(status(&rig).reason.as_deref(), Some("on purpose"));
+    let reason = status(&rig).reason.unwrap();
+    assert_eq!(reason, "6 attempts failed without another step, the last: on purpose");
 
     // Launched again it goes on, and a divergence ends it at once.
     assert!(!rig.core.launch_training(training(), rig.now()).unwrap().created);
@@ -271,6 +278,52 @@ fn a_training_launched_again_right_after_its_end_waits_for_who_held_it() {
     rig.kill();
     again(&mut rig);
     assert!(lease(&mut rig, "two").is_some());
+}
+
+/// It asks for nothing meanwhile, and a search that waits for it may wait for days.
+#[test]
+fn a_search_whose_only_worker_trains_says_so() {
+    let mut rig = launched();
+    let spec = search_job(1);
+    rig.launch(&spec);
+    let (able, small) = (rig.register(64), rig.register(63));
+    let reason = |rig: &mut Rig| {
+        for worker in [&able, &small] {
+            rig.core.heartbeat(worker, &[], rig.now()).unwrap();
+        }
+        rig.pass(Duration::from_millis(200));
+        rig.status(&spec).reason
+    };
+    assert_eq!(reason(&mut rig), None);
+    // The name that both workers of the rig have.
+    let unit = lease(&mut rig, "fake").unwrap();
+    let waiting = reason(&mut rig).unwrap();
+    assert!(waiting.contains("its only worker is training") && waiting.contains(unit.id.as_str()), "{waiting}");
+    let listed = rig.core.workers(rig.now());
+    assert_eq!(listed.iter().map(|worker| worker.training.clone()).collect::<Vec<_>>(), [Some(unit.id.clone()), None]);
+    // One that evaluates is not the one that trains.
+    let able_too = rig.register(64);
+    assert_eq!(reason(&mut rig), None);
+    assert_eq!(rig.lease(&able_too, 1).len(), 1);
+    report(&mut rig, (&unit, "fake"), vec![], 0, failure(TrainingFailureKind::HandedBack));
+    rig.pass(Duration::from_secs(5));
+    assert!(rig.core.workers(rig.now()).iter().all(|worker| worker.training.is_none()));
+}
+
+/// All of it may be carried out in one round.
+#[test]
+fn a_training_launched_right_after_its_cancellation_goes_on() {
+    let mut rig = Rig::new();
+    let id = training().id();
+    for again in [false, true] {
+        assert_ne!(rig.core.launch_training(training(), rig.now()).unwrap().created, again);
+        rig.core.cancel(id.as_str(), rig.now()).unwrap();
+        assert!(!rig.core.launch_training(training(), rig.now()).unwrap().created);
+    }
+    rig.commit();
+    rig.kill();
+    assert_eq!(status(&rig).state, JobState::Running);
+    assert!(lease(&mut rig, "one").is_some());
 }
 
 #[test]
