@@ -9,7 +9,7 @@ use ropewalk_shared::plan::PlanProgress;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_shared::training::TrainingProgress;
 
-/// Show how a job stands.
+/// Show how a job stands, and what it waits for.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
     /// The job's id, or a beginning of it that fits one job only
