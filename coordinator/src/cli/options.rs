@@ -35,7 +35,7 @@ impl CoordinatorArgs {
 
 /// Connects to a coordinator whose address was typed.
 pub async fn connect(url: &str) -> Result<Client, Failure> {
-    Client::connect(url).await.map_err(|error| Failure::sorted(error.is_input(), error))
+    Ok(Client::connect(url).await?)
 }
 
 /// The form of what a command prints.
