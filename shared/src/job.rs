@@ -6,7 +6,6 @@ mod objective;
 mod short_window;
 
 pub use checks::{InvalidJob, MAX_SAMPLES, Problem};
-pub(crate) use id::is_plain;
 pub use id::{InvalidJobId, JobId};
 pub use objective::{InvalidObjective, NothingToJudge, SearchObjective};
 pub use short_window::{InvalidShortWindow, ShortWindow};

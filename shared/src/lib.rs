@@ -14,6 +14,7 @@ pub mod grid;
 pub mod job;
 pub mod model_description;
 pub mod outcome;
+pub mod plain_name;
 pub mod plan;
 pub mod racing;
 pub mod retrieval;

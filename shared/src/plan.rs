@@ -7,15 +7,12 @@
 //! FOLDER/stages, models        what the stages make
 //! ```
 
-use crate::job::{JobId, Problem, is_plain};
+use crate::job::{JobId, Problem};
+use crate::plain_name::{self, MOST_OF_FOLDER, MOST_OF_JOB};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Longest name of a plan, in bytes, so that the job's id remains one.
-const MAX_NAME: usize = 60;
-/// Longest name of a folder, in bytes.
-const MAX_FOLDER_NAME: usize = 200;
 /// Stages of one plan.
 const MAX_STAGES: u32 = 1000;
 /// Digits of the digest that name an order's file.
@@ -94,14 +91,13 @@ impl PlanJob {
     pub fn check(&self) -> Result<(), InvalidPlanJob> {
         let mut problems = Vec::new();
         let names = [
-            ("name", &self.name, MAX_NAME),
-            ("model", &self.model, MAX_FOLDER_NAME),
-            ("folder", &self.folder, MAX_FOLDER_NAME),
+            ("name", &self.name, MOST_OF_JOB),
+            ("model", &self.model, MOST_OF_FOLDER),
+            ("folder", &self.folder, MOST_OF_FOLDER),
         ];
         for (field, name, most) in names {
-            if !is_plain(name) || name.len() > most {
-                let rule = "letters, digits, '-', '_' or '.', the first a letter or digit";
-                problems.push(Problem { field, reason: format!("{name:?} must be 1 to {most} {rule}") });
+            if let Err(wrong) = plain_name::check(name, most) {
+                problems.push(Problem { field, reason: format!("{name:?} {wrong}") });
             }
         }
         if self.stages == 0 || self.stages > MAX_STAGES {

@@ -1,7 +1,6 @@
 //! Standard output: data for people and programs. Progress and hints go to standard error.
 
 use super::failure::{Failure, OrFail as _, Outcome};
-use anyhow::Context as _;
 use serde::Serialize;
 use std::io::{self, Write as _};
 
@@ -18,8 +17,14 @@ pub fn line(text: impl AsRef<str>) -> Outcome {
 pub fn event(value: &impl Serialize) -> Outcome {
     let text = serde_json::to_string(value).or_work()? + "\n";
     let mut out = io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.context("nobody reads standard output; the same command goes on where it stopped").or_work()
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
+        let what = match error.kind() {
+            io::ErrorKind::BrokenPipe => "nobody reads standard output",
+            _ => "cannot write to standard output",
+        };
+        let what = format!("{what}; the same command goes on where it stopped");
+        Failure::work(anyhow::Error::new(error).context(what))
+    })
 }
 
 /// Prints one JSON value on one line.

@@ -18,6 +18,8 @@ pub enum ProgressStyleChoice {
     People,
     /// Every event as one JSON object a line on standard output.
     Json,
+    /// The same of work that others do and that goes on when nobody reads it.
+    JsonOfOthers,
 }
 
 /// Shows a job as it goes on.
@@ -36,7 +38,7 @@ impl JobProgress {
     pub fn new(style: ProgressStyleChoice) -> Self {
         let bar = match style {
             ProgressStyleChoice::People => bar(0, "{prefix} {bar:28} {pos}/{len}  {msg}"),
-            ProgressStyleChoice::Json => ProgressBar::hidden(),
+            ProgressStyleChoice::Json | ProgressStyleChoice::JsonOfOthers => ProgressBar::hidden(),
         };
         Self { style, bar, started: Instant::now(), passes_before: None }
     }
@@ -46,6 +48,7 @@ impl JobProgress {
         for event in events {
             match self.style {
                 ProgressStyleChoice::Json => output::event(event)?,
+                ProgressStyleChoice::JsonOfOthers => output::json(event)?,
                 ProgressStyleChoice::People => self.tell(event, status),
             }
         }

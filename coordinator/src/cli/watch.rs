@@ -27,7 +27,9 @@ pub struct WatchArgs {
 pub(super) async fn run(args: WatchArgs) -> Outcome {
     let client = args.coordinator.connect().await?;
     let status = client.job(&args.job).await?;
-    let last = follow(&client, status.job_id.as_str(), args.from.unwrap_or(1), args.output).await?;
+    let style = if args.output.json { ProgressStyleChoice::JsonOfOthers } else { ProgressStyleChoice::People };
+    let (job, from) = (status.job_id.as_str(), args.from.unwrap_or(1));
+    let last = follow_in(style, &client, job, from, &mut |_| ()).await?;
     if args.output.json {
         output::json(&last)?;
     } else if last.state == JobState::Done && last.training.is_none() && last.plan.is_none() {
@@ -54,6 +56,16 @@ pub(super) async fn follow_with(
     hear: &mut (dyn FnMut(&Event) + Send),
 ) -> Result<JobStatus, Failure> {
     let style = if json.json { ProgressStyleChoice::Json } else { ProgressStyleChoice::People };
+    follow_in(style, client, job, from, hear).await
+}
+
+async fn follow_in(
+    style: ProgressStyleChoice,
+    client: &Client,
+    job: &str,
+    from: u64,
+    hear: &mut (dyn FnMut(&Event) + Send),
+) -> Result<JobStatus, Failure> {
     let mut progress = JobProgress::new(style);
     let mut watch = client.watch(job, from);
     let mut last = None;

@@ -3,6 +3,7 @@
 use super::Plan;
 use super::problem::Problem;
 use super::stage::{FactorSource, FinetuneStage, RecoverStage, SearchStage, Stage, Training, Work};
+use ropewalk_shared::plain_name;
 use std::collections::HashSet;
 
 /// Two of them and a length are the name of a job, which has at most 60 characters.
@@ -15,19 +16,17 @@ pub(super) fn names(stages: &[Stage], problems: &mut Vec<Problem>) {
     let mut seen = HashSet::new();
     for stage in stages {
         let name = &stage.name;
-        if !is_plain(name) || name == "model" {
-            let rule = format!("must be 1 to {MAX_NAME} letters, digits, '-', '_' or '.', the first a letter or digit");
-            problems.push(Problem::of_stage(name, "name", format!("{rule}, and not \"model\"")));
+        match plain_name::check(name, MAX_NAME) {
+            Err(wrong) => problems.push(Problem::of_stage(name, "name", wrong)),
+            Ok(()) if name == "model" => {
+                problems.push(Problem::of_stage(name, "name", "is what the model at the start is called"))
+            }
+            Ok(()) => {}
         }
         if !seen.insert(name.to_lowercase()) {
             problems.push(Problem::of_stage(name, "name", "is given twice (capitals do not count)"));
         }
     }
-}
-
-fn is_plain(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    name.len() <= MAX_NAME && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain)
 }
 
 /// Names that stages use: each is a stage of a kind that has what is wanted.
@@ -63,8 +62,8 @@ pub(super) fn references(stages: &[Stage], problems: &mut Vec<Problem>) {
 
 /// Everything else that does not depend on a model.
 pub(super) fn sense(plan: &Plan, problems: &mut Vec<Problem>) {
-    if !is_plain(&plan.name) {
-        problems.push(Problem::of_plan("name", format!("must be 1 to {MAX_NAME} letters, digits, '-', '_' or '.'")));
+    if let Err(wrong) = plain_name::check(&plan.name, MAX_NAME) {
+        problems.push(Problem::of_plan("name", wrong));
     }
     if !(1..=MAX_HELD_OUT).contains(&plan.held_out) {
         problems.push(Problem::of_plan(

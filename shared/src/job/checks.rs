@@ -1,14 +1,14 @@
 //! Checks of a job specification: every problem at once, each with its field and reason.
 
-use super::{EvolutionOptions, JobSpec, SearchOptions, StrategyKind, is_plain};
+use super::{EvolutionOptions, JobSpec, SearchOptions, StrategyKind};
 use crate::attention_factor::AttentionFactorPolicy;
 use crate::model_description::ModelDescription;
+use crate::plain_name;
 use crate::rope::ATTENTION_LIMITS;
 use crate::sample::MAX_SAMPLE_TOKENS;
 use std::collections::HashSet;
 use std::fmt;
 
-const MAX_NAME: usize = 60;
 /// Most samples of a job, those held out and those of short windows included.
 pub const MAX_SAMPLES: usize = 10_000;
 const MAX_POPULATION: u32 = 100_000;
@@ -101,11 +101,11 @@ impl JobSpec {
     /// [`InvalidJob`] with every problem found.
     pub fn check(&self) -> Result<ModelDescription, InvalidJob> {
         let mut checks = Checks(Vec::new());
-        checks.require(is_plain(&self.name) && self.name.len() <= MAX_NAME, "name", || {
-            format!("must be 1 to {MAX_NAME} letters, digits, '-', '_' or '.', the first a letter or digit")
-        });
+        if let Err(wrong) = plain_name::check(&self.name, plain_name::MOST_OF_JOB) {
+            checks.require(false, "name", || wrong.to_string());
+        }
         let model_name = &self.model.name;
-        checks.require(is_plain(model_name) && model_name.len() <= 200, "model", || {
+        checks.require(plain_name::check(model_name, plain_name::MOST_OF_FOLDER).is_ok(), "model", || {
             format!("{model_name:?} cannot name a folder below a worker's model root; rename the model's folder")
         });
         self.check_samples(&mut checks);

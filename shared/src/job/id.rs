@@ -1,6 +1,7 @@
 //! Job ids: a name for people and a digest of the specification.
 
 use super::JobSpec;
+use crate::plain_name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -40,13 +41,6 @@ impl JobId {
     }
 }
 
-/// Whether a text has only the characters of names and ids, so that it is safe in paths, keys and terminals.
-pub(crate) fn is_plain(text: &str) -> bool {
-    let mut chars = text.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphanumeric())
-        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-}
-
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -62,7 +56,7 @@ impl fmt::Debug for JobId {
 impl FromStr for JobId {
     type Err = InvalidJobId;
     fn from_str(text: &str) -> Result<Self, InvalidJobId> {
-        if text.len() <= MAX_LENGTH && is_plain(text) {
+        if plain_name::check(text, MAX_LENGTH).is_ok() {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidJobId(text.chars().take(MAX_LENGTH).collect()))

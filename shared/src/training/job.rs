@@ -10,15 +10,11 @@
 //! ```
 
 use super::{InvalidTraining, TrainSpec};
-use crate::job::{JobId, ModelIdentity, Problem, is_plain};
+use crate::job::{JobId, ModelIdentity, Problem};
 use crate::model_description::ModelDescription;
+use crate::plain_name::{self, MOST_OF_FOLDER, MOST_OF_JOB};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-
-/// Longest name of a training, in bytes, so that the job's id remains one.
-const MAX_NAME: usize = 60;
-/// Longest name of a folder, in bytes.
-const MAX_FOLDER_NAME: usize = 200;
 
 /// Everything that determines a training. Two equal specifications are the same job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,17 +64,15 @@ impl TrainingJob {
     pub fn check(&self) -> Result<ModelDescription, InvalidTraining> {
         let mut problems = Vec::new();
         let names = [
-            ("name", &self.name, MAX_NAME),
-            ("model", &self.model.name, MAX_FOLDER_NAME),
-            ("folder", &self.place.folder, MAX_FOLDER_NAME),
-            ("stage", &self.place.stage, MAX_FOLDER_NAME),
-            ("output", &self.place.output, MAX_FOLDER_NAME),
+            ("name", &self.name, MOST_OF_JOB),
+            ("model", &self.model.name, MOST_OF_FOLDER),
+            ("folder", &self.place.folder, MOST_OF_FOLDER),
+            ("stage", &self.place.stage, MOST_OF_FOLDER),
+            ("output", &self.place.output, MOST_OF_FOLDER),
         ];
         for (field, name, most) in names {
-            if !is_plain(name) || name.len() > most {
-                let reason =
-                    format!("must be 1 to {most} letters, digits, '-', '_' or '.', the first a letter or digit");
-                problems.push(Problem { field, reason });
+            if let Err(wrong) = plain_name::check(name, most) {
+                problems.push(Problem { field, reason: wrong.to_string() });
             }
         }
         match ModelDescription::from_config_json(&self.model.config_json) {
@@ -99,7 +93,7 @@ impl TrainingJob {
 impl TrainingPlace {
     /// Whether a plan's folder can be called so where workers train for it.
     pub fn can_be_named(folder: &str) -> bool {
-        is_plain(folder) && folder.len() <= MAX_FOLDER_NAME
+        plain_name::check(folder, MOST_OF_FOLDER).is_ok()
     }
 
     /// The file of sequences, in the plan's folder.
