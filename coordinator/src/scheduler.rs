@@ -281,6 +281,11 @@ impl Scheduler {
         Ok(revoked)
     }
 
+    /// Notes that a worker ends. Leases that it did not give back end as those of any silent worker.
+    pub fn leaves(&mut self, worker: &WorkerId) {
+        self.workers.leaves(worker);
+    }
+
     /// Lets every lease last this much longer, as after a time in which none could be renewed.
     pub fn postpone(&mut self, by: Duration) {
         self.leases.postpone(by);

@@ -5,9 +5,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,22 +54,43 @@ fn run<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>) 
             pipe.read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
         })
     });
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if start.elapsed() > LIMIT {
-            child.kill()?;
-            child.wait()?;
-            bail!("{command:?} has not ended after {LIMIT:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
+    let status = wait(&mut child)?;
     let text = |reader: thread::JoinHandle<std::io::Result<String>>| {
         reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))?.map_err(anyhow::Error::from)
     };
     Ok(Ended { status: status.code(), stdout: text(stdout)?, stderr: text(stderr)? })
+}
+
+/// Runs `ropewalk`, reads one line of what it prints and goes away, as `head -1` does.
+///
+/// # Errors
+/// As [`ropewalk`].
+pub fn first_line<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Ended> {
+    let mut command = prepared(&binaries::ropewalk()?);
+    command.args(arguments);
+    // What is said to standard error in this time fits into the pipe.
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdout = String::new();
+    BufReader::new(child.stdout.take().context("no standard output")?).read_line(&mut stdout)?;
+    let status = wait(&mut child)?;
+    let mut stderr = String::new();
+    child.stderr.take().context("no standard error")?.read_to_string(&mut stderr)?;
+    Ok(Ended { status: status.code(), stdout, stderr })
+}
+
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if start.elapsed() > LIMIT {
+            child.kill()?;
+            child.wait()?;
+            bail!("a command has not ended after {LIMIT:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A command untouched by the settings of whoever runs the tests.

@@ -166,7 +166,10 @@ async fn ids_that_make_no_sense_are_refused() -> Result<()> {
         refusal("watch", watch)?;
         refusal("lease", raw.work.lease(Raw::lease_request(id, 1, 1)).await)?;
         let worker_id = id.to_owned();
-        refusal("heartbeat", raw.work.heartbeat(pb::HeartbeatRequest { worker_id, lease_ids: vec![1] }).await)?;
+        refusal(
+            "heartbeat",
+            raw.work.heartbeat(pb::HeartbeatRequest { worker_id, lease_ids: vec![1], leaving: false }).await,
+        )?;
     }
     for sample_id in [vec![], vec![1; 31], vec![9; 32]] {
         let answer = match raw.work.get_sample(pb::GetSampleRequest { sample_id }).await {
@@ -287,7 +290,7 @@ async fn messages_beyond_every_bound_are_turned_away() -> Result<()> {
     let reports = vec![pb::UnitReport::default(); 100_000];
     assert!(raw.work.report(pb::ReportRequest { worker_id: worker_id.clone(), reports }).await.is_err());
     let lease_ids = (0..20_000_000).collect();
-    assert!(raw.work.heartbeat(pb::HeartbeatRequest { worker_id, lease_ids }).await.is_err());
+    assert!(raw.work.heartbeat(pb::HeartbeatRequest { worker_id, lease_ids, leaving: false }).await.is_err());
     raw.assert_sound()
 }
 

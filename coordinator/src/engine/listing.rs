@@ -50,7 +50,7 @@ impl Core {
             dtype: worker.profile.dtype.clone(),
             max_tokens: worker.profile.max_tokens,
             version: worker.profile.version.clone(),
-            connected: now.since_start.saturating_sub(worker.last_seen) <= scheduler.options().lease,
+            connected: worker.is_connected(now.since_start, scheduler.options().lease),
             last_seen_ms: now.unix_ms_at(worker.last_seen),
             leased: worker.leased,
             results: worker.results,

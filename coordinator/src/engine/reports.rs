@@ -78,6 +78,11 @@ impl Core {
         Ok(self.desk.scheduler.heartbeat(now.since_start, worker, leases)?)
     }
 
+    /// A worker ends: it is not counted among the connected any more.
+    pub fn leaves(&mut self, worker: &WorkerId) {
+        self.desk.scheduler.leaves(worker);
+    }
+
     /// Takes in results and failures, of workers known or not: a result counts whoever brings it.
     ///
     /// # Errors

@@ -46,6 +46,8 @@ pub struct Worker {
     /// Where it brought a result that could not be right.
     refused: HashSet<(Fingerprint, Measure)>,
     last_request: Option<(u64, Vec<Grant>)>,
+    /// It said that it ends.
+    left: bool,
 }
 
 /// What a worker turned out to hold of a model.
@@ -68,6 +70,11 @@ pub struct Workers {
 // === impl Worker ===
 
 impl Worker {
+    /// Whether it was heard from within the time that leases last, and did not say that it ends.
+    pub fn is_connected(&self, now: Duration, lease: Duration) -> bool {
+        !self.left && now.saturating_sub(self.last_seen) <= lease
+    }
+
     /// The longest sequence of a model of which this worker can find this out; 0 when it does not have the model or
     /// does not compute such things.
     pub fn max_tokens(&self, model: &Fingerprint, measure: Measure) -> u64 {
@@ -139,9 +146,9 @@ impl Workers {
         self.by_id.values()
     }
 
-    /// Those heard from within the time that leases last.
+    /// Those that are there.
     pub fn connected(&self, now: Duration, lease: Duration) -> impl Iterator<Item = &Worker> {
-        self.iter().filter(move |worker| now.saturating_sub(worker.last_seen) <= lease)
+        self.iter().filter(move |worker| worker.is_connected(now, lease))
     }
 
     /// One of them.
@@ -156,7 +163,7 @@ impl Workers {
         options: &SchedulerOptions,
     ) -> Option<WorkerId> {
         if self.by_id.len() >= MAX_WORKERS {
-            self.by_id.retain(|_, worker| worker.leased > 0 || now.saturating_sub(worker.last_seen) <= options.lease);
+            self.by_id.retain(|_, worker| worker.leased > 0 || worker.is_connected(now, options.lease));
         }
         if self.by_id.len() >= MAX_WORKERS {
             return None;
@@ -177,6 +184,7 @@ impl Workers {
             limits: HashMap::new(),
             refused: HashSet::new(),
             last_request: None,
+            left: false,
         };
         self.by_id.insert(id.clone(), worker);
         Some(id)
@@ -186,7 +194,15 @@ impl Workers {
     pub(super) fn touch(&mut self, now: Duration, id: &WorkerId) -> Result<&mut Worker, UnknownWorker> {
         let worker = self.by_id.get_mut(id).ok_or_else(|| UnknownWorker(id.clone()))?;
         worker.last_seen = worker.last_seen.max(now);
+        worker.left = false;
         Ok(worker)
+    }
+
+    /// Notes that a worker ends.
+    pub(super) fn leaves(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.left = true;
+        }
     }
 
     pub(super) fn leased(&mut self, id: &WorkerId, units: u32) {
@@ -251,8 +267,10 @@ impl Workers {
         self.by_id.values_mut().for_each(|worker| worker.training = None);
         for (job, name) in trainings {
             let named = self.by_id.values_mut().filter(|worker| {
-                let connected = now.saturating_sub(worker.last_seen) <= lease;
-                connected && worker.leased == 0 && worker.training.is_none() && worker.profile.name == *name
+                worker.is_connected(now, lease)
+                    && worker.leased == 0
+                    && worker.training.is_none()
+                    && worker.profile.name == *name
             });
             if let Some(worker) = named.min_by(|a, b| a.id.cmp(&b.id)) {
                 worker.training = Some(job.clone());

@@ -4,7 +4,7 @@ use super::clients::sample_id;
 use super::error::{invalid, refused};
 use super::raised;
 use super::samples::Transfers;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Core, Engine, EngineError};
 use ropewalk_shared::wire::pb;
 use ropewalk_shared::wire::pb::report_response::Verdict as PbVerdict;
 use ropewalk_shared::wire::pb::work_server::Work;
@@ -77,14 +77,21 @@ impl Work for Workers {
         &self,
         request: Request<pb::HeartbeatRequest>,
     ) -> Result<Response<pb::HeartbeatResponse>, Status> {
-        let pb::HeartbeatRequest { worker_id, lease_ids } = request.into_inner();
+        let pb::HeartbeatRequest { worker_id, lease_ids, leaving } = request.into_inner();
         let worker = worker_of(worker_id)?;
         if lease_ids.len() > MAX_LEASES {
             let message = format!("{} leases in one heartbeat, at most {MAX_LEASES} are accepted", lease_ids.len());
             return Err(Status::invalid_argument(message));
         }
         let leases: Vec<LeaseId> = lease_ids.into_iter().map(LeaseId).collect();
-        let revoked = self.engine.volatile(move |core, now| core.heartbeat(&worker, &leases, now)).await;
+        let heartbeat = move |core: &mut Core, now| {
+            let revoked = core.heartbeat(&worker, &leases, now);
+            if leaving {
+                core.leaves(&worker);
+            }
+            revoked
+        };
+        let revoked = self.engine.volatile(heartbeat).await;
         let revoked = revoked.map_err(refused)?.into_iter().map(|lease| lease.0).collect();
         Ok(Response::new(pb::HeartbeatResponse { revoked }))
     }

@@ -102,7 +102,7 @@ async fn hostile_messages_are_refused_and_the_coordinator_lives() {
     assert!(is(workers.lease(lease_request("w", 1, u32::MAX, 0)).await, Code::InvalidArgument));
     assert!(is(workers.lease(lease_request("w", 1, 1, u64::MAX)).await, Code::InvalidArgument));
     assert!(is(workers.get_sample(pb::GetSampleRequest { sample_id: vec![] }).await, Code::InvalidArgument));
-    let heartbeat = pb::HeartbeatRequest { worker_id: "w".into(), lease_ids: vec![1; 20_000] };
+    let heartbeat = pb::HeartbeatRequest { worker_id: "w".into(), lease_ids: vec![1; 20_000], leaving: false };
     assert!(is(workers.heartbeat(heartbeat).await, Code::InvalidArgument));
     assert!(coordinator.client().await.jobs().await.unwrap().is_empty());
     drop((clients, workers));

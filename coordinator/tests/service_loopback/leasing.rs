@@ -41,7 +41,7 @@ async fn a_waiting_worker_gets_work_as_soon_as_there_is_some() {
     let taken = service.lease(lease_request(&other, 1, 4, 0)).await.unwrap().into_inner().units;
     assert_eq!(taken.iter().filter(|unit| unit.attempt == 2).count(), 4);
     let lease_ids = units.iter().map(|unit| unit.lease_id).collect::<Vec<_>>();
-    let heartbeat = pb::HeartbeatRequest { worker_id: worker.clone(), lease_ids: lease_ids.clone() };
+    let heartbeat = pb::HeartbeatRequest { worker_id: worker.clone(), lease_ids: lease_ids.clone(), leaving: false };
     assert_eq!(service.heartbeat(heartbeat).await.unwrap().into_inner().revoked, lease_ids);
     // What the first one computed counts all the same, and then not again.
     let report = |unit: &pb::Unit| evaluated(unit.clone().try_into().unwrap());
@@ -49,6 +49,25 @@ async fn a_waiting_worker_gets_work_as_soon_as_there_is_some() {
     let request = pb::ReportRequest { worker_id: worker, reports };
     let verdicts = service.report(request).await.unwrap().into_inner().verdicts;
     assert_eq!(verdicts, [Verdict::Accepted as i32, Verdict::Duplicate as i32]);
+    coordinator.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_says_that_it_ends_is_not_counted_any_more() {
+    let store = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(store.path()).await;
+    let (client, mut service) = (coordinator.client().await, WorkClient::connect(coordinator.url()).await.unwrap());
+    launch(&client, &job(1)).await;
+    let worker = register(&mut service, 1000).await.unwrap();
+    let connected = async || client.workers().await.unwrap().iter().filter(|worker| worker.connected).count();
+    assert_eq!(connected().await, 1);
+
+    let heartbeat = pb::HeartbeatRequest { worker_id: worker.clone(), lease_ids: vec![], leaving: true };
+    service.heartbeat(heartbeat).await.unwrap();
+    assert_eq!(connected().await, 0);
+    // It thought better of it.
+    assert!(!service.lease(lease_request(&worker, 1, 1, 0)).await.unwrap().into_inner().units.is_empty());
+    assert_eq!(connected().await, 1);
     coordinator.stop().await;
 }
 
@@ -66,8 +85,11 @@ async fn a_restarted_coordinator_takes_results_of_its_former_life() {
     let coordinator = Coordinator::start(store.path()).await;
     let mut service = WorkClient::connect(coordinator.url()).await.unwrap();
     assert!(is(service.lease(lease_request(&worker, 2, 1, 0)).await, Code::NotFound));
-    let heartbeat =
-        |worker_id: &str| pb::HeartbeatRequest { worker_id: worker_id.into(), lease_ids: vec![unit.lease_id] };
+    let heartbeat = |worker_id: &str| pb::HeartbeatRequest {
+        worker_id: worker_id.into(),
+        lease_ids: vec![unit.lease_id],
+        leaving: false,
+    };
     assert!(is(service.heartbeat(heartbeat(&worker)).await, Code::NotFound));
     let again = register(&mut service, 1000).await.unwrap();
     assert_ne!(again, worker);

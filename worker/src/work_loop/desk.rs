@@ -109,6 +109,7 @@ impl Desk {
             }
         }
         self.held.cancel_all();
+        self.farewell().await;
         self.evaluation.finish().await;
         self.broken.map_or(Ok(self.summary), Err)
     }

@@ -121,6 +121,12 @@ async fn units_are_evaluated_and_reported() {
     assert!(state.lease_requests.len() < 20, "{} lease requests for 30 short units", state.lease_requests.len());
     assert_eq!(state.lease_requests.last().unwrap().loaded_models, [fingerprint().as_bytes().to_vec()]);
     assert!(state.lease_requests.is_sorted_by_key(|request| request.request_id));
+    let leaving: Vec<bool> = state.heartbeats.iter().map(|beat| beat.leaving).collect();
+    assert_eq!(
+        leaving.iter().position(|leaving| *leaving),
+        Some(leaving.len() - 1),
+        "it says that it ends, at the end"
+    );
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use tonic::{Response, Status};
 const LEASE_WAIT: Duration = Duration::from_secs(20);
 /// Beyond that, for the answer to arrive.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long a worker that ends tries to say so.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Most outcomes in one report.
 const MAX_REPORTS: usize = 256;
 /// Most samples fetched at a time.
@@ -162,6 +164,7 @@ impl Desk {
         let request = pb::HeartbeatRequest {
             worker_id: registration.worker.to_string(),
             lease_ids: self.held.leases().map(|lease| lease.0).collect(),
+            leaving: false,
         };
         let mut client = self.link.client();
         let call = async move { client.heartbeat(request).await };
@@ -169,6 +172,14 @@ impl Desk {
         // At the pace of heartbeats is often enough to notice that units became longer.
         let surplus = self.pace.surplus(self.held.open(), self.held.running_for(now));
         self.hand_back(surplus);
+    }
+
+    /// Tells the coordinator that nothing more comes from here, so that it need not find out. Where it cannot be told, it will.
+    pub(super) async fn farewell(&self) {
+        let Some(registration) = self.link.registration().filter(|_| !self.link.is_down()) else { return };
+        let worker_id = registration.worker.to_string();
+        let request = pb::HeartbeatRequest { worker_id, lease_ids: Vec::new(), leaving: true };
+        let _ = tokio::time::timeout(FAREWELL, self.link.client().heartbeat(request)).await;
     }
 
     fn hand_back(&mut self, count: usize) {
