@@ -31,6 +31,17 @@ pub struct PlanOptions {
     pub root: PlanRoot,
     /// The `ropewalk` program.
     pub program: PathBuf,
+    /// How their processes reach this coordinator.
+    pub own: OwnAddress,
+}
+
+/// How processes of this machine reach the coordinator that starts them.
+#[derive(Clone, Debug, Default)]
+pub struct OwnAddress {
+    /// Its URL, to which the port is added that it listens on where it names none; absent for the address it listens on.
+    pub url: Option<String>,
+    /// Environment variables with which its clients find its token and trust its certificate.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// Carries plans out until it is told to stop.
@@ -47,6 +58,19 @@ struct Running {
     number: u32,
     task: Id,
     stop: watch::Sender<bool>,
+}
+
+// === impl PlanOptions ===
+
+impl PlanOptions {
+    /// The URL that processes are told, where it is not that of the address which is listened on.
+    pub fn url(&self, port: u16) -> Option<String> {
+        let url = self.own.url.as_deref()?.trim_end_matches('/');
+        let authority = url.split("://").last().unwrap_or(url);
+        let host_ends = authority.rfind(']').map_or(0, |end| end + 1);
+        let has_port = authority[host_ends..].contains(':');
+        Some(if has_port { url.to_owned() } else { format!("{url}:{port}") })
+    }
 }
 
 // === impl Driver ===
