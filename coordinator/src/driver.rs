@@ -154,3 +154,26 @@ impl Driver {
 async fn raised(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|raised| *raised).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_left_out_is_the_one_that_is_listened_on() {
+        let told = |url: Option<&str>| {
+            let own = OwnAddress { url: url.map(str::to_owned), ..OwnAddress::default() };
+            PlanOptions { root: PlanRoot::new("/".into()), program: "ropewalk".into(), own }.url(7311)
+        };
+        assert_eq!(told(None), None);
+        for (given, url) in [
+            ("https://node", "https://node:7311"),
+            ("https://node/", "https://node:7311"),
+            ("https://node:443", "https://node:443"),
+            ("https://[::1]", "https://[::1]:7311"),
+            ("https://[::1]:1", "https://[::1]:1"),
+        ] {
+            assert_eq!(told(Some(given)).as_deref(), Some(url));
+        }
+    }
+}

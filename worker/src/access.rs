@@ -25,7 +25,7 @@ fn token(path: &Path) -> io::Result<Token> {
     {
         use std::os::unix::fs::PermissionsExt as _;
         let metadata = file.metadata()?;
-        if metadata.is_file() && metadata.permissions().mode() & 0o007 != 0 {
+        if metadata.is_file() && metadata.permissions().mode() & 0o004 != 0 {
             let path = path.display();
             tracing::warn!("other users may read the token in {path}; `chmod 600 {path}` ends that");
         }

@@ -61,7 +61,7 @@ pub fn read_token(path: &Path) -> Result<Token, Failure> {
 #[cfg(unix)]
 fn open_to_others(file: &File) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o007 != 0)
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o004 != 0)
 }
 
 #[cfg(not(unix))]

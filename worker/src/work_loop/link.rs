@@ -191,8 +191,12 @@ impl Meaning {
 
 /// The innermost cause of a status: tonic itself says only "transport error".
 fn describe(status: &Status) -> String {
-    match std::error::Error::source(status) {
-        Some(cause) => root_cause(cause),
+    match std::error::Error::source(status).map(root_cause) {
+        // What the beginning of TLS looks like to HTTP/2.
+        Some(cause) if cause.contains("frame with invalid size") => {
+            format!("{cause}; if it serves with TLS, its address begins with https://")
+        }
+        Some(cause) => cause,
         None if status.message().is_empty() => status.code().to_string(),
         None => status.message().to_owned(),
     }
