@@ -6,6 +6,7 @@
 pub mod failure;
 pub mod output;
 
+mod access;
 mod budget;
 mod compare;
 mod control;

@@ -10,15 +10,16 @@ pub use error::ClientError;
 pub use watch::{Watch, Watched};
 
 use error::{answer, refused};
+use ropewalk_shared::access::Access;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::status::{JobStatus, WorkerStatus};
+use ropewalk_shared::wire::connection::{Bearer, Calls, endpoint, root_cause};
 use ropewalk_shared::wire::pb;
 use ropewalk_shared::wire::pb::plans_client::PlansClient;
 use ropewalk_shared::wire::pb::ropewalk_client::RopewalkClient;
 use ropewalk_shared::wire::pb::training_client::TrainingClient;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -31,9 +32,9 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 #[derive(Clone, Debug)]
 pub struct Client {
     url: String,
-    service: RopewalkClient<Channel>,
-    trainings: TrainingClient<Channel>,
-    plans: PlansClient<Channel>,
+    service: RopewalkClient<Calls>,
+    trainings: TrainingClient<Calls>,
+    plans: PlansClient<Calls>,
 }
 
 /// The factors of a job, so far or for good.
@@ -54,18 +55,22 @@ pub struct JobResult {
 // === impl Client ===
 
 impl Client {
-    /// Connects to a coordinator, for example `http://127.0.0.1:7311` or `127.0.0.1:7311`.
+    /// Connects to a coordinator that asks for no token, for example `http://127.0.0.1:7311` or `127.0.0.1:7311`.
     ///
     /// # Errors
     /// [`ClientError::Url`] for an address that is none, [`ClientError::Unreachable`] when no coordinator answers there.
     pub async fn connect(url: &str) -> Result<Self, ClientError> {
+        Self::connect_with(url, &Access::default()).await
+    }
+
+    /// Connects to a coordinator, `https://` too, with what it asks for. Whether it accepts the token shows with the first call.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and [`ClientError::Tls`].
+    pub async fn connect_with(url: &str, access: &Access) -> Result<Self, ClientError> {
         let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let bad = |reason: String| ClientError::Url { url: url.to_owned(), reason };
-        if !with_scheme.starts_with("http://") {
-            return Err(bad("only http:// addresses are supported".into()));
-        }
-        let endpoint = Endpoint::from_shared(with_scheme.clone())
-            .map_err(|e| bad(e.to_string()))?
+        let endpoint = endpoint(&with_scheme, access)
+            .map_err(|reason| ClientError::Url { url: url.to_owned(), reason })?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -74,21 +79,28 @@ impl Client {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
         let unreachable = |reason: String| ClientError::Unreachable { url: with_scheme.clone(), reason };
         let silent = || unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()));
-        let channel = connected.map_err(|_| silent())?.map_err(|e| unreachable(error::root_cause(&e)))?;
+        let channel = connected.map_err(|_| silent())?.map_err(|error| error::unconnected(&with_scheme, &error))?;
         // Other servers accept connections too, and some then say nothing.
         let mut health = HealthClient::new(channel.clone());
         match tokio::time::timeout(CONNECT_TIMEOUT, health.check(HealthCheckRequest::default())).await {
             Ok(Ok(_)) => {}
             Ok(Err(status)) => {
-                let cause = std::error::Error::source(&status).map(error::root_cause);
+                let cause = std::error::Error::source(&status).map(root_cause);
                 let said = cause.unwrap_or_else(|| status.message().to_owned());
-                return Err(unreachable(format!("what listens there does not answer as one ({said})")));
+                let hint = if endpoint.uri().scheme_str() == Some("http") {
+                    "; with TLS, its address begins with https://"
+                } else {
+                    ""
+                };
+                return Err(unreachable(format!("what listens there does not answer as one ({said}{hint})")));
             }
             Err(_) => return Err(silent()),
         }
-        let trainings = TrainingClient::new(channel.clone());
-        let plans = PlansClient::new(channel.clone());
-        let service = RopewalkClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let bearer = Bearer::of(access.token.as_ref());
+        let calls = Calls::new(channel, bearer);
+        let trainings = TrainingClient::new(calls.clone());
+        let plans = PlansClient::new(calls.clone());
+        let service = RopewalkClient::new(calls).max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok(Self { url: with_scheme, service, trainings, plans })
     }
 

@@ -31,6 +31,17 @@ pub struct PlanOptions {
     pub root: PlanRoot,
     /// The `ropewalk` program.
     pub program: PathBuf,
+    /// How their processes reach this coordinator.
+    pub own: OwnAddress,
+}
+
+/// How processes of this machine reach the coordinator that starts them.
+#[derive(Clone, Debug, Default)]
+pub struct OwnAddress {
+    /// Its URL, to which the port is added that it listens on where it names none; absent for the address it listens on.
+    pub url: Option<String>,
+    /// Environment variables with which its clients find its token and trust its certificate.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// Carries plans out until it is told to stop.
@@ -47,6 +58,19 @@ struct Running {
     number: u32,
     task: Id,
     stop: watch::Sender<bool>,
+}
+
+// === impl PlanOptions ===
+
+impl PlanOptions {
+    /// The URL that processes are told, where it is not that of the address which is listened on.
+    pub fn url(&self, port: u16) -> Option<String> {
+        let url = self.own.url.as_deref()?.trim_end_matches('/');
+        let authority = url.split("://").last().unwrap_or(url);
+        let host_ends = authority.rfind(']').map_or(0, |end| end + 1);
+        let has_port = authority[host_ends..].contains(':');
+        Some(if has_port { url.to_owned() } else { format!("{url}:{port}") })
+    }
 }
 
 // === impl Driver ===
@@ -129,4 +153,27 @@ impl Driver {
 /// Completes when the flag is raised, or whoever could raise it has gone.
 async fn raised(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|raised| *raised).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_left_out_is_the_one_that_is_listened_on() {
+        let told = |url: Option<&str>| {
+            let own = OwnAddress { url: url.map(str::to_owned), ..OwnAddress::default() };
+            PlanOptions { root: PlanRoot::new("/".into()), program: "ropewalk".into(), own }.url(7311)
+        };
+        assert_eq!(told(None), None);
+        for (given, url) in [
+            ("https://node", "https://node:7311"),
+            ("https://node/", "https://node:7311"),
+            ("https://node:443", "https://node:443"),
+            ("https://[::1]", "https://[::1]:7311"),
+            ("https://[::1]:1", "https://[::1]:1"),
+        ] {
+            assert_eq!(told(Some(given)).as_deref(), Some(url));
+        }
+    }
 }

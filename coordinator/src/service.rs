@@ -8,6 +8,7 @@ mod clients;
 mod error;
 mod plans;
 mod samples;
+pub mod tls;
 mod trainings;
 mod watch;
 mod workers;
@@ -19,9 +20,10 @@ use crate::driver::{Driver, PlanOptions};
 use crate::engine::{Engine, EngineThreads, Stopped};
 use crate::scheduler::SchedulerOptions;
 use crate::store::Store;
-use access::admit;
+use access::Guard;
 use clients::Clients;
 use plans::Plans;
+use ropewalk_shared::access::Token;
 use ropewalk_shared::wire::DESCRIPTORS;
 use ropewalk_shared::wire::pb::plans_server::PlansServer;
 use ropewalk_shared::wire::pb::ropewalk_server::RopewalkServer;
@@ -33,11 +35,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tls::Tls;
 use tokio::net::TcpListener;
 use tokio::sync::watch as channel;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
+use tower_layer::{Identity, Stack};
 use trainings::Trainings;
 use workers::Workers;
 
@@ -55,18 +58,30 @@ pub struct ServeOptions {
     pub lease: Duration,
     /// How plans are carried out; absent where none are.
     pub plans: Option<PlanOptions>,
+    /// Who may call, and how calls are kept from others.
+    pub security: Security,
+}
+
+/// What protects the calls to a coordinator; by default nothing does.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    /// What every call but those to the health service has to bring along.
+    pub token: Option<Token>,
+    /// What connections are encrypted with.
+    pub tls: Option<Tls>,
 }
 
 /// A running coordinator. It runs until the shutdown it was given completes, even when this is dropped.
 #[derive(Debug)]
 pub struct Serving {
     address: SocketAddr,
+    encrypted: bool,
     ended: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(60), plans: None }
+        Self { lease: Duration::from_secs(60), plans: None, security: Security::default() }
     }
 }
 
@@ -84,11 +99,12 @@ pub async fn serve(
 ) -> Result<Serving, ServeError> {
     let listener = bind(listen).await?;
     let address = listener.local_addr().map_err(|error| bind_error(listen, &error))?;
-    let ServeOptions { lease, plans } = options;
+    let ServeOptions { lease, plans, security } = options;
+    let encrypted = security.tls.is_some();
     let scheduler = SchedulerOptions { lease, ..SchedulerOptions::default() };
     let (engine, threads) = start_engine(store.to_owned(), scheduler).await?;
-    let ended = tokio::spawn(run(listener, engine, threads, plans, shutdown));
-    Ok(Serving { address, ended })
+    let ended = tokio::spawn(run(listener, engine, threads, (plans, security), shutdown));
+    Ok(Serving { address, encrypted, ended })
 }
 
 // === impl Serving ===
@@ -101,7 +117,7 @@ impl Serving {
 
     /// The address as clients and workers on this machine write it.
     pub fn url(&self) -> String {
-        url_of(self.address)
+        url_of(self.address, self.encrypted)
     }
 
     /// Waits until the coordinator has stopped, everything is flushed and the store is free.
@@ -121,7 +137,7 @@ impl Serving {
     }
 }
 
-fn url_of(mut address: SocketAddr) -> String {
+fn url_of(mut address: SocketAddr, encrypted: bool) -> String {
     if address.ip().is_unspecified() {
         // Bound to every address of the machine, which is none to connect to.
         address.set_ip(match address {
@@ -129,7 +145,7 @@ fn url_of(mut address: SocketAddr) -> String {
             SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    format!("http://{address}")
+    format!("{}://{address}", if encrypted { "https" } else { "http" })
 }
 
 async fn bind(listen: &str) -> Result<TcpListener, ServeError> {
@@ -158,14 +174,18 @@ async fn run(
     listener: TcpListener,
     engine: Engine,
     threads: EngineThreads,
-    plans: Option<PlanOptions>,
+    (plans, security): (Option<PlanOptions>, Security),
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let (close, closing) = channel::channel(false);
     let root = plans.as_ref().map(|plans| plans.root.clone());
-    let router = router(&engine, root, &closing).await?;
-    let url = listener.local_addr().map(url_of).map_err(|error| ServeError::Server(error.to_string()))?;
-    let driver = plans.map(|plans| tokio::spawn(Driver::new(engine.clone(), plans, url).run(closing.clone())));
+    let encrypted = security.tls.is_some();
+    let router = router(&engine, root, security, &closing).await?;
+    let address = listener.local_addr().map_err(|error| ServeError::Server(error.to_string()))?;
+    let driver = plans.map(|plans| {
+        let url = plans.url(address.port()).unwrap_or_else(|| url_of(address, encrypted));
+        tokio::spawn(Driver::new(engine.clone(), plans, url).run(closing.clone()))
+    });
     let stopped = engine.clone();
     let signal = async move {
         tokio::select! {
@@ -210,8 +230,9 @@ async fn raised(closing: &mut channel::Receiver<bool>) {
 async fn router(
     engine: &Engine,
     root: Option<PlanRoot>,
+    security: Security,
     closing: &channel::Receiver<bool>,
-) -> Result<Router, ServeError> {
+) -> Result<Router<Stack<Guard, Identity>>, ServeError> {
     let transfers = Transfers::new(engine.store().clone());
     let (engine, closing) = (engine.clone(), closing.clone());
     let clients = Clients { engine: engine.clone(), transfers: transfers.clone(), closing: closing.clone() };
@@ -232,13 +253,18 @@ async fn router(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ServeError::Server(error.to_string()))?;
-    Ok(Server::builder()
+    let mut server = Server::builder();
+    if let Some(tls) = &security.tls {
+        server = server.tls_config(tls.config()).map_err(|error| ServeError::Server(error.to_string()))?;
+    }
+    Ok(server
+        .layer(Guard::new(security.token))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(InterceptedService::new(clients, admit))
-        .add_service(InterceptedService::new(workers, admit))
-        .add_service(InterceptedService::new(trainings, admit))
-        .add_service(InterceptedService::new(plans, admit)))
+        .add_service(clients)
+        .add_service(workers)
+        .add_service(trainings)
+        .add_service(plans))
 }

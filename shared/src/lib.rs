@@ -3,6 +3,7 @@
 //! No I/O, no runtime and no tensors here: both the coordinator and its workers build on this crate. The wire types
 //! are generated into [`wire`] and converted to domain types at the edge.
 
+pub mod access;
 pub mod attention_factor;
 pub mod baselines;
 pub mod candidate;

@@ -3,6 +3,7 @@
 //! Generated types are used at the edge only. Whatever arrives is converted to domain types by `TryFrom`, which
 //! checks everything once; past that point nobody checks again.
 
+pub mod connection;
 mod field;
 mod job;
 mod plan;

@@ -154,6 +154,14 @@ impl Coordinator {
         Self::start_at(folder, &folder.join("store"), &free_address()?, more)
     }
 
+    /// Starts one with more options.
+    ///
+    /// # Errors
+    /// When it does not say where it listens.
+    pub fn start_with(folder: &Path, more: &[String]) -> Result<Self> {
+        Self::start_at(folder, &folder.join("store"), &free_address()?, more.to_vec())
+    }
+
     fn start_at(folder: &Path, store: &Path, listen: &str, more: Vec<String>) -> Result<Self> {
         let store_text = store.to_string_lossy();
         let arguments =
@@ -189,7 +197,7 @@ impl Coordinator {
     /// When it does not come up.
     pub fn restart(&mut self) -> Result<()> {
         self.stdout = None;
-        let address = self.url.trim_start_matches("http://").to_owned();
+        let address = self.url.split("://").last().unwrap_or_default().to_owned();
         *self = Self::start_at(&self.folder, &self.store, &address, self.more.clone())?;
         Ok(())
     }
@@ -227,7 +235,11 @@ impl Worker {
         Self::start_with(folder, url, name, model_root, &["--train-root", &train_root.to_string_lossy()])
     }
 
-    fn start_with(folder: &Path, url: &str, name: &str, model_root: &Path, more: &[&str]) -> Result<Self> {
+    /// Starts one with more options.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_with(folder: &Path, url: &str, name: &str, model_root: &Path, more: &[&str]) -> Result<Self> {
         let root = model_root.to_string_lossy();
         let arguments = ["--coordinator", url, "--name", name, "--model-root", &root, "--threads", "1"];
         let arguments: Vec<String> = arguments.iter().chain(more).map(|&argument| argument.to_owned()).collect();
@@ -241,6 +253,19 @@ impl Worker {
     /// When it had ended by itself.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()
+    }
+
+    /// Waits until it has ended by itself, and returns its exit status.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        let start = Instant::now();
+        while !self.process.has_ended()? {
+            ensure!(start.elapsed() < LIMIT, "it does not end: {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(self.process.child.wait()?.code())
     }
 
     /// Starts it again after a kill.

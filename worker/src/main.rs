@@ -1,5 +1,7 @@
 //! The `ropewalk-worker` command.
 
+mod access;
+
 use clap::{Parser, ValueEnum};
 use ropewalk_worker::device::{self, DeviceChoice, Devices, Dtype};
 use ropewalk_worker::work_loop::{WorkerConfig, WorkerError, WorkerSummary, run};
@@ -24,6 +26,14 @@ struct Cli {
     /// Address of the coordinator (`ropewalk serve`)
     #[arg(long, env = "ROPEWALK_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7311")]
     coordinator: String,
+
+    /// File that holds the coordinator's token, where it asks for one (`ropewalk serve --token-file`)
+    #[arg(long, env = "ROPEWALK_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// PEM file with the certificates to trust at an https:// address, instead of the system's
+    #[arg(long, env = "ROPEWALK_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
 
     /// Name shown in `ropewalk workers` [default: host name and process id]
     #[arg(long, env = "ROPEWALK_WORKER_NAME")]
@@ -92,7 +102,17 @@ enum LogFormat {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.start_logging();
-    match work(cli.config()) {
+    let access = match access::read(cli.token_file.as_deref(), cli.ca.as_deref()) {
+        Ok(access) => access,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(warning) = access.exposed(&cli.coordinator) {
+        tracing::warn!("{warning}");
+    }
+    match work(WorkerConfig { access, ..cli.config() }) {
         Ok(summary) => {
             let WorkerSummary { results, failures, handed_back, trainings, busy } = summary;
             tracing::info!(results, failures, handed_back, trainings, ?busy, "stopped");

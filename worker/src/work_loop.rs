@@ -29,7 +29,9 @@ use crate::device::{DeviceError, Devices, Dtype};
 use desk::Desk;
 use evaluation::Evaluation;
 use link::Link;
+use ropewalk_shared::access::Access;
 use ropewalk_shared::sample::MAX_SAMPLE_TOKENS;
+use ropewalk_shared::wire::connection::TlsProblem;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -40,6 +42,8 @@ use training::{Trainings, gate};
 pub struct WorkerConfig {
     /// URL of the coordinator, for example `http://127.0.0.1:7311`.
     pub coordinator: String,
+    /// What the coordinator asks for, and by what it is known.
+    pub access: Access,
     /// Its name, for people.
     pub name: String,
     /// Where it evaluates.
@@ -143,6 +147,25 @@ pub enum WorkerError {
         /// What the last attempt said.
         reason: String,
     },
+    /// The coordinator lets in only who knows its token.
+    #[error(
+        "the coordinator at {url} refuses access: {reason}; name the file that holds its token with --token-file \
+         (ROPEWALK_TOKEN_FILE)"
+    )]
+    Denied {
+        /// The address.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Somebody answered who cannot be trusted, or to whom TLS cannot be spoken.
+    #[error("cannot connect to {url}: {problem}")]
+    Tls {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        problem: TlsProblem,
+    },
     /// Somebody answered, and does not want this worker.
     #[error("the coordinator at {url} refuses this worker: {reason}; check that both are of the same version ({version} here)", version = env!("CARGO_PKG_VERSION"))]
     Refused {
@@ -158,13 +181,13 @@ pub enum WorkerError {
 /// Dropping the returned future stops the evaluation between two chunks and reports nothing.
 ///
 /// # Errors
-/// [`WorkerError`] when it cannot start; once it has registered, only when its evaluation thread is gone, its GPU fails
-/// again and again, or a model is missing that was not to be waited for.
+/// [`WorkerError`] when it cannot start; once it has registered, only when the coordinator does not accept its token any more,
+/// its evaluation thread is gone, its GPU fails again and again, or a model is missing that was not to be waited for.
 pub async fn run(
     config: WorkerConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<WorkerSummary, WorkerError> {
-    let link = Link::new(&config.coordinator)?;
+    let link = Link::new(&config.coordinator, &config.access)?;
     if !config.model_root.is_dir() {
         return Err(WorkerError::ModelRoot(config.model_root));
     }
@@ -201,6 +224,7 @@ impl WorkerConfig {
     pub fn new(coordinator: impl Into<String>, model_root: impl Into<PathBuf>) -> Self {
         Self {
             coordinator: coordinator.into(),
+            access: Access::default(),
             name: "worker".to_owned(),
             devices: Devices::default(),
             device_memory: None,
@@ -239,6 +263,8 @@ impl WorkerError {
             Self::Address { .. }
             | Self::ModelRoot(_)
             | Self::TrainRoot(_)
+            | Self::Denied { .. }
+            | Self::Tls { .. }
             | Self::TrainsOnCpu { .. }
             | Self::Device(_) => true,
             Self::Thread(_)

@@ -27,6 +27,7 @@ mod status;
 
 pub use carry::{CarryArgs, carry};
 
+use super::access::AccessArgs;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::numbers::tflops as speed;
 use super::options::JsonArgs;
@@ -76,6 +77,9 @@ pub struct ExtendArgs {
     /// in models/ (their --model-root); those that train see --out itself (their --train-root)
     #[arg(long, value_name = "URL")]
     coordinator: Option<String>,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// Train in this process, though searches run on the coordinator's workers
     #[arg(long, requires = "coordinator")]

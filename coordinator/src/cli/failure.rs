@@ -21,8 +21,12 @@ impl Failure {
     }
 
     /// The request was right and the work failed (exit status 1).
+    ///
+    /// But for a coordinator that cannot be trusted or refuses the token: whatever went on, what was given is wrong.
     pub fn work(error: impl Into<anyhow::Error>) -> Self {
-        Self { status: 1, error: error.into() }
+        let error = error.into();
+        let denied = error.downcast_ref().is_some_and(ClientError::is_access);
+        Self { status: if denied { 2 } else { 1 }, error }
     }
 
     /// One of both, as the error itself tells.

@@ -2,6 +2,7 @@
 
 pub use crate::units::{seconds, tokens};
 
+use super::access::AccessArgs;
 use super::failure::Failure;
 use super::numbers::count;
 use crate::client::Client;
@@ -24,18 +25,20 @@ pub struct CoordinatorArgs {
     /// URL of the coordinator
     #[arg(long, env = "ROPEWALK_COORDINATOR", default_value = DEFAULT_COORDINATOR, value_name = "URL")]
     pub coordinator: String,
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 impl CoordinatorArgs {
     /// Connects to it.
     pub async fn connect(&self) -> Result<Client, Failure> {
-        connect(&self.coordinator).await
+        connect(&self.coordinator, &self.access).await
     }
 }
 
 /// Connects to a coordinator whose address was typed.
-pub async fn connect(url: &str) -> Result<Client, Failure> {
-    Ok(Client::connect(url).await?)
+pub async fn connect(url: &str, access: &AccessArgs) -> Result<Client, Failure> {
+    Ok(Client::connect_with(url, &access.to(url)?).await?)
 }
 
 /// The form of what a command prints.

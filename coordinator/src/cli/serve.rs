@@ -1,5 +1,7 @@
 //! `ropewalk serve`: a coordinator for workers on other machines.
 
+mod security;
+
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::options::DEFAULT_LISTEN;
 use super::output::{self, note};
@@ -10,13 +12,15 @@ use crate::service::{ServeOptions, serve};
 #[cfg(feature = "local")]
 use anyhow::Context as _;
 use clap::Args;
+use security::SecurityArgs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Run a coordinator: it keeps jobs, leases their work to workers, and stores every result.
 ///
-/// The first line on standard output is the address: "listening on http://127.0.0.1:7311". The connection is neither
-/// encrypted nor authenticated: listen on a network you trust.
+/// The first line on standard output is the address: "listening on http://127.0.0.1:7311". Without --token-file
+/// everybody who reaches the address may use the coordinator, without --tls-cert everybody on the way may read along: give
+/// both where the network is not trusted.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
     /// Address and port to listen on; port 0 takes a free one
@@ -36,10 +40,15 @@ pub struct ServeArgs {
     #[cfg(feature = "local")]
     #[arg(long, env = "ROPEWALK_PLAN_ROOT", value_name = "DIR")]
     plan_root: Option<PathBuf>,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 pub(super) async fn run(args: ServeArgs) -> Outcome {
-    let options = ServeOptions { lease: Duration::from_secs(args.lease), plans: args.plans()? };
+    let security = args.security.read()?;
+    let exposed = security.token.is_some() && security.tls.is_none();
+    let options = ServeOptions { lease: Duration::from_secs(args.lease), plans: args.plans()?, security };
     if args.store.exists() && !args.store.is_dir() {
         let store = args.store.display();
         return Err(Failure::input_message(format!("--store {store} is a file; name a folder, which may be new")));
@@ -48,6 +57,11 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
     let serving = serving.map_err(|error| Failure::sorted(error.is_input(), error))?;
     output::line(format!("listening on {}", serving.url()))?;
     note(format!("store: {}; stop with Ctrl-C, nothing is lost", args.store.display()));
+    if exposed && !serving.address().ip().is_loopback() {
+        note(
+            "warning: the token arrives unencrypted, for everybody on the way to read; encrypt with --tls-cert and --tls-key",
+        );
+    }
     serving.finished().await.or_work()
 }
 
@@ -64,7 +78,7 @@ impl ServeArgs {
             return Err(Failure::input_message(message));
         }
         let program = std::env::current_exe().context("cannot tell where this program lies").or_work()?;
-        Ok(Some(PlanOptions { root: PlanRoot::new(root), program }))
+        Ok(Some(PlanOptions { root: PlanRoot::new(root), program, own: self.security.own_address()? }))
     }
 
     /// Carrying out a plan takes the evaluator.

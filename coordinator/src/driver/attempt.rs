@@ -83,6 +83,7 @@ impl Attempt {
                 folder: &folder,
                 order: job.order,
                 coordinator: &coordinator,
+                environment: &options.own.environment,
                 job: &id,
             };
             let failed = |error| format!("cannot run {}: {error}", options.program.display());

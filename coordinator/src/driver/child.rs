@@ -7,7 +7,7 @@ use crate::engine::PlanReport;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::plan::OrderId;
 use std::io::{self, BufRead as _, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -31,6 +31,8 @@ pub(super) struct Told<'a> {
     pub folder: &'a Path,
     pub order: OrderId,
     pub coordinator: &'a str,
+    /// For connecting to it: paths, never what is in the files, which others could read in a list of processes.
+    pub environment: &'a [(&'static str, PathBuf)],
     pub job: &'a JobId,
 }
 
@@ -61,6 +63,7 @@ impl Child {
             .arg("--out")
             .arg(told.folder)
             .args(["--order", &told.order.to_string(), "--coordinator", told.coordinator])
+            .envs(told.environment.iter().map(|(name, path)| (name, path)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -28,7 +28,7 @@ fn plan() -> PlanJob {
 
 /// Carries plans out with a program that is none.
 fn options(root: &Path, program: &str) -> PlanOptions {
-    PlanOptions { root: PlanRoot::new(root.to_owned()), program: program.into() }
+    PlanOptions { root: PlanRoot::new(root.to_owned()), program: program.into(), own: Default::default() }
 }
 
 fn put_order(root: &Path) {

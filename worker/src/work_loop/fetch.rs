@@ -1,11 +1,11 @@
 //! Fetching a sample from the coordinator, and checking that it is the one that was asked for.
 
 use ropewalk_shared::sample::{Sample, SampleId};
+use ropewalk_shared::wire::connection::Calls;
 use ropewalk_shared::wire::pb::work_client::WorkClient;
 use ropewalk_shared::wire::{InvalidTransfer, SampleAssembly, pb};
 use std::time::Duration;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Longest silence between two chunks.
@@ -32,7 +32,7 @@ pub(super) enum FetchError {
 }
 
 /// The sample with this content address, which has so many tokens.
-pub(super) async fn fetch(mut client: WorkClient<Channel>, id: SampleId, tokens: u32) -> Result<Sample, FetchError> {
+pub(super) async fn fetch(mut client: WorkClient<Calls>, id: SampleId, tokens: u32) -> Result<Sample, FetchError> {
     let request = pb::GetSampleRequest { sample_id: id.as_bytes().to_vec() };
     let call = |status: Status| match status.code() {
         Code::NotFound => FetchError::Unknown(id),

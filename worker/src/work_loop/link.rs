@@ -2,12 +2,13 @@
 
 use super::WorkerError;
 use super::backoff::Backoff;
+use ropewalk_shared::access::Access;
+use ropewalk_shared::wire::connection::{Bearer, Calls, TlsProblem, endpoint, root_cause, tls_problem};
 use ropewalk_shared::wire::pb::training_client::TrainingClient;
 use ropewalk_shared::wire::pb::work_client::WorkClient;
 use ropewalk_shared::work::Registration;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::{Duration, Instant};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 /// A full answer to a lease request stays far below: 1,024 units of a model with 8,192 rotary pairs.
@@ -17,7 +18,7 @@ const MAX_MESSAGE_BYTES: usize = 80 << 20;
 #[derive(Debug)]
 pub(super) struct Link {
     url: String,
-    channel: Channel,
+    calls: Calls,
     /// As whom; absent before the first registration and after having been forgotten.
     registration: Option<Registration>,
     /// Counts registrations, so that answers meant for an earlier one can be told apart.
@@ -40,6 +41,8 @@ struct Trouble {
 pub(super) enum Meaning {
     /// The coordinator does not know this worker: it restarted, or gave it up. Register again.
     Forgotten,
+    /// Without the coordinator's token nothing is answered, now or later.
+    Denied,
     /// The request itself is refused, and will be the next time.
     Refused,
     /// Anything that may be over soon.
@@ -50,18 +53,13 @@ pub(super) enum Meaning {
 
 impl Link {
     /// A link to the coordinator at this URL; `http://` may be left out. Nothing is sent yet.
-    pub(super) fn new(url: &str) -> Result<Self, WorkerError> {
+    pub(super) fn new(url: &str, access: &Access) -> Result<Self, WorkerError> {
         let invalid = |reason: String| WorkerError::Address { url: url.to_owned(), reason };
-        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let endpoint = Endpoint::from_shared(full.clone()).map_err(|error| invalid(error.to_string()))?;
-        match endpoint.uri().scheme_str() {
-            Some("http") => {}
-            Some(scheme) => return Err(invalid(format!("{scheme} is not supported, http is"))),
-            None => return Err(invalid("it has no scheme".to_owned())),
-        }
+        let endpoint = endpoint(url, access).map_err(invalid)?;
         if endpoint.uri().port().is_none() {
             return Err(invalid("it has no port".to_owned()));
         }
+        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             // A coordinator whose machine vanished sends no farewell.
@@ -71,7 +69,7 @@ impl Link {
             .connect_lazy();
         Ok(Self {
             url: full,
-            channel,
+            calls: Calls::new(channel, Bearer::of(access.token.as_ref())),
             registration: None,
             session: 0,
             retry_at: None,
@@ -85,15 +83,15 @@ impl Link {
     }
 
     /// Calls about units.
-    pub(super) fn client(&self) -> WorkClient<Channel> {
-        WorkClient::new(self.channel.clone())
+    pub(super) fn client(&self) -> WorkClient<Calls> {
+        WorkClient::new(self.calls.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// Calls about trainings.
-    pub(super) fn trainings(&self) -> TrainingClient<Channel> {
-        TrainingClient::new(self.channel.clone())
+    pub(super) fn trainings(&self) -> TrainingClient<Calls> {
+        TrainingClient::new(self.calls.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
@@ -183,7 +181,8 @@ impl Meaning {
     /// Of a call of a registered worker.
     pub(super) fn of(status: &Status) -> Self {
         match status.code() {
-            Code::NotFound | Code::FailedPrecondition | Code::Unauthenticated => Self::Forgotten,
+            Code::NotFound | Code::FailedPrecondition => Self::Forgotten,
+            Code::Unauthenticated => Self::Denied,
             Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented | Code::PermissionDenied => Self::Refused,
             _ => Self::Passing,
         }
@@ -192,12 +191,20 @@ impl Meaning {
 
 /// The innermost cause of a status: tonic itself says only "transport error".
 fn describe(status: &Status) -> String {
-    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
-    match causes.last() {
-        Some(cause) => cause.to_string(),
+    match std::error::Error::source(status).map(root_cause) {
+        // What the beginning of TLS looks like to HTTP/2.
+        Some(cause) if cause.contains("frame with invalid size") => {
+            format!("{cause}; if it serves with TLS, its address begins with https://")
+        }
+        Some(cause) => cause,
         None if status.message().is_empty() => status.code().to_string(),
         None => status.message().to_owned(),
     }
+}
+
+/// What is wrong with TLS, if that is why a call failed.
+pub(super) fn untrusted(status: &Status) -> Option<TlsProblem> {
+    std::error::Error::source(status).and_then(tls_problem)
 }
 
 /// Uniform in 0..1.
@@ -212,19 +219,23 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_are_checked_at_once() {
-        for (given, url) in [("http://host:7311", "http://host:7311"), ("127.0.0.1:1", "http://127.0.0.1:1")] {
-            assert_eq!(Link::new(given).unwrap().url(), url);
+        for (given, url) in [
+            ("http://host:7311", "http://host:7311"),
+            ("https://host:7311", "https://host:7311"),
+            ("127.0.0.1:1", "http://127.0.0.1:1"),
+        ] {
+            assert_eq!(Link::new(given, &Access::default()).unwrap().url(), url);
         }
-        for (given, fragment) in [("https://host:1", "https is not"), ("http://host", "no port"), ("", ""), ("a b", "")]
+        for (given, fragment) in [("ftp://host:1", "ftp:// is not"), ("http://host", "no port"), ("", ""), ("a b", "")]
         {
-            let error = Link::new(given).unwrap_err().to_string();
+            let error = Link::new(given, &Access::default()).unwrap_err().to_string();
             assert!(error.contains(fragment) && error.contains("http://127.0.0.1:7311"), "{error}");
         }
     }
 
     #[tokio::test]
     async fn trouble_ends_with_an_answer() {
-        let mut link = Link::new("127.0.0.1:1").unwrap();
+        let mut link = Link::new("127.0.0.1:1", &Access::default()).unwrap();
         link.failed("lease", &Status::unavailable("connection refused"), false);
         assert!(link.is_down() && link.retry_at().is_some());
         assert_eq!(link.last_trouble(), "connection refused");

@@ -308,7 +308,7 @@ async fn a_worker_whose_gpu_fails_again_and_again_hands_back_what_it_holds_and_e
         in_a_row += 1;
         evaluation::Outcome::DeviceFailed { reason: "an illegal memory access".into(), in_a_row }
     });
-    let link = Link::new(&config.coordinator).unwrap();
+    let link = Link::new(&config.coordinator, &config.access).unwrap();
     // Nobody asks it to stop.
     let error = Desk::new(config, link, evaluation, gate().0).run(std::future::pending()).await.unwrap_err();
     assert!(!error.is_usage() && matches!(error, WorkerError::DeviceFailed { failures: 3.., .. }), "{error}");

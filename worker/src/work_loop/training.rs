@@ -77,7 +77,7 @@ impl Trainings {
         Ok(Self {
             config: config.clone(),
             // Of its own, so that trouble of the one says nothing about the other.
-            link: Link::new(&config.coordinator)?,
+            link: Link::new(&config.coordinator, &config.access)?,
             bench: Bench::start(finder, config.threads).map_err(WorkerError::Thread)?,
             gate,
             declined: Declined::default(),

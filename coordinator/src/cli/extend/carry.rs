@@ -5,6 +5,7 @@ use super::folder::PlanFolder;
 use super::inputs::Inputs;
 use super::order::Order;
 use super::runner::Runner;
+use crate::cli::access::AccessArgs;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::output;
 use crate::cli::stop::{orphaned, stop_signal};
@@ -36,6 +37,9 @@ pub struct CarryArgs {
     /// URL of the coordinator
     #[arg(long, value_name = "URL")]
     coordinator: String,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Runs what is not done of the plan, and says how it ended.
@@ -57,7 +61,7 @@ async fn carry_out(args: CarryArgs) -> Outcome {
         folder = free(&args.out) => folder?,
         () = stop_signal() => return Err(Failure::work_message("stopped before the plan's folder was free")),
     };
-    let (plan, args) = order.arguments(args.out, args.coordinator)?;
+    let (plan, args) = order.arguments(args.out, args.coordinator, args.access)?;
     let inputs = tokio::task::block_in_place(|| Inputs::open(&args, plan))?;
     Runner::new(&args, &inputs, folder)?.run().await
 }

@@ -14,7 +14,7 @@ use ropewalk_shared::plan::PlanJob;
 /// Launches a plan that was checked, and prints the job's id.
 pub async fn run(args: &ExtendArgs, inputs: &Inputs, text: String) -> Outcome {
     let url = args.coordinator.as_deref().ok_or_else(|| Failure::input_message("--detach needs a --coordinator"))?;
-    let client = connect(url).await?;
+    let client = connect(url, &args.access).await?;
     if args.from.is_some() {
         // Whoever carries the plan out now has the folder to itself.
         Runner::new(args, inputs, PlanFolder::open(&args.out)?)?.repeat().await?;

@@ -8,6 +8,7 @@ use crate::cli::output::note;
 use crate::cli::stop::stop_signal;
 use crate::client::{Client, ClientError};
 use anyhow::Context as _;
+use ropewalk_shared::access::Access;
 use ropewalk_shared::job::JobId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -42,7 +43,12 @@ impl Runner<'_> {
             return Ok(());
         }
         let Some(Launched { coordinator, job }) = read(&folder.join(NAME))? else { return Ok(()) };
-        let cancelled = async { Client::connect(&coordinator).await?.cancel(&job).await };
+        // The address stands in the folder: only the coordinator that was named is shown the token.
+        let access = match &self.args.coordinator {
+            Some(own) if *own == coordinator => self.args.access.to(own)?,
+            _ => Access::default(),
+        };
+        let cancelled = async { Client::connect_with(&coordinator, &access).await?.cancel(&job).await };
         match cancelled.await {
             Ok(_) => note(format!("{stage}: {job}, which worked with the former settings, is cancelled")),
             // It has ended by itself, or the coordinator was begun anew.

@@ -3,6 +3,7 @@
 use super::ExtendArgs;
 use super::folder::write_bytes;
 use super::inputs::Inputs;
+use crate::cli::access::AccessArgs;
 use crate::cli::device::DeviceRecord;
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::options::JsonArgs;
@@ -87,7 +88,12 @@ impl Order {
     }
 
     /// The plan, read where its paths begin, and the arguments that it is run with.
-    pub fn arguments(self, out: PathBuf, coordinator: String) -> Result<(Plan, ExtendArgs), Failure> {
+    pub fn arguments(
+        self,
+        out: PathBuf,
+        coordinator: String,
+        access: AccessArgs,
+    ) -> Result<(Plan, ExtendArgs), Failure> {
         if let Some(directory) = &self.directory {
             let entered = std::env::set_current_dir(directory);
             let missing = || format!("the plan names files below {}, which is not here", directory.display());
@@ -103,6 +109,7 @@ impl Order {
             token_ids: self.token_ids,
             out,
             coordinator: Some(coordinator),
+            access,
             train_here: self.train_here,
             detach: false,
             check: false,

@@ -156,7 +156,11 @@ impl Runner<'_> {
     }
 
     async fn attempt(&self, url: &str, job: &PreparedJob) -> Result<Result<JobResult, Failure>, ClientError> {
-        let client = Client::connect(url).await?;
+        let access = match self.args.access.to(url) {
+            Ok(access) => access,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let client = Client::connect_with(url, &access).await?;
         client.put_samples(&job.samples, |_, _| ()).await?;
         let (id, created) = client.launch(&job.spec).await?;
         if created {

@@ -2,7 +2,7 @@
 
 use super::super::WorkerError;
 use super::super::fetch::FetchError;
-use super::super::link::Meaning;
+use super::super::link::{Meaning, untrusted};
 use super::Desk;
 use super::calls::Returned;
 use ropewalk_shared::outcome::{FailureKind, UnitFailure};
@@ -21,8 +21,11 @@ impl Desk {
     /// Takes in the answer to a call.
     ///
     /// # Errors
-    /// When the first registration is refused.
+    /// When the token is refused, or the first registration.
     pub(super) fn answered(&mut self, (session, returned): (u64, Returned)) -> Result<(), WorkerError> {
+        if let Some(status) = returned.failure() {
+            self.check_access(status)?;
+        }
         // Answers to somebody this worker is no longer carry no news.
         let current = session == self.link.session();
         match returned {
@@ -50,6 +53,19 @@ impl Desk {
             Returned::Leased(_) => {}
         }
         Ok(())
+    }
+
+    /// Whether trying again makes sense, as far as access is concerned.
+    fn check_access(&self, status: &Status) -> Result<(), WorkerError> {
+        let url = || self.link.url().to_owned();
+        if Meaning::of(status) == Meaning::Denied {
+            return Err(WorkerError::Denied { url: url(), reason: status.message().to_owned() });
+        }
+        // A certificate that was once accepted may just be being renewed.
+        match untrusted(status) {
+            Some(problem) if self.link.session() == 0 => Err(WorkerError::Tls { url: url(), problem }),
+            _ => Ok(()),
+        }
     }
 
     fn registered(&mut self, result: Result<pb::RegisterResponse, Status>) -> Result<(), WorkerError> {

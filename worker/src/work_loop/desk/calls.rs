@@ -31,6 +31,20 @@ pub(super) enum Returned {
     Fetched(SampleId, Result<Sample, FetchError>),
 }
 
+impl Returned {
+    /// How the call failed, if it did.
+    pub(super) fn failure(&self) -> Option<&Status> {
+        match self {
+            Self::Registered(result) => result.as_ref().err(),
+            Self::Leased(result) => result.as_ref().err(),
+            Self::Beaten(result) => result.as_ref().err(),
+            Self::Reported(_, result) => result.as_ref().err(),
+            Self::Fetched(_, Err(FetchError::Call(status))) => Some(status),
+            Self::Fetched(..) => None,
+        }
+    }
+}
+
 /// The calls under way; one of a kind but for fetches.
 pub(super) struct Calls {
     /// Each with the session it was made in.

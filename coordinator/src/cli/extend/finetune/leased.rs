@@ -91,7 +91,11 @@ impl Runner<'_> {
     }
 
     async fn attempt_training(&self, url: &str, job: &TrainingJob) -> Result<Result<Told, Failure>, ClientError> {
-        let client = Client::connect(url).await?;
+        let access = match self.args.access.to(url) {
+            Ok(access) => access,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let client = Client::connect_with(url, &access).await?;
         let (id, created) = client.launch_training(job).await?;
         if created {
             note(format!("launched as {id}; `ropewalk watch {id} --coordinator {url}` follows it too"));
