@@ -14,6 +14,7 @@ mod workers;
 
 pub use error::ServeError;
 
+use crate::dashboard;
 use crate::driver::order::PlanRoot;
 use crate::driver::{Driver, PlanOptions};
 use crate::engine::{Engine, EngineThreads, Stopped};
@@ -55,18 +56,21 @@ pub struct ServeOptions {
     pub lease: Duration,
     /// How plans are carried out; absent where none are.
     pub plans: Option<PlanOptions>,
+    /// Where the dashboard listens; absent where there is none.
+    pub http: Option<String>,
 }
 
 /// A running coordinator. It runs until the shutdown it was given completes, even when this is dropped.
 #[derive(Debug)]
 pub struct Serving {
     address: SocketAddr,
+    dashboard: Option<SocketAddr>,
     ended: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(60), plans: None }
+        Self { lease: Duration::from_secs(60), plans: None, http: None }
     }
 }
 
@@ -84,11 +88,16 @@ pub async fn serve(
 ) -> Result<Serving, ServeError> {
     let listener = bind(listen).await?;
     let address = listener.local_addr().map_err(|error| bind_error(listen, &error))?;
-    let ServeOptions { lease, plans } = options;
+    let ServeOptions { lease, plans, http } = options;
+    let http = match http {
+        Some(http) => Some(dashboard::bind(&http).await?),
+        None => None,
+    };
+    let dashboard = http.as_ref().and_then(|http| http.local_addr().ok());
     let scheduler = SchedulerOptions { lease, ..SchedulerOptions::default() };
     let (engine, threads) = start_engine(store.to_owned(), scheduler).await?;
-    let ended = tokio::spawn(run(listener, engine, threads, plans, shutdown));
-    Ok(Serving { address, ended })
+    let ended = tokio::spawn(run((listener, http), engine, threads, plans, shutdown));
+    Ok(Serving { address, dashboard, ended })
 }
 
 // === impl Serving ===
@@ -102,6 +111,16 @@ impl Serving {
     /// The address as clients and workers on this machine write it.
     pub fn url(&self) -> String {
         url_of(self.address)
+    }
+
+    /// The dashboard's address as browsers on this machine write it; absent where there is none.
+    pub fn dashboard_url(&self) -> Option<String> {
+        self.dashboard.map(url_of)
+    }
+
+    /// Whether the dashboard, if there is one, can be reached from this machine alone.
+    pub fn dashboard_is_private(&self) -> bool {
+        self.dashboard.is_none_or(|address| address.ip().is_loopback())
     }
 
     /// Waits until the coordinator has stopped, everything is flushed and the store is free.
@@ -155,7 +174,7 @@ async fn start_engine(path: PathBuf, options: SchedulerOptions) -> Result<(Engin
 }
 
 async fn run(
-    listener: TcpListener,
+    (listener, http): (TcpListener, Option<TcpListener>),
     engine: Engine,
     threads: EngineThreads,
     plans: Option<PlanOptions>,
@@ -166,6 +185,7 @@ async fn run(
     let router = router(&engine, root, &closing).await?;
     let url = listener.local_addr().map(url_of).map_err(|error| ServeError::Server(error.to_string()))?;
     let driver = plans.map(|plans| tokio::spawn(Driver::new(engine.clone(), plans, url).run(closing.clone())));
+    let dashboard = http.map(|http| tokio::spawn(dashboard::run(http, engine.clone(), closing.clone())));
     let stopped = engine.clone();
     let signal = async move {
         tokio::select! {
@@ -188,6 +208,9 @@ async fn run(
             () = deadline => Ok(()),
         }
     };
+    if let Some(dashboard) = dashboard {
+        let _ = dashboard.await;
+    }
     if let Some(driver) = driver {
         // It ends with the flag that ended the server, and its processes with it.
         let _ = driver.await;

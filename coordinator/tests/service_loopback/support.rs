@@ -37,7 +37,7 @@ impl Coordinator {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let options = ServeOptions { lease: Duration::from_secs(2), plans };
+        let options = ServeOptions { lease: Duration::from_secs(2), plans, ..ServeOptions::default() };
         let serving = serve(listen, store, options, shutdown).await.unwrap();
         Self { serving, stop }
     }
