@@ -78,7 +78,11 @@ fn describe(status: &JobStatus) -> String {
         ));
     }
     if let (Some(perplexity), Some(best)) = (status.best_perplexity, &status.best) {
-        lines.push(format!("best         {} {perplexity:.4}, {} starting tokens", measure(status.objective), best.start_tokens));
+        lines.push(format!(
+            "best         {} {perplexity:.4}, {} starting tokens",
+            measure(status.objective),
+            best.start_tokens
+        ));
         let factors: Vec<String> = best.factors.iter().map(f64::to_string).collect();
         lines.push(format!("             {}", factors.join(" ")));
     }

@@ -1,7 +1,7 @@
 //! Which path shows what, and what holds for all of them: nothing is changed, nothing is large, nothing takes long.
 
 use super::error::Unavailable;
-use super::{Dashboard, api, health, metrics};
+use super::{Dashboard, api, health, metrics, pages};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -40,14 +40,17 @@ const HEADERS: [(HeaderName, &str); 5] = [
 pub(super) fn routes(dashboard: Arc<Dashboard>) -> Router {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     Router::new()
+        .route("/", get(pages::home))
+        .route("/jobs/{id}", get(pages::job))
         .route("/metrics", get(metrics::scrape))
         .route("/readyz", get(health::ready))
         .route("/api/jobs", get(api::jobs))
         .route("/api/jobs/{id}", get(api::job))
         .route("/api/workers", get(api::workers))
         .route_layer(from_fn_with_state(turns, in_turn))
-        // Whoever asks this waits for nobody.
+        // Whoever asks these waits for nobody.
         .route("/healthz", get(health::alive))
+        .route("/style.css", get(pages::style))
         .fallback(nothing)
         .with_state(dashboard)
         .layer(from_fn(guard))
