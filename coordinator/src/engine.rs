@@ -17,6 +17,7 @@ mod jobs;
 mod launch;
 mod listing;
 mod objective;
+mod overview;
 mod plan;
 mod planned;
 mod plans;
@@ -26,6 +27,7 @@ mod report_plan;
 mod reports;
 mod short;
 mod stage;
+mod tally;
 mod time;
 mod training;
 mod trainings;
@@ -34,9 +36,11 @@ mod tries;
 pub use self::core::{Core, Launched, ResultText};
 pub use actor::{Engine, EngineThreads, Stopped};
 pub use error::EngineError;
+pub use overview::{JobOverview, Overview};
 pub use planned::SearchPasses;
 pub use plans::{AttemptEnd, PlanReport, PlanToRun};
-pub use time::Now;
+pub use tally::Tally;
+pub use time::{Now, utc};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //! `ropewalk` command over them.
 //!
 //! ```text
-//! cli -> client -> service -> engine -> search (what to evaluate)
+//! cli -> client -> service -> dashboard -> engine -> search (what to evaluate)
 //!                                    -> scheduler (who evaluates it)
 //!                                    -> store (what is known)
 //! ```
@@ -13,6 +13,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod dashboard;
 pub mod documents;
 pub mod driver;
 pub mod engine;

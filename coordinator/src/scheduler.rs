@@ -38,6 +38,8 @@ pub struct Scheduler {
     virtual_time: u64,
     /// Changes whenever there may be work that there was not before.
     offers: u64,
+    /// Units leased so far.
+    granted: u64,
 }
 
 /// A unit leased to a worker.
@@ -85,6 +87,7 @@ impl Scheduler {
             leases: Leases::new(epoch),
             virtual_time: 0,
             offers: 0,
+            granted: 0,
         }
     }
 
@@ -190,6 +193,16 @@ impl Scheduler {
         self.jobs.get(job).map_or(0, |queue| queue.leased().count() as u32)
     }
 
+    /// Units of a job that wait to be leased.
+    pub fn units_waiting(&self, job: &JobId) -> usize {
+        self.jobs.get(job).map_or(0, JobQueue::waiting_count)
+    }
+
+    /// Units leased since the start; a request that is answered again counts once.
+    pub fn granted(&self) -> u64 {
+        self.granted
+    }
+
     // --- workers ---
 
     /// Takes in a worker; `None` when there are too many.
@@ -258,6 +271,7 @@ impl Scheduler {
             },
         );
         self.workers.leased(id, 1);
+        self.granted += 1;
         Some(Grant { lease, job, unit: taken.unit, attempt: taken.attempt })
     }
 

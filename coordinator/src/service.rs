@@ -15,6 +15,7 @@ mod workers;
 
 pub use error::ServeError;
 
+use crate::dashboard;
 use crate::driver::order::PlanRoot;
 use crate::driver::{Driver, PlanOptions};
 use crate::engine::{Engine, EngineThreads, Stopped};
@@ -60,6 +61,8 @@ pub struct ServeOptions {
     pub plans: Option<PlanOptions>,
     /// Who may call, and how calls are kept from others.
     pub security: Security,
+    /// Where the dashboard listens; absent where there is none.
+    pub http: Option<String>,
 }
 
 /// What protects the calls to a coordinator; by default nothing does.
@@ -76,12 +79,13 @@ pub struct Security {
 pub struct Serving {
     address: SocketAddr,
     encrypted: bool,
+    dashboard: Option<SocketAddr>,
     ended: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(60), plans: None, security: Security::default() }
+        Self { lease: Duration::from_secs(60), plans: None, security: Security::default(), http: None }
     }
 }
 
@@ -99,12 +103,17 @@ pub async fn serve(
 ) -> Result<Serving, ServeError> {
     let listener = bind(listen).await?;
     let address = listener.local_addr().map_err(|error| bind_error(listen, &error))?;
-    let ServeOptions { lease, plans, security } = options;
+    let ServeOptions { lease, plans, security, http } = options;
+    let http = match http {
+        Some(http) => Some(dashboard::bind(&http).await?),
+        None => None,
+    };
+    let dashboard = http.as_ref().and_then(|http| http.local_addr().ok());
     let encrypted = security.tls.is_some();
     let scheduler = SchedulerOptions { lease, ..SchedulerOptions::default() };
     let (engine, threads) = start_engine(store.to_owned(), scheduler).await?;
-    let ended = tokio::spawn(run(listener, engine, threads, (plans, security), shutdown));
-    Ok(Serving { address, encrypted, ended })
+    let ended = tokio::spawn(run((listener, http), engine, threads, (plans, security), shutdown));
+    Ok(Serving { address, encrypted, dashboard, ended })
 }
 
 // === impl Serving ===
@@ -118,6 +127,16 @@ impl Serving {
     /// The address as clients and workers on this machine write it.
     pub fn url(&self) -> String {
         url_of(self.address, self.encrypted)
+    }
+
+    /// The dashboard's address as browsers on this machine write it; absent where there is none.
+    pub fn dashboard_url(&self) -> Option<String> {
+        self.dashboard.map(|address| url_of(address, false))
+    }
+
+    /// Whether the dashboard, if there is one, can be reached from this machine alone.
+    pub fn dashboard_is_private(&self) -> bool {
+        self.dashboard.is_none_or(|address| address.ip().is_loopback())
     }
 
     /// Waits until the coordinator has stopped, everything is flushed and the store is free.
@@ -171,7 +190,7 @@ async fn start_engine(path: PathBuf, options: SchedulerOptions) -> Result<(Engin
 }
 
 async fn run(
-    listener: TcpListener,
+    (listener, http): (TcpListener, Option<TcpListener>),
     engine: Engine,
     threads: EngineThreads,
     (plans, security): (Option<PlanOptions>, Security),
@@ -186,6 +205,7 @@ async fn run(
         let url = plans.url(address.port()).unwrap_or_else(|| url_of(address, encrypted));
         tokio::spawn(Driver::new(engine.clone(), plans, url).run(closing.clone()))
     });
+    let dashboard = http.map(|http| tokio::spawn(dashboard::run(http, engine.clone(), closing.clone())));
     let stopped = engine.clone();
     let signal = async move {
         tokio::select! {
@@ -208,6 +228,9 @@ async fn run(
             () = deadline => Ok(()),
         }
     };
+    if let Some(dashboard) = dashboard {
+        let _ = dashboard.await;
+    }
     if let Some(driver) = driver {
         // It ends with the flag that ended the server, and its processes with it.
         let _ = driver.await;

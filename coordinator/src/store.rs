@@ -100,6 +100,30 @@ impl Store {
         self.failure.get()
     }
 
+    /// Bytes that it takes on the disk. It looks at files, so it is no work for a thread that serves.
+    ///
+    /// # Errors
+    /// [`StoreError`] when they cannot be looked at.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        self.read(|| self.db.size_on_disk())
+    }
+
+    /// Bytes that are free on its disk; absent where the system does not tell.
+    pub fn free_space(&self) -> Option<u64> {
+        space::free(&self.path)
+    }
+
+    /// Whether the next write would be tried.
+    ///
+    /// # Errors
+    /// The failure after which nothing is written any more, or [`StoreError::Full`].
+    pub fn takes_writes(&self) -> Result<(), StoreError> {
+        match self.failure() {
+            Some(failure) => Err(failure.clone()),
+            None => space::require(&self.path, "writing", space::TO_WRITE),
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn damage_result(&self, job: &JobId, rescale: RescaleId, sample: SampleId) {
         self.state.insert(keys::result(job, rescale, sample), b"short").unwrap();

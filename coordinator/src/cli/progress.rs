@@ -2,7 +2,7 @@
 
 use super::failure::Outcome;
 use super::output;
-use super::status::measure;
+use crate::report::{event_line, measure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ropewalk_shared::event::{Event, JobEvent};
 use ropewalk_shared::plan::PlanProgress;
@@ -17,9 +17,10 @@ pub enum ProgressStyleChoice {
     /// A bar, or lines where there is no terminal.
     People,
     /// Every event as one JSON object a line on standard output.
-    Json,
-    /// The same of work that others do and that goes on when nobody reads it.
-    JsonOfOthers,
+    Json {
+        /// Whether the work goes on when nobody reads that, because others do it.
+        of_others: bool,
+    },
 }
 
 /// Shows a job as it goes on.
@@ -38,7 +39,7 @@ impl JobProgress {
     pub fn new(style: ProgressStyleChoice) -> Self {
         let bar = match style {
             ProgressStyleChoice::People => bar(0, "{prefix} {bar:28} {pos}/{len}  {msg}"),
-            ProgressStyleChoice::Json | ProgressStyleChoice::JsonOfOthers => ProgressBar::hidden(),
+            ProgressStyleChoice::Json { .. } => ProgressBar::hidden(),
         };
         Self { style, bar, started: Instant::now(), passes_before: None }
     }
@@ -47,8 +48,8 @@ impl JobProgress {
     pub fn update(&mut self, events: &[Event], status: &JobStatus) -> Outcome {
         for event in events {
             match self.style {
-                ProgressStyleChoice::Json => output::event(event)?,
-                ProgressStyleChoice::JsonOfOthers => output::json(event)?,
+                ProgressStyleChoice::Json { of_others: false } => output::event(event)?,
+                ProgressStyleChoice::Json { of_others: true } => output::json(event)?,
                 ProgressStyleChoice::People => self.tell(event, status),
             }
         }
@@ -76,7 +77,7 @@ impl JobProgress {
         self.bar.set_length(status.planned_evaluations);
         self.bar.set_position(status.evaluations);
         self.bar.set_prefix(status.state.to_string());
-        let best = status.best_perplexity.map(|value| format!("best {} {value:.3}  ", measure(status)));
+        let best = status.best_perplexity.map(|value| format!("best {} {value:.3}  ", measure(status.objective)));
         let stage = format!("generation {}, {}/{} passes", status.generation, status.stage_done, status.stage_units);
         let left = self.seconds_left(status).map(|s| format!(", {} left", output::duration(s)));
         let waits = status.reason.as_ref().map(|reason| format!("  {reason}"));
@@ -123,42 +124,29 @@ impl JobProgress {
 
     /// What people are told in a line that stays.
     fn tell(&self, event: &Event, status: &JobStatus) {
-        let measure = measure(status);
         let text = match &event.what {
-            JobEvent::GenerationClosed { generation, evaluated, dropped, best, total_evaluated, .. }
-                if !on_terminal() =>
-            {
-                let best = best.map_or_else(|| "none".to_owned(), |ppl| format!("{ppl:.4}"));
-                let dropped = if *dropped > 0 { format!(" ({dropped} dropped early)") } else { String::new() };
-                format!(
-                    "generation {generation}: {evaluated} candidates{dropped}, {total_evaluated} so far, best {measure} {best}"
-                )
-            }
-            JobEvent::CandidateFailed { reason, .. } => format!("a candidate failed and ranks last: {reason}"),
-            JobEvent::ResultConflict { sample, worker, .. } => {
-                let worker = worker.as_deref().unwrap_or("a worker");
-                format!("{worker} disagrees with an earlier result on sample {sample}; the first stands")
-            }
-            JobEvent::LeaseExpired { worker, .. } => format!("worker {worker} fell silent; its unit goes to another"),
-            JobEvent::WorkerUnable { worker, reason, .. } => format!("worker {worker} cannot take part: {reason}"),
-            JobEvent::Reporting { because, units } => {
-                format!("search ended: {because}; measuring the result on {units} more passes")
-            }
-            JobEvent::TrainingLeased { worker, attempt } if *attempt > 1 => format!("worker {worker} goes on with it"),
-            JobEvent::TrainingLeased { worker, .. } => format!("worker {worker} trains"),
-            JobEvent::TrainingReturned { worker, reason, .. } => format!("worker {worker} trains no longer: {reason}"),
-            JobEvent::TrainingStep(step) if !on_terminal() && is_told(step.step, status) => {
+            JobEvent::GenerationClosed { .. } if on_terminal() => return,
+            JobEvent::TrainingStep(step) if on_terminal() || !is_told(step.step, status) => return,
+            JobEvent::TrainingStep(step) => {
                 let steps = status.training.as_ref().map_or(0, |training| training.steps);
                 format!("step {} of {steps}: loss {:.4}, gradient {:.3}", step.step, step.loss, step.gradient_norm)
             }
-            JobEvent::StageBegun { stage, stage_kind } => format!("stage {stage} ({stage_kind})"),
-            JobEvent::StageJob { stage, job } => format!("stage {stage} waits for job {job}"),
-            JobEvent::StageDone { stage, summary } => format!("stage {stage} is done: {summary}"),
-            JobEvent::PlanReturned { reason } => format!("it will be tried again: {reason}"),
-            JobEvent::Paused => "paused".to_owned(),
-            JobEvent::Resumed => "resumed".to_owned(),
-            JobEvent::Restarted => "launched again; going on from where it stood".to_owned(),
-            JobEvent::Failed { reason } => format!("failed: {reason}"),
+            JobEvent::GenerationClosed { .. }
+            | JobEvent::CandidateFailed { .. }
+            | JobEvent::ResultConflict { .. }
+            | JobEvent::LeaseExpired { .. }
+            | JobEvent::WorkerUnable { .. }
+            | JobEvent::Reporting { .. }
+            | JobEvent::TrainingLeased { .. }
+            | JobEvent::TrainingReturned { .. }
+            | JobEvent::StageBegun { .. }
+            | JobEvent::StageJob { .. }
+            | JobEvent::StageDone { .. }
+            | JobEvent::PlanReturned { .. }
+            | JobEvent::Paused
+            | JobEvent::Resumed
+            | JobEvent::Restarted
+            | JobEvent::Failed { .. } => event_line(&event.what, &measure(status.objective)),
             _ => return,
         };
         self.bar.suspend(|| output::note(text));

@@ -27,6 +27,11 @@ pub struct ServeArgs {
     #[arg(long, env = "ROPEWALK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDR")]
     listen: String,
 
+    /// Address and port of the dashboard, metrics and health checks (GET only), for example 127.0.0.1:7312. There is no login: keep
+    /// it on a loopback address, or behind a proxy that has one [default: none]
+    #[arg(long, env = "ROPEWALK_HTTP", value_name = "ADDR")]
+    http: Option<String>,
+
     /// Folder that keeps jobs, samples, results and events
     #[arg(long, env = "ROPEWALK_STORE", default_value = "ropewalk-store", value_name = "DIR")]
     store: PathBuf,
@@ -48,7 +53,9 @@ pub struct ServeArgs {
 pub(super) async fn run(args: ServeArgs) -> Outcome {
     let security = args.security.read()?;
     let exposed = security.token.is_some() && security.tls.is_none();
-    let options = ServeOptions { lease: Duration::from_secs(args.lease), plans: args.plans()?, security };
+    // Empty as where a unit file leaves it open.
+    let http = args.http.clone().filter(|address| !address.is_empty());
+    let options = ServeOptions { lease: Duration::from_secs(args.lease), plans: args.plans()?, security, http };
     if args.store.exists() && !args.store.is_dir() {
         let store = args.store.display();
         return Err(Failure::input_message(format!("--store {store} is a file; name a folder, which may be new")));
@@ -56,6 +63,14 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
     let serving = serve(&args.listen, &args.store, options, stop_signal()).await;
     let serving = serving.map_err(|error| Failure::sorted(error.is_input(), error))?;
     output::line(format!("listening on {}", serving.url()))?;
+    if let Some(url) = serving.dashboard_url() {
+        note(format!("dashboard: {url}"));
+        if !serving.dashboard_is_private() {
+            note(
+                "warning: anybody who reaches the dashboard's address can read it; put a proxy with a login before it",
+            );
+        }
+    }
     note(format!("store: {}; stop with Ctrl-C, nothing is lost", args.store.display()));
     if exposed && !serving.address().ip().is_loopback() {
         note(

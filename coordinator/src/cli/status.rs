@@ -3,8 +3,8 @@
 use super::failure::Outcome;
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
+use crate::report::measure;
 use clap::Args;
-use ropewalk_shared::job::SearchObjective;
 use ropewalk_shared::plan::PlanProgress;
 use ropewalk_shared::status::JobStatus;
 use ropewalk_shared::training::TrainingProgress;
@@ -28,14 +28,6 @@ pub(super) async fn run(args: StatusArgs) -> Outcome {
 /// Prints a status; commands that change a job end with it too.
 pub(super) fn print(status: &JobStatus, json: JsonArgs) -> Outcome {
     if json.json { output::json(status) } else { output::line(describe(status)) }
-}
-
-/// What the best value of a job is.
-pub(super) fn measure(status: &JobStatus) -> String {
-    match status.objective {
-        SearchObjective::Perplexity => "perplexity".to_owned(),
-        other => format!("perplexity ({other})"),
-    }
 }
 
 fn of_training(training: &TrainingProgress) -> Vec<String> {
@@ -86,7 +78,11 @@ fn describe(status: &JobStatus) -> String {
         ));
     }
     if let (Some(perplexity), Some(best)) = (status.best_perplexity, &status.best) {
-        lines.push(format!("best         {} {perplexity:.4}, {} starting tokens", measure(status), best.start_tokens));
+        lines.push(format!(
+            "best         {} {perplexity:.4}, {} starting tokens",
+            measure(status.objective),
+            best.start_tokens
+        ));
         let factors: Vec<String> = best.factors.iter().map(f64::to_string).collect();
         lines.push(format!("             {}", factors.join(" ")));
     }

@@ -27,7 +27,8 @@ pub struct WatchArgs {
 pub(super) async fn run(args: WatchArgs) -> Outcome {
     let client = args.coordinator.connect().await?;
     let status = client.job(&args.job).await?;
-    let style = if args.output.json { ProgressStyleChoice::JsonOfOthers } else { ProgressStyleChoice::People };
+    let style =
+        if args.output.json { ProgressStyleChoice::Json { of_others: true } } else { ProgressStyleChoice::People };
     let (job, from) = (status.job_id.as_str(), args.from.unwrap_or(1));
     let last = follow_in(style, &client, job, from, &mut |_| ()).await?;
     if args.output.json {
@@ -42,12 +43,14 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
     ended_well(&last)
 }
 
-/// Shows a job until it ends, and returns how it stands then.
+/// Shows a job that this program works for until it ends, and returns how it stands then.
+#[cfg(feature = "local")]
 pub(super) async fn follow(client: &Client, job: &str, from: u64, json: JsonArgs) -> Result<JobStatus, Failure> {
     follow_with(client, job, from, json, &mut |_| ()).await
 }
 
 /// The same for whoever wants to hear of every event.
+#[cfg(feature = "local")]
 pub(super) async fn follow_with(
     client: &Client,
     job: &str,
@@ -55,7 +58,7 @@ pub(super) async fn follow_with(
     json: JsonArgs,
     hear: &mut (dyn FnMut(&Event) + Send),
 ) -> Result<JobStatus, Failure> {
-    let style = if json.json { ProgressStyleChoice::Json } else { ProgressStyleChoice::People };
+    let style = if json.json { ProgressStyleChoice::Json { of_others: false } } else { ProgressStyleChoice::People };
     follow_in(style, client, job, from, hear).await
 }
 

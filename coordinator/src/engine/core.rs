@@ -227,6 +227,7 @@ impl Core {
     fn pass_time(&mut self, now: Now) -> Result<(), StoreError> {
         let mut touched = BTreeSet::new();
         for expired in self.desk.scheduler.expire(now.since_start) {
+            self.desk.tally.expired += 1;
             let Some(Job::Active(job)) = self.jobs.get_mut(&expired.job) else { continue };
             let sample = job.stage_sample(expired.unit.sample);
             if let Some(sample) = sample {

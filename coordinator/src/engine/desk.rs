@@ -5,6 +5,7 @@ use super::job::ActiveJob;
 use super::planned::planned_evaluations;
 use super::short::Kept;
 use super::stage::{Raced, Stage};
+use super::tally::Tally;
 use super::time::Now;
 use crate::scheduler::{Lane, Scheduler, UnitKey};
 use crate::search::Ask;
@@ -31,6 +32,8 @@ pub(super) type Failures = HashMap<(JobId, RescaleId), Option<String>>;
 pub(super) struct Desk {
     pub store: Arc<Store>,
     pub scheduler: Scheduler,
+    /// What was done since the start.
+    pub tally: Tally,
     /// Everything this round changes.
     pub batch: Batch,
     /// Results and failures of this round, which the store does not show yet.
@@ -46,6 +49,7 @@ impl Desk {
         Self {
             store,
             scheduler,
+            tally: Tally::default(),
             batch: Batch::default(),
             fresh_results: HashMap::new(),
             fresh_failures: HashMap::new(),
@@ -155,6 +159,7 @@ impl Desk {
                 self.fresh_failures.insert((job.id.clone(), id), Some(reason.clone()));
             }
             job.event(&mut self.batch, now, JobEvent::CandidateFailed { rescale, reason });
+            self.tally.candidates_failed += 1;
         }
     }
 

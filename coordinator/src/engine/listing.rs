@@ -3,6 +3,7 @@
 use super::core::{Core, unknown};
 use super::error::EngineError;
 use super::jobs::Job;
+use super::overview::newest_first;
 use super::time::Now;
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::status::{JobStatus, WorkerStatus};
@@ -19,7 +20,7 @@ impl Core {
         self.jobs.get(&id).map(|job| self.status_of(job, now)).ok_or_else(|| unknown(prefix))
     }
 
-    fn status_of(&self, job: &Job, now: Now) -> (JobStatus, u64) {
+    pub(super) fn status_of(&self, job: &Job, now: Now) -> (JobStatus, u64) {
         match job {
             Job::Active(job) => (job.status(self.desk.scheduler.leased(&job.id), now), job.record.last_sequence),
             Job::Training(training) => (training.status(now), training.record.last_sequence),
@@ -31,7 +32,7 @@ impl Core {
     /// All jobs, newest first.
     pub fn statuses(&self, now: Now) -> Vec<JobStatus> {
         let mut jobs: Vec<JobStatus> = self.jobs.values().map(|job| self.status_of(job, now).0).collect();
-        jobs.sort_by(|a, b| b.created_ms.cmp(&a.created_ms).then_with(|| a.job_id.cmp(&b.job_id)));
+        jobs.sort_by(newest_first);
         jobs
     }
 

@@ -34,6 +34,7 @@ impl Core {
     pub fn register(&mut self, profile: WorkerProfile, now: Now) -> Result<Registration, EngineError> {
         let scheduler = &mut self.desk.scheduler;
         let worker = scheduler.register(now.since_start, profile).ok_or(EngineError::TooManyWorkers)?;
+        self.desk.tally.registered += 1;
         let lease = scheduler.options().lease;
         // Two heartbeats may get lost before a lease does.
         Ok(Registration { worker, lease, heartbeat: lease / 3 })
@@ -111,6 +112,7 @@ impl Core {
             if verdict == Verdict::Accepted || verdict == Verdict::Refused {
                 touched.insert(job);
             }
+            self.desk.tally.report(&report, verdict, now.unix_ms);
             verdicts.push(verdict);
         }
         for job in touched {

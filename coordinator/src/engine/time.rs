@@ -41,7 +41,7 @@ impl Now {
 }
 
 /// A moment as people read it, in UTC: `2026-01-31 23:59:59 UTC`.
-pub(super) fn utc(unix_ms: u64) -> String {
+pub fn utc(unix_ms: u64) -> String {
     let seconds = unix_ms / 1000;
     let (day, second) = (seconds / 86_400, seconds % 86_400);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

@@ -1,6 +1,7 @@
 //! What a search was worth: the comparison with the published methods, plots of factors and progress, and retrieval.
 
 pub mod comparison;
+pub mod event_line;
 pub mod extension;
 pub mod factor_plot;
 pub mod heat_map;
@@ -12,6 +13,7 @@ pub mod progress_plot;
 pub mod retrieval;
 
 pub use comparison::{Comparison, Row};
+pub use event_line::{event_line, measure};
 pub use extension::{ExtensionReport, PerplexityAt, RetrievalRun};
 pub use factor_plot::{Curve, factor_plot};
 pub use heat_map::heat_map;

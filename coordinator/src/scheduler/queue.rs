@@ -188,6 +188,11 @@ impl JobQueue {
         self.leased.keys().copied()
     }
 
+    /// Units that are not leased.
+    pub(super) fn waiting_count(&self) -> usize {
+        self.units.len().saturating_sub(self.leased.len())
+    }
+
     pub(super) fn is_leased(&self, unit: UnitKey, lease: LeaseId) -> bool {
         self.leased.get(&lease) == Some(&unit)
     }

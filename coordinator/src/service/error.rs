@@ -1,5 +1,6 @@
 //! What keeps a coordinator from serving, and what its errors are in gRPC.
 
+use crate::dashboard::DashboardError;
 use crate::engine::EngineError;
 use crate::store::StoreError;
 use ropewalk_shared::wire::{InvalidField, InvalidTransfer};
@@ -33,6 +34,9 @@ pub enum ServeError {
         /// Why it is none.
         reason: String,
     },
+    /// The dashboard cannot have its address.
+    #[error(transparent)]
+    Dashboard(#[from] DashboardError),
     /// The store cannot be opened, or has failed since.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -46,7 +50,7 @@ pub enum ServeError {
 impl ServeError {
     /// Whether the request itself was wrong.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::NoAddress { .. })
+        matches!(self, Self::NoAddress { .. } | Self::Dashboard(_))
     }
 }
 

@@ -13,6 +13,11 @@ pub(super) const BESIDE_UPLOADS: u64 = 256 << 20;
 /// Free space without which no store is opened: recovery writes too, before it is asked to.
 pub(super) const TO_OPEN: u64 = 32 << 20;
 
+/// Free bytes, where the system tells.
+pub(super) fn free(path: &Path) -> Option<u64> {
+    fs2::available_space(path).ok()
+}
+
 /// Whether there is this much room; where the system does not tell, there is.
 pub(super) fn require(path: &Path, doing: &'static str, bytes: u64) -> Result<(), StoreError> {
     match fs2::available_space(path) {
