@@ -154,6 +154,14 @@ impl Coordinator {
         Self::start_at(folder, &folder.join("store"), &free_address()?, more)
     }
 
+    /// Starts one with more options.
+    ///
+    /// # Errors
+    /// When it does not say where it listens.
+    pub fn start_with(folder: &Path, more: &[String]) -> Result<Self> {
+        Self::start_at(folder, &folder.join("store"), &free_address()?, more.to_vec())
+    }
+
     fn start_at(folder: &Path, store: &Path, listen: &str, more: Vec<String>) -> Result<Self> {
         let store_text = store.to_string_lossy();
         let arguments =
@@ -205,6 +213,24 @@ impl Coordinator {
     /// What it wrote to standard error since its last start.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Where its dashboard is, which one started with `--http` says.
+    ///
+    /// # Errors
+    /// When it does not say so.
+    pub fn dashboard(&self) -> Result<String> {
+        let start = Instant::now();
+        loop {
+            let log = self.log();
+            // The last line may be half written.
+            let lines = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            if let Some(url) = lines.filter_map(|line| line.strip_prefix("dashboard: ")).next() {
+                return Ok(url.to_owned());
+            }
+            ensure!(start.elapsed() < LIMIT, "it does not say where its dashboard is: {log}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
