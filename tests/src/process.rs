@@ -214,6 +214,24 @@ impl Coordinator {
     pub fn log(&self) -> String {
         self.process.log()
     }
+
+    /// Where its dashboard is, which one started with `--http` says.
+    ///
+    /// # Errors
+    /// When it does not say so.
+    pub fn dashboard(&self) -> Result<String> {
+        let start = Instant::now();
+        loop {
+            let log = self.log();
+            // The last line may be half written.
+            let lines = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            if let Some(url) = lines.filter_map(|line| line.strip_prefix("dashboard: ")).next() {
+                return Ok(url.to_owned());
+            }
+            ensure!(start.elapsed() < LIMIT, "it does not say where its dashboard is: {log}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 // === impl Worker ===
