@@ -27,7 +27,7 @@ async fn a_coordinator_that_is_not_there() {
     let client = Client::connect(&silent.local_addr().unwrap().to_string()).await;
     let waiting = tokio::time::timeout(Duration::from_secs(1), async { client?.jobs().await });
     assert!(!matches!(waiting.await, Ok(Ok(_))));
-    for url in ["", "http://", "ftp://host", "https://host:1", "not a host:99999"] {
+    for url in ["", "http://", "ftp://host", "not a host:99999"] {
         let error = Client::connect(url).await.unwrap_err();
         assert!(matches!(error, ClientError::Url { .. }), "{url}: {error:?}");
     }
