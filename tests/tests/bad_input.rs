@@ -176,7 +176,7 @@ fn wrong_usage() -> Result<()> {
     }
     worker(["--device", "gpu"])?.assert_failed(2, &["gpu", "use cpu, cuda or cuda:N"]);
     worker(["--model-root", "/no/such/folder"])?.assert_failed(2, &["/no/such/folder is not a folder", "--model-root"]);
-    worker(["--coordinator", "https://127.0.0.1:1"])?.assert_failed(2, &["https is not supported"]);
+    worker(["--coordinator", "ftp://127.0.0.1:1"])?.assert_failed(2, &["ftp:// is not supported"]);
     let ended = search(|search| search.population = 0)?;
     ended.assert_failed(2, &["population: 0 must be from 1"]);
     Ok(())
@@ -397,7 +397,7 @@ fn addresses_that_are_none() -> Result<()> {
     ropewalk(["serve", "--listen", "here", "--store", &store])?.assert_failed(2, &["--listen here", "127.0.0.1:7311"]);
     ropewalk(["serve", "--listen", "127.0.0.1:0", "--store", &text(&file)])?
         .assert_failed(2, &["is a file", "--store"]);
-    ropewalk(["jobs", "--coordinator", "https://127.0.0.1:1"])?.assert_failed(2, &["only http://"]);
+    ropewalk(["jobs", "--coordinator", "ftp://127.0.0.1:1"])?.assert_failed(2, &["ftp:// is not supported"]);
     // Something else listens there.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
