@@ -399,7 +399,7 @@ async fn a_coordinator_that_refuses_ends_the_worker() {
 async fn wrong_settings_are_usage_errors() {
     let good = WorkerConfig::new("127.0.0.1:1", MODELS);
     let wrong = [
-        (WorkerConfig { coordinator: "ftp://x:1".into(), ..good.clone() }, "ftp is not supported"),
+        (WorkerConfig { coordinator: "ftp://x:1".into(), ..good.clone() }, "ftp:// is not supported"),
         (WorkerConfig { model_root: "/no/such/folder".into(), ..good.clone() }, "/no/such/folder is not a folder"),
         (WorkerConfig { dtype: Dtype::F16, ..good.clone() }, "f32"),
     ];
