@@ -210,8 +210,8 @@ pub(crate) fn perplexity(value: Option<f64>) -> String {
 }
 
 /// A number with commas between thousands.
-pub(crate) fn thousands(number: u32) -> String {
-    let digits = number.to_string();
+pub(crate) fn thousands(number: impl Into<u64>) -> String {
+    let digits = number.into().to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {

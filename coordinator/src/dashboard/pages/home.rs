@@ -94,8 +94,8 @@ fn job_card(status: &JobStatus, now: u64) -> Markup {
         div.card {
             (heading(status, true))
             p.faint {
-                (status.model_name) ", " (thousands(status.original_length.into())) " to "
-                (thousands(status.target_length.into())) " tokens"
+                (status.model_name) ", " (thousands(status.original_length)) " to "
+                (thousands(status.target_length)) " tokens"
                 @if factor > 1.0 { " (" (format!("{factor:.0}")) "x)" }
                 ", started " (moment(status.created_ms)) " (" (ago(now, status.created_ms)) ")"
             }

@@ -60,8 +60,8 @@ pub(super) fn render(view: &View) -> Html<String> {
         p { a href="/" { "All jobs" } }
         (heading(status, false))
         p.faint {
-            (status.model_name) ", " (thousands(status.original_length.into())) " to "
-            (thousands(status.target_length.into())) " tokens, started " (moment(status.created_ms)) " ("
+            (status.model_name) ", " (thousands(status.original_length)) " to "
+            (thousands(status.target_length)) " tokens, started " (moment(status.created_ms)) " ("
             (ago(view.now_ms, status.created_ms)) ")"
             @if let Some(finished) = status.finished_ms { ", ended " (moment(finished)) }
         }

@@ -1,6 +1,7 @@
 //! Numbers and times as people read them.
 
 use crate::engine::utc;
+pub(super) use crate::report::comparison::thousands;
 
 /// A moment to the second, as `2026-01-31 23:59:59`.
 pub(super) fn moment(unix_ms: u64) -> String {
@@ -28,19 +29,6 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
-/// A whole number with commas between thousands.
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A perplexity, where there is one.
 pub(super) fn perplexity(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
@@ -55,6 +43,6 @@ mod tests {
         assert_eq!(moment(1_767_225_599_999), "2025-12-31 23:59:59");
         assert_eq!([ago(100_000, 99_000), ago(7_300_000, 0), ago(5, 9)], ["1 s ago", "2 h ago", "0 s ago"]);
         assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)], ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
-        assert_eq!([thousands(999), thousands(1_234_567)], ["999", "1,234,567"]);
+        assert_eq!([thousands(999_u64), thousands(1_234_567_u64)], ["999", "1,234,567"]);
     }
 }
