@@ -14,7 +14,7 @@ use ropewalk_shared::access::Access;
 use ropewalk_shared::factor_file::FactorFile;
 use ropewalk_shared::job::{JobId, JobSpec};
 use ropewalk_shared::status::{JobStatus, WorkerStatus};
-use ropewalk_shared::wire::connection::{Bearer, Calls, endpoint, root_cause};
+use ropewalk_shared::wire::connection::{Bearer, Calls, endpoint, root_cause, with_scheme};
 use ropewalk_shared::wire::pb;
 use ropewalk_shared::wire::pb::plans_client::PlansClient;
 use ropewalk_shared::wire::pb::ropewalk_client::RopewalkClient;
@@ -66,9 +66,9 @@ impl Client {
     /// Connects to a coordinator, `https://` too, with what it asks for. Whether it accepts the token shows with the first call.
     ///
     /// # Errors
-    /// As [`Self::connect`], and [`ClientError::Tls`].
+    /// As [`Self::connect`], and [`ClientError::Access`].
     pub async fn connect_with(url: &str, access: &Access) -> Result<Self, ClientError> {
-        let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let with_scheme = with_scheme(url);
         let endpoint = endpoint(&with_scheme, access)
             .map_err(|reason| ClientError::Url { url: url.to_owned(), reason })?
             .connect_timeout(CONNECT_TIMEOUT)

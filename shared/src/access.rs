@@ -2,7 +2,7 @@
 
 mod token;
 
-pub use token::{InvalidToken, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, Token};
+pub use token::{InvalidToken, MAX_TOKEN_BYTES, MAX_TOKEN_FILE_BYTES, MIN_TOKEN_BYTES, Token};
 
 use std::net::IpAddr;
 use std::sync::Arc;

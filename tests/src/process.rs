@@ -142,7 +142,7 @@ impl Coordinator {
     /// # Errors
     /// When it does not say where it listens.
     pub fn start(folder: &Path) -> Result<Self> {
-        Self::start_at(folder, &folder.join("store"), &free_address()?, Vec::new())
+        Self::start_with(folder, &[])
     }
 
     /// Starts one that carries out plans below `plan_root`.
@@ -150,8 +150,7 @@ impl Coordinator {
     /// # Errors
     /// When it does not say where it listens.
     pub fn start_with_plans(folder: &Path, plan_root: &Path) -> Result<Self> {
-        let more = vec!["--plan-root".to_owned(), plan_root.to_string_lossy().into_owned()];
-        Self::start_at(folder, &folder.join("store"), &free_address()?, more)
+        Self::start_with(folder, &["--plan-root".to_owned(), plan_root.to_string_lossy().into_owned()])
     }
 
     /// Starts one with more options.

@@ -1,13 +1,10 @@
 //! The files of what a worker brings along when it connects to a coordinator.
 
-use ropewalk_shared::access::{Access, MAX_TOKEN_BYTES, Token};
+use ropewalk_shared::access::{Access, MAX_TOKEN_FILE_BYTES, Token};
 use ropewalk_shared::wire::connection::trusted;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
-
-/// White space that may surround a token in its file.
-const AROUND: usize = 1024;
 
 /// Reads them.
 ///
@@ -31,7 +28,7 @@ fn token(path: &Path) -> io::Result<Token> {
         }
     }
     let mut content = Vec::new();
-    file.take((MAX_TOKEN_BYTES + AROUND) as u64 + 1).read_to_end(&mut content)?;
+    file.take(MAX_TOKEN_FILE_BYTES).read_to_end(&mut content)?;
     Token::parse(&content).map_err(io::Error::other)
 }
 

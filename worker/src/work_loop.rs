@@ -31,7 +31,7 @@ use evaluation::Evaluation;
 use link::Link;
 use ropewalk_shared::access::Access;
 use ropewalk_shared::sample::MAX_SAMPLE_TOKENS;
-use ropewalk_shared::wire::connection::TlsProblem;
+use ropewalk_shared::wire::connection::AccessError;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -147,25 +147,9 @@ pub enum WorkerError {
         /// What the last attempt said.
         reason: String,
     },
-    /// The coordinator lets in only who knows its token.
-    #[error(
-        "the coordinator at {url} refuses access: {reason}; name the file that holds its token with --token-file \
-         (ROPEWALK_TOKEN_FILE)"
-    )]
-    Denied {
-        /// The address.
-        url: String,
-        /// What it said.
-        reason: String,
-    },
-    /// Somebody answered who cannot be trusted, or to whom TLS cannot be spoken.
-    #[error("cannot connect to {url}: {problem}")]
-    Tls {
-        /// The address.
-        url: String,
-        /// What is wrong.
-        problem: TlsProblem,
-    },
+    /// The coordinator or this worker cannot show who it is.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Somebody answered, and does not want this worker.
     #[error("the coordinator at {url} refuses this worker: {reason}; check that both are of the same version ({version} here)", version = env!("CARGO_PKG_VERSION"))]
     Refused {
@@ -263,8 +247,7 @@ impl WorkerError {
             Self::Address { .. }
             | Self::ModelRoot(_)
             | Self::TrainRoot(_)
-            | Self::Denied { .. }
-            | Self::Tls { .. }
+            | Self::Access(_)
             | Self::TrainsOnCpu { .. }
             | Self::Device(_) => true,
             Self::Thread(_)

@@ -5,14 +5,11 @@ use super::output::note;
 use crate::service::tls::read_certificates;
 use anyhow::Context as _;
 use clap::Args;
-use ropewalk_shared::access::{Access, MAX_TOKEN_BYTES, Token};
+use ropewalk_shared::access::{Access, MAX_TOKEN_FILE_BYTES, Token};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-
-/// White space that may surround a token in its file.
-const AROUND: usize = 1024;
 
 /// How to be let in by a coordinator, and how to know it.
 #[derive(Args, Clone, Debug, Default)]
@@ -54,7 +51,7 @@ pub fn read_token(path: &Path) -> Result<Token, Failure> {
             note(format!("warning: other users may read the token in {path}; `chmod 600 {path}` ends that"))
         });
     }
-    file.take((MAX_TOKEN_BYTES + AROUND) as u64 + 1).read_to_end(&mut content).with_context(named).or_input()?;
+    file.take(MAX_TOKEN_FILE_BYTES).read_to_end(&mut content).with_context(named).or_input()?;
     Token::parse(&content).with_context(named).or_input()
 }
 

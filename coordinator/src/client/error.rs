@@ -1,6 +1,6 @@
 //! What can go wrong between a client and its coordinator.
 
-use ropewalk_shared::wire::connection::{TlsProblem, root_cause, tls_problem};
+use ropewalk_shared::wire::connection::{AccessError, root_cause, tls_problem};
 use tonic::{Code, Status};
 
 /// A call that did not succeed.
@@ -33,25 +33,9 @@ pub enum ClientError {
         /// What is known.
         reason: String,
     },
-    /// There is somebody, but not one that can be trusted, or to whom TLS can be spoken.
-    #[error("cannot connect to {url}: {problem}")]
-    Tls {
-        /// The address.
-        url: String,
-        /// What is wrong.
-        problem: TlsProblem,
-    },
-    /// The coordinator lets in only who knows its token.
-    #[error(
-        "the coordinator at {url} refuses access: {reason}; name the file that holds its token with --token-file \
-         (ROPEWALK_TOKEN_FILE)"
-    )]
-    Denied {
-        /// The address.
-        url: String,
-        /// What it said.
-        reason: String,
-    },
+    /// One of both cannot show who it is.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The coordinator answered no, with its reason.
     #[error("{message}")]
     Refused {
@@ -71,7 +55,7 @@ impl ClientError {
     /// Whether the request itself was wrong.
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Url { .. } | Self::Tls { .. } | Self::Denied { .. } => true,
+            Self::Url { .. } | Self::Access(_) => true,
             Self::Refused { code, .. } => matches!(code, Code::NotFound | Code::InvalidArgument),
             _ => false,
         }
@@ -79,7 +63,7 @@ impl ClientError {
 
     /// Whether the coordinator or its caller cannot show who they are.
     pub fn is_access(&self) -> bool {
-        matches!(self, Self::Tls { .. } | Self::Denied { .. })
+        matches!(self, Self::Access(_))
     }
 
     /// Whether the same call may succeed later, unchanged.
@@ -96,7 +80,9 @@ pub(super) fn refused(url: &str) -> impl Fn(Status) -> ClientError {
             let reason = std::error::Error::source(&status).map_or_else(|| status.message().to_owned(), root_cause);
             ClientError::Unavailable { url: url.to_owned(), reason }
         }
-        Code::Unauthenticated => ClientError::Denied { url: url.to_owned(), reason: status.message().to_owned() },
+        Code::Unauthenticated => {
+            AccessError::Denied { url: url.to_owned(), reason: status.message().to_owned() }.into()
+        }
         code => ClientError::Refused { code, message: status.message().to_owned() },
     }
 }
@@ -109,7 +95,7 @@ pub(super) fn answer(error: impl std::fmt::Display) -> ClientError {
 /// Why there is no connection.
 pub(super) fn unconnected(url: &str, error: &tonic::transport::Error) -> ClientError {
     match tls_problem(error) {
-        Some(problem) => ClientError::Tls { url: url.to_owned(), problem },
+        Some(problem) => AccessError::Tls { url: url.to_owned(), problem }.into(),
         None => ClientError::Unreachable { url: url.to_owned(), reason: root_cause(error) },
     }
 }

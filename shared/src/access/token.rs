@@ -9,6 +9,9 @@ pub const MIN_TOKEN_BYTES: usize = 16;
 /// Most bytes of a token: it travels in a header of every call.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
+/// Most bytes of a token's file that are read: what exceeds this is none, whatever white space surrounds it.
+pub const MAX_TOKEN_FILE_BYTES: u64 = MAX_TOKEN_BYTES as u64 + 1025;
+
 /// A token. It is never shown: not in logs, not in errors, not by `Debug`.
 #[derive(Clone)]
 pub struct Token(Arc<str>);

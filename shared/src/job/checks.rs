@@ -102,7 +102,7 @@ impl JobSpec {
     pub fn check(&self) -> Result<ModelDescription, InvalidJob> {
         let mut checks = Checks(Vec::new());
         if let Err(wrong) = plain_name::check(&self.name, plain_name::MOST_OF_JOB) {
-            checks.require(false, "name", || wrong.to_string());
+            checks.0.push(Problem { field: "name", reason: wrong.to_string() });
         }
         let model_name = &self.model.name;
         checks.require(plain_name::check(model_name, plain_name::MOST_OF_FOLDER).is_ok(), "model", || {

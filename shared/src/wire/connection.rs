@@ -40,6 +40,31 @@ pub enum TlsProblem {
     Plain(String),
 }
 
+/// Why a coordinator and its caller do not come together: one of them cannot show who it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// There is somebody, but not one that can be trusted, or to whom TLS can be spoken.
+    #[error("cannot connect to {url}: {problem}")]
+    Tls {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        problem: TlsProblem,
+    },
+    /// The coordinator lets in only who knows its token.
+    #[error(
+        "the coordinator at {url} refuses access: {reason}; name the file that holds its token with --token-file \
+         (ROPEWALK_TOKEN_FILE)"
+    )]
+    Denied {
+        /// The address.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
 // === impl Bearer ===
 
 impl Bearer {
@@ -64,13 +89,17 @@ impl Interceptor for Bearer {
     }
 }
 
+/// The address of a coordinator, with the `http://` that may be left out.
+pub fn with_scheme(url: &str) -> String {
+    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
+}
+
 /// The endpoint of a coordinator; `http://` may be left out.
 ///
 /// # Errors
 /// What is wrong with the address, or with the certificates to trust.
 pub fn endpoint(url: &str, access: &Access) -> Result<Endpoint, String> {
-    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let endpoint = Endpoint::from_shared(full).map_err(|error| root_cause(&error))?;
+    let endpoint = Endpoint::from_shared(with_scheme(url)).map_err(|error| root_cause(&error))?;
     match endpoint.uri().scheme_str() {
         Some("http") => Ok(endpoint),
         Some("https") => {

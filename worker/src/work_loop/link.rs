@@ -3,7 +3,7 @@
 use super::WorkerError;
 use super::backoff::Backoff;
 use ropewalk_shared::access::Access;
-use ropewalk_shared::wire::connection::{Bearer, Calls, TlsProblem, endpoint, root_cause, tls_problem};
+use ropewalk_shared::wire::connection::{Bearer, Calls, TlsProblem, endpoint, root_cause, tls_problem, with_scheme};
 use ropewalk_shared::wire::pb::training_client::TrainingClient;
 use ropewalk_shared::wire::pb::work_client::WorkClient;
 use ropewalk_shared::work::Registration;
@@ -59,7 +59,7 @@ impl Link {
         if endpoint.uri().port().is_none() {
             return Err(invalid("it has no port".to_owned()));
         }
-        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let full = with_scheme(url);
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             // A coordinator whose machine vanished sends no farewell.

@@ -7,6 +7,7 @@ use super::Desk;
 use super::calls::Returned;
 use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use ropewalk_shared::sample::{Sample, SampleId};
+use ropewalk_shared::wire::connection::AccessError;
 use ropewalk_shared::wire::pb;
 use ropewalk_shared::wire::pb::report_response::Verdict;
 use ropewalk_shared::work::{LeaseId, Registration, Unit};
@@ -59,11 +60,11 @@ impl Desk {
     fn check_access(&self, status: &Status) -> Result<(), WorkerError> {
         let url = || self.link.url().to_owned();
         if Meaning::of(status) == Meaning::Denied {
-            return Err(WorkerError::Denied { url: url(), reason: status.message().to_owned() });
+            return Err(AccessError::Denied { url: url(), reason: status.message().to_owned() }.into());
         }
         // A certificate that was once accepted may just be being renewed.
         match untrusted(status) {
-            Some(problem) if self.link.session() == 0 => Err(WorkerError::Tls { url: url(), problem }),
+            Some(problem) if self.link.session() == 0 => Err(AccessError::Tls { url: url(), problem }.into()),
             _ => Ok(()),
         }
     }
