@@ -36,43 +36,6 @@ pub(crate) fn rounded(number: f32) -> bf16 {
     bf16::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { nearest } as u16)
 }
 
-/// Writes numbers times `factor`, rounded. Where the processor rounds by itself, what is closer to 0 than 2^-126 becomes 0.
-#[inline(always)]
-pub(crate) fn narrow_times(from: &[f32], factor: f32, to: &mut [bf16]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
-        // SAFETY: the processor has the instructions.
-        unsafe { native::narrow_times(from, factor, to) };
-        return;
-    }
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = rounded(from * factor));
-}
-
-#[cfg(target_arch = "x86_64")]
-mod native {
-    use super::{bf16, rounded};
-    use std::arch::x86_64::{
-        __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_si512,
-    };
-
-    /// # Safety
-    /// The processor must have AVX-512 with bf16.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn narrow_times(from: &[f32], factor: f32, to: &mut [bf16]) {
-        let by = _mm512_set1_ps(factor);
-        let (mut numbers, mut places) = (from.chunks_exact(32), to.chunks_exact_mut(32));
-        for (from, to) in (&mut numbers).zip(&mut places) {
-            // SAFETY: 16 numbers from the first and from the 17th of 32.
-            let [low, high] = [0, 16].map(|first| unsafe { _mm512_loadu_ps(from.as_ptr().add(first)) });
-            let both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, by), _mm512_mul_ps(low, by));
-            // SAFETY: both are 512 bits, and every pattern of bits is valid in either; 32 numbers of 16 bits are as many.
-            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512i>(both)) };
-        }
-        let rest = numbers.remainder();
-        places.into_remainder().iter_mut().zip(rest).for_each(|(to, from)| *to = rounded(from * factor));
-    }
-}
-
 /// Writes the bf16 matrix `from` to the f32 matrix `to` of the same shape.
 pub(crate) fn widen_rows(from: &Tensor, to: &Tensor) -> Result<()> {
     to.inplace_op2(from, &Convert { name: "widen", row: widen, numbers: PhantomData })
@@ -133,24 +96,6 @@ mod tests {
             let mut back = vec![0.0; got.len()];
             arch.dispatch(|| widen(&got, &mut back));
             assert!(back.iter().zip(&got).all(|(back, got)| back.to_bits() == got.to_f32().to_bits() || got.is_nan()));
-        }
-    }
-
-    #[test]
-    fn the_processors_own_rounding_is_that_of_the_half_crate() {
-        let lower = [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
-        let all: Vec<f32> =
-            (0..=0xffffu32).flat_map(|high| lower.map(|low| f32::from_bits(high << 16 | low))).collect();
-        // A number at a time is left over, too.
-        for (from, factor) in [(&all[..], 1.0), (&all[5..all.len() - 2], 0.5)] {
-            let mut got = vec![bf16::ONE; from.len()];
-            narrow_times(from, factor, &mut got);
-            for (got, from) in got.iter().zip(from) {
-                let (exact, want) = (from * factor, bf16::from_f32(from * factor));
-                let tiny = exact.abs() < f32::MIN_POSITIVE && got.to_f32() == 0.0;
-                let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
-                assert!(same || tiny, "{from:e} times {factor} became {got:?}, not {want:?}");
-            }
         }
     }
 

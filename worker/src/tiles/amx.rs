@@ -3,7 +3,7 @@
 //! The compiler has no stable intrinsics for it, but its assembler knows the instructions. A process asks Linux for the
 //! registers once; a thread configures them before each use.
 
-use super::{Session, Target, Term};
+use super::{Part, Session, Target};
 
 /// Proof that this process may use AMX, and that it computes what the emulation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +19,22 @@ impl Amx {
 
     pub fn end(self) {}
 
-    pub fn block(self, _session: &Session, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
-        super::emulated::block(terms, steps, target);
+    pub fn block(
+        self,
+        _session: &Session,
+        hi: &Part<'_>,
+        lo: Option<&Part<'_>>,
+        steps: usize,
+        target: &mut Target<'_>,
+    ) {
+        super::emulated::block(hi, lo, steps, target);
     }
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod native {
-    use super::super::{MAX_TERMS, Unit, is_right};
-    use super::{Amx, Session, Target, Term};
+    use super::super::{Unit, is_right};
+    use super::{Amx, Part, Session, Target};
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
     use std::sync::OnceLock;
@@ -50,12 +57,21 @@ mod native {
         rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
     };
 
-    /// A [`Term`] as the assembly reads it.
+    /// A [`Part`] as the assembly reads it.
+    #[derive(Clone, Copy)]
     #[repr(C)]
     struct Pointers {
-        a: *const u16,
+        a: [*const u16; 2],
         b: [*const u16; 2],
-        stride: usize,
+    }
+
+    impl Pointers {
+        #[inline(always)]
+        fn of(part: &Part<'_>) -> Self {
+            let [upper, lower] = part.a;
+            let [left, right] = part.b;
+            Self { a: [upper.as_ptr().cast(), lower.as_ptr().cast()], b: [left.as_ptr().cast(), right.as_ptr().cast()] }
+        }
     }
 
     impl Amx {
@@ -90,84 +106,105 @@ mod native {
 
         /// See [`Session::block`], which has checked the lengths; that there is a session proves that the registers are
         /// configured.
-        pub fn block(self, _session: &Session, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
-            let pointers = |term: &Term<'_>| Pointers {
-                a: term.a.as_ptr().cast(),
-                b: term.b.map(|strip| strip.as_ptr().cast()),
-                stride: 2 * term.stride,
-            };
-            let mut all: [Pointers; MAX_TERMS] =
-                std::array::from_fn(|_| Pointers { a: std::ptr::null(), b: [std::ptr::null(); 2], stride: 0 });
-            assert!((1..=MAX_TERMS).contains(&terms.len()) && steps > 0, "terms of a block");
-            all.iter_mut().zip(terms).for_each(|(to, term)| *to = pointers(term));
-            // SAFETY: reads, for each of the terms, 32 rows of `steps * 64` bytes of A and twice `steps` KiB of B, and
-            // writes 32 rows of 128 bytes of C, or adds to them: `Session::block` has checked that the slices hold as much. The tile
-            // registers are configured for whole tiles (`Unit::session`), and everything the code overwrites is declared.
+        #[inline(always)]
+        pub fn block(
+            self,
+            _session: &Session,
+            hi: &Part<'_>,
+            lo: Option<&Part<'_>>,
+            steps: usize,
+            target: &mut Target<'_>,
+        ) {
+            assert!(steps > 0, "steps of a block");
+            let parts = [Pointers::of(hi), Pointers::of(lo.unwrap_or(hi))];
+            // Offsets: 0 of the part for `hi`, 32 for `lo`; in it 0 and 8 for the upper and the lower rows of A, 16 and 24
+            // for the strips of B. tmm0 to tmm3 are C, tmm4 and tmm5 A, tmm6 and tmm7 B.
+            //
+            // SAFETY: reads, for each of the parts, `steps` KiB from each of its four pointers, and writes 32 rows of 128
+            // bytes of C, or adds to them: `Session::block` has checked that the slices hold as much. The tile registers are
+            // configured for whole tiles (`Unit::session`), and everything the code overwrites is declared.
             unsafe {
                 asm!(
                     // The lower 16 rows of C.
                     "mov {lower}, {out}",
                     "shl {lower}, 4",
                     "add {lower}, {c}",
-                    "test {step}, {step}",
-                    "jnz 4f",
+                    "test {at}, {at}",
+                    "jnz 2f",
                     "tilezero tmm0",
                     "tilezero tmm1",
                     "tilezero tmm2",
                     "tilezero tmm3",
-                    "jmp 2f",
-                    "4:",
+                    "jmp 3f",
+                    "2:",
                     "tileloadd tmm0, [{c} + {out}*1]",
                     "tileloadd tmm1, [{c} + {out}*1 + 64]",
                     "tileloadd tmm2, [{lower} + {out}*1]",
                     "tileloadd tmm3, [{lower} + {out}*1 + 64]",
-                    "2:",
-                    "mov {upper}, [{terms}]",
-                    "mov {left}, [{terms} + 8]",
-                    "mov {right}, [{terms} + 16]",
-                    "mov {stride}, [{terms} + 24]",
-                    // The lower 16 rows of A.
-                    "mov {lower}, {stride}",
-                    "shl {lower}, 4",
-                    "add {lower}, {upper}",
-                    "mov {step}, {steps}",
+                    "xor {at:e}, {at:e}",
                     "3:",
-                    "tileloadd tmm4, [{upper} + {stride}*1]",
-                    "tileloadd tmm6, [{left} + {row}*1]",
-                    "tileloadd tmm7, [{right} + {row}*1]",
+                    "mov {tile}, [{parts} + 16]",
+                    "add {tile}, {at}",
+                    "tileloadd tmm6, [{tile} + {row}*1]",
+                    "mov {tile}, [{parts} + 24]",
+                    "add {tile}, {at}",
+                    "tileloadd tmm7, [{tile} + {row}*1]",
+                    "test {two}, {two}",
+                    "jz 4f",
+                    // lo hi; both B stay for hi hi.
+                    "mov {tile}, [{parts} + 32]",
+                    "add {tile}, {at}",
+                    "tileloadd tmm4, [{tile} + {row}*1]",
+                    "mov {tile}, [{parts} + 40]",
+                    "add {tile}, {at}",
                     "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm5, [{lower} + {stride}*1]",
+                    "tileloadd tmm5, [{tile} + {row}*1]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {upper}, 64",
-                    "add {lower}, 64",
-                    "add {left}, 1024",
-                    "add {right}, 1024",
-                    "dec {step}",
-                    "jnz 3b",
-                    "add {terms}, 32",
-                    "dec {count}",
-                    "jnz 2b",
+                    "4:",
+                    // hi hi
+                    "mov {tile}, [{parts}]",
+                    "add {tile}, {at}",
+                    "tileloadd tmm4, [{tile} + {row}*1]",
+                    "mov {tile}, [{parts} + 8]",
+                    "add {tile}, {at}",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm5, [{tile} + {row}*1]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "test {two}, {two}",
+                    "jz 5f",
+                    // hi lo; both A are there.
+                    "mov {tile}, [{parts} + 48]",
+                    "add {tile}, {at}",
+                    "tileloadd tmm6, [{tile} + {row}*1]",
+                    "mov {tile}, [{parts} + 56]",
+                    "add {tile}, {at}",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{tile} + {row}*1]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "5:",
+                    "add {at}, 1024",
+                    "cmp {at}, {end}",
+                    "jne 3b",
                     "tilestored [{c} + {out}*1], tmm0",
                     "tilestored [{c} + {out}*1 + 64], tmm1",
-                    "mov {lower}, {out}",
-                    "shl {lower}, 4",
-                    "add {c}, {lower}",
-                    "tilestored [{c} + {out}*1], tmm2",
-                    "tilestored [{c} + {out}*1 + 64], tmm3",
-                    terms = inout(reg) all.as_ptr() => _,
-                    count = inout(reg) terms.len() => _,
-                    steps = in(reg) steps,
-                    c = inout(reg) target.data.as_mut_ptr() => _,
+                    "tilestored [{lower} + {out}*1], tmm2",
+                    "tilestored [{lower} + {out}*1 + 64], tmm3",
+                    parts = in(reg) parts.as_ptr(),
+                    two = in(reg) usize::from(lo.is_some()),
+                    end = in(reg) 1024 * steps,
+                    c = in(reg) target.data.as_mut_ptr(),
                     out = in(reg) 4 * target.stride,
                     row = in(reg) 64usize,
-                    upper = out(reg) _,
+                    // Whether C is read first; then bytes into the tiles.
+                    at = inout(reg) usize::from(target.add) => _,
                     lower = out(reg) _,
-                    left = out(reg) _,
-                    right = out(reg) _,
-                    stride = out(reg) _,
-                    step = inout(reg) usize::from(target.add) => _,
+                    tile = out(reg) _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),

@@ -1,6 +1,6 @@
 //! AVX-512's dot products of pairs of bf16 (`vdpbf16ps`): for processors that have no tiles, AMD's from Zen 4 on among them.
 
-use super::{Target, Term};
+use super::{Part, Target};
 
 /// Proof that this processor has the instruction, and that it computes what the emulation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,15 +12,15 @@ impl Dot {
         None
     }
 
-    pub fn block(self, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
-        super::emulated::block(terms, steps, target);
+    pub fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
+        super::emulated::block(hi, lo, steps, target);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod native {
-    use super::super::{BLOCK, DEPTH, STRIP, Unit, is_right};
-    use super::{Dot, Target, Term};
+    use super::super::{BLOCK, DEPTH, STRIP, TILE, Unit, is_right, terms};
+    use super::{Dot, Part, Target};
     use std::arch::x86_64::{
         __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
         _mm512_storeu_ps,
@@ -50,11 +50,11 @@ mod native {
         }
 
         /// See [`super::super::Session::block`], which has checked the lengths.
-        pub fn block(self, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
+        pub fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
             for first in (0..BLOCK).step_by(ROWS) {
-                // SAFETY: `self` proves that the processor has the instructions. `Session::block` has checked that A has
-                // 32 rows of `steps * DEPTH` numbers, each strip of B `steps` tiles, and the target 32 rows of 32 numbers.
-                unsafe { rows(first, terms, steps, target) }
+                // SAFETY: `self` proves that the processor has the instructions. `Session::block` has checked that both factors
+                // have `steps` tiles for either half, and the target 32 rows of 32 numbers.
+                unsafe { rows(first, hi, lo, steps, target) }
             }
         }
     }
@@ -64,7 +64,7 @@ mod native {
     /// # Safety
     /// The processor must have AVX-512 with bf16; operands and target must be as long as `Session::block` checks.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn rows(first: usize, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
+    unsafe fn rows(first: usize, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         if target.add {
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -75,18 +75,22 @@ mod native {
                 }
             }
         }
-        for term in terms {
-            let a = term.a[first * term.stride..].as_ptr();
+        for term in terms(hi, lo) {
+            let a = term.a[first / STRIP][first % STRIP * DEPTH..].as_ptr();
             let strips = term.b.map(|strip| strip.as_ptr());
-            for pair in 0..steps * DEPTH / 2 {
-                // SAFETY: a tile has DEPTH / 2 rows of 16 pairs, so row `pair` of `steps` tiles in a row is inside.
-                let b = strips.map(|strip| unsafe { _mm512_loadu_si512(strip.add(pair * 2 * STRIP).cast()) });
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: row `first + row` of A has `steps * DEPTH` numbers; two of them are read as one.
-                    let x = unsafe { a.add(row * term.stride + 2 * pair).cast::<i32>().read_unaligned() };
-                    let x = pairs(_mm512_set1_epi32(x));
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum = _mm512_dpbf16_ps(*sum, x, pairs(b));
+            for step in 0..steps {
+                for pair in 0..DEPTH / 2 {
+                    // SAFETY: a tile has DEPTH / 2 rows of 16 pairs.
+                    let b = strips
+                        .map(|strip| unsafe { _mm512_loadu_si512(strip.add(step * TILE + pair * 2 * STRIP).cast()) });
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        // SAFETY: a tile has 16 rows of DEPTH numbers, of which `first % 16 + row` is one; two numbers are
+                        // read as one.
+                        let x = unsafe { a.add(step * TILE + row * DEPTH + 2 * pair).cast::<i32>().read_unaligned() };
+                        let x = pairs(_mm512_set1_epi32(x));
+                        for (sum, b) in sums.iter_mut().zip(b) {
+                            *sum = _mm512_dpbf16_ps(*sum, x, pairs(b));
+                        }
                     }
                 }
             }

@@ -4,8 +4,8 @@
 //! C[i][n] = sum_t sum_k A_t[i][k] B_t[k][n]        i, n < 32
 //! ```
 //!
-//! `A` are rows of bf16; `B` comes in strips of 16 columns, laid out by [`packed`] as AMX reads them. One term is a product
-//! in bf16. With both factors split in two, `x = hi + lo`, the three terms `hi hi + hi lo + lo hi` give about 16 bits of
+//! Both factors are laid out by [`packed`] in tiles as AMX reads them: `A` in 16 rows, `B` in strips of 16 columns. One term
+//! is a product in bf16. With both factors split in two, `x = hi + lo`, the three terms `hi hi + hi lo + lo hi` give about 16 bits of
 //! mantissa ("bf16x3").
 //!
 //! [`Unit`] is what computes them: AMX, or AVX-512's dot products, where the machine has them, or an emulation in plain code that
@@ -16,6 +16,7 @@ mod amx;
 mod dot;
 mod emulated;
 pub(crate) mod packed;
+pub(crate) mod split;
 
 use half::bf16;
 
@@ -27,9 +28,6 @@ pub(crate) const STRIP: usize = 16;
 pub(crate) const DEPTH: usize = 32;
 /// Numbers of a strip in one step.
 pub(crate) const TILE: usize = STRIP * DEPTH;
-/// Terms of a block at most: one in bf16, three in bf16x3.
-const MAX_TERMS: usize = 3;
-
 /// What computes blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -41,14 +39,13 @@ pub(crate) enum Unit {
     Emulated,
 }
 
-/// One product of a block: `A` and two strips of `B` side by side.
+/// What is multiplied in a block, in one part: tiles of a step, one after the other, [`TILE`] numbers each.
 #[derive(Clone, Copy)]
-pub(crate) struct Term<'a> {
-    /// [`BLOCK`] rows, `stride` numbers apart, of at least [`DEPTH`] numbers a step.
-    pub a: &'a [bf16],
-    pub stride: usize,
-    /// [`TILE`] numbers a step.
-    pub b: [&'a [bf16]; 2],
+pub(crate) struct Part<'a> {
+    /// The upper 16 rows of the left factor, and the lower ones.
+    a: [&'a [bf16]; 2],
+    /// Two strips of the right factor, side by side.
+    b: [&'a [bf16]; 2],
 }
 
 /// Where a block goes: [`BLOCK`] rows, `stride` numbers apart.
@@ -57,6 +54,27 @@ pub(crate) struct Target<'a> {
     pub stride: usize,
     /// Whether products are added to what is there.
     pub add: bool,
+}
+
+// === impl Part ===
+
+impl<'a> Part<'a> {
+    // Written out rather than mapped: this comes before every block, and arrays that go through memory stall it.
+    #[inline(always)]
+    fn of(
+        part: usize,
+        (a, row, from): (&'a packed::Rows, usize, usize),
+        (b, strips, step): (&'a packed::Packed, [usize; 2], usize),
+    ) -> Self {
+        let strips = [b.strip(part, strips[0], step), b.strip(part, strips[1], step)];
+        Self { a: [a.half(part, row, from), a.half(part, row + STRIP, from)], b: strips }
+    }
+
+    #[inline(always)]
+    fn check(&self, steps: usize) {
+        assert!(self.a[0].len() >= steps * TILE && self.a[1].len() >= steps * TILE, "rows of A");
+        assert!(self.b[0].len() >= steps * TILE && self.b[1].len() >= steps * TILE, "strips of B");
+    }
 }
 
 // === impl Unit ===
@@ -100,47 +118,54 @@ impl Unit {
 pub(crate) struct Session(Unit);
 
 impl Session {
-    /// Writes, or adds, the product of [`BLOCK`] rows from `row` on and the strips with these numbers, of so many steps from `step` on,
-    /// to `target`: of all pairs of parts that matter.
+    /// Writes, or adds, the product of [`BLOCK`] rows from `row` on and the strips with these numbers to `target`: of so many
+    /// steps, from these on in either factor, and of all pairs of parts that matter.
     ///
     /// # Panics
-    /// As [`Self::block`].
+    /// When there are not as many, or `row` is no multiple of [`STRIP`].
+    #[inline(always)]
     pub fn multiply(
         &self,
-        (a, row): (&packed::Rows, usize),
+        (a, row, from): (&packed::Rows, usize, usize),
         (b, strips, step): (&packed::Packed, [usize; 2], usize),
         steps: usize,
         target: &mut Target<'_>,
     ) {
-        let term = |&(i, j): &(usize, usize)| Term {
-            a: a.from(i, row),
-            stride: a.stride(),
-            b: strips.map(|strip| b.strip(j, strip, step)),
-        };
-        let pairs = packed::pairs(b.parts());
-        let mut terms = [term(&pairs[0]); MAX_TERMS];
-        terms.iter_mut().zip(pairs).for_each(|(to, pair)| *to = term(pair));
-        self.block(&terms[..pairs.len()], steps, target);
+        let hi = Part::of(0, (a, row, from), (b, strips, step));
+        if b.parts() > 1 {
+            let lo = Part::of(1, (a, row, from), (b, strips, step));
+            self.block(&hi, Some(&lo), steps, target);
+        } else {
+            self.block(&hi, None, steps, target);
+        }
     }
 
-    /// Writes the sum of the `terms`, each of `steps` steps, to `target`, or adds it.
+    /// Writes the product of `hi`, or of `hi + lo` less the smallest term, to `target`, or adds it.
     ///
     /// # Panics
     /// When a slice is too short for that.
-    fn block(&self, terms: &[Term<'_>], steps: usize, target: &mut Target<'_>) {
-        let rows = |stride: usize, width: usize| (BLOCK - 1) * stride + width;
-        for term in terms {
-            assert!(term.stride >= steps * DEPTH && term.a.len() >= rows(term.stride, steps * DEPTH), "rows of A");
-            assert!(term.b.iter().all(|strip| strip.len() >= steps * TILE), "strips of B");
+    #[inline(always)]
+    fn block(&self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
+        assert!(steps > 0, "steps of a block");
+        hi.check(steps);
+        if let Some(lo) = lo {
+            lo.check(steps);
         }
-        assert!(target.stride >= BLOCK && target.data.len() >= rows(target.stride, BLOCK), "rows of C");
+        let rows = (BLOCK - 1) * target.stride + BLOCK;
+        assert!(target.stride >= BLOCK && target.data.len() >= rows, "rows of C");
         match self.0 {
             // The lengths are checked above, and the unit was made ready by `Unit::session`.
-            Unit::Amx(amx) => amx.block(self, terms, steps, target),
-            Unit::Dot(dot) => dot.block(terms, steps, target),
-            Unit::Emulated => emulated::block(terms, steps, target),
+            Unit::Amx(amx) => amx.block(self, hi, lo, steps, target),
+            Unit::Dot(dot) => dot.block(hi, lo, steps, target),
+            Unit::Emulated => emulated::block(hi, lo, steps, target),
         }
     }
+}
+
+/// The terms of the product of `hi`, or of `hi + lo`: all but that of the small parts.
+fn terms<'a>(hi: &Part<'a>, lo: Option<&Part<'a>>) -> impl Iterator<Item = Part<'a>> + Clone {
+    let small = lo.map(|lo| [Part { a: lo.a, b: hi.b }, Part { a: hi.a, b: lo.b }]);
+    small.into_iter().flatten().chain([*hi])
 }
 
 impl Drop for Session {
@@ -165,7 +190,7 @@ fn is_right(unit: Unit) -> bool {
         let mut data = vec![f32::NAN; BLOCK * stride];
         let mut target = Target { data: &mut data, stride, add: false };
         let right = (&packed, [0, 1], 0);
-        unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
+        unit.session(|session| session.multiply((&rows, 0, 0), right, packed.steps(), &mut target));
         data
     });
     let near = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());

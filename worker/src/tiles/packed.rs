@@ -1,11 +1,11 @@
-//! Matrices laid out as a matrix unit reads its second factor.
+//! Matrices laid out as a matrix unit reads them, in tiles of 1 KiB that it loads with one instruction.
 //!
-//! Columns come in strips of 16, inputs in steps of 32. A step of a strip is a tile of 1 KiB: 16 rows, one for each pair of
-//! inputs, with that pair of numbers for each of the columns. What a matrix does not fill is 0.
+//! [`Packed`] is a second factor: columns come in strips of 16, inputs in steps of 32. A step of a strip is a tile: 16 rows,
+//! one for each pair of inputs, with that pair of numbers for each of the columns. [`Rows`] is a first factor: a step of 16
+//! rows is a tile of these rows. What a matrix does not fill is 0.
 
 use super::aligned::Aligned;
-use super::{DEPTH, MAX_TERMS, STRIP, TILE};
-use crate::ops::bf16::{narrow_times, rounded};
+use super::{BLOCK, DEPTH, STRIP, TILE, split};
 use half::bf16;
 
 /// A second factor, zero until it is written. Split in two parts it holds `x = hi + lo`.
@@ -55,82 +55,81 @@ impl Packed {
     }
 
     /// The strip that begins with column `16 * index`, of one part, from a step on.
+    #[inline(always)]
     pub fn strip(&self, part: usize, index: usize, step: usize) -> &[bf16] {
         &self.parts[part][index * self.steps * TILE..][..self.steps * TILE][step * TILE..]
     }
 
     /// Writes the first numbers of a column.
+    #[inline(always)]
     pub fn write_column(&mut self, column: usize, numbers: &[f32]) {
-        let base = column / STRIP * self.steps * TILE + column % STRIP * 2;
-        for (input, number) in numbers.iter().enumerate() {
-            let at = base + input / DEPTH * TILE + input % DEPTH / 2 * 2 * STRIP + input % 2;
-            self.write(at, *number);
-        }
+        let [hi, lo] = self.from(column / STRIP * self.steps * TILE + column % STRIP * 2);
+        split::write_column(numbers, hi, lo);
     }
 
     /// Writes one input of the first columns.
+    #[inline(always)]
     pub fn write_input(&mut self, input: usize, numbers: &[f32]) {
-        let base = input / DEPTH * TILE + input % DEPTH / 2 * 2 * STRIP + input % 2;
+        let (apart, side) = (self.steps * TILE, input % 2);
+        let [hi, lo] = self.from(input / 2 * 2 * STRIP);
         for (column, number) in numbers.iter().enumerate() {
-            self.write(column / STRIP * self.steps * TILE + base + column % STRIP * 2, *number);
+            split::write(*number, column / STRIP * apart + column % STRIP * 2 + side, hi, lo);
         }
     }
 
-    fn write(&mut self, at: usize, number: f32) {
-        let mut rest = number;
-        for part in &mut self.parts {
-            part[at] = rounded(rest);
-            rest -= part[at].to_f32();
-        }
+    /// Writes two inputs, `input`, which is even, and the next, of the first columns.
+    #[inline(always)]
+    pub fn write_two_inputs(&mut self, input: usize, rows: [&[f32]; 2]) {
+        let apart = self.steps * TILE;
+        let [hi, lo] = self.from(input / 2 * 2 * STRIP);
+        split::write_pair(rows, apart, hi, lo);
+    }
+
+    /// Both parts from place `at` on; the second is empty where there is one.
+    fn from(&mut self, at: usize) -> [&mut [bf16]; 2] {
+        let (hi, lo) = self.parts.split_at_mut(1);
+        [&mut hi[0][at..], lo.first_mut().map(|lo| &mut lo[at..]).unwrap_or_default()]
     }
 }
 
-/// Rows of a first factor, split as [`Packed`] is: `parts` times `rows` times `stride` numbers.
+/// A first factor, zero until it is written, split as [`Packed`] is. Each part lies 16 rows by 16 rows, and of these step by
+/// step.
 #[derive(Default)]
 pub(crate) struct Rows {
     data: Aligned<bf16>,
-    stride: usize,
+    steps: usize,
+    /// Numbers of a part.
     size: usize,
 }
 
 impl Rows {
-    /// Makes room for `rows` rows of `steps` steps in `parts` parts, all zero.
+    /// Makes room for so many rows, or a few more up to a whole block, of `steps` steps in `parts` parts, all zero.
     pub fn clear(&mut self, parts: usize, rows: usize, steps: usize) {
-        self.stride = steps * DEPTH;
-        self.size = rows * self.stride;
+        self.steps = steps;
+        self.size = rows.next_multiple_of(BLOCK) * steps * DEPTH;
         self.data.clear(parts * self.size);
-    }
-
-    /// Numbers from one row to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
     }
 
     /// Writes the first numbers of a row, times `factor`.
     #[inline(always)]
     pub fn write(&mut self, row: usize, numbers: &[f32], factor: f32) {
-        let begin = row * self.stride;
+        let [hi, lo] = self.row_mut(row);
+        split::write_row(numbers, factor, hi, lo);
+    }
+
+    /// Both parts from a row on, of which [`DEPTH`] numbers lie in each tile; the second is empty where there is one.
+    #[inline(always)]
+    pub fn row_mut(&mut self, row: usize) -> [&mut [bf16]; 2] {
+        let begin = row / STRIP * self.steps * TILE + row % STRIP * DEPTH;
         let (hi, lo) = self.data.split_at_mut(self.size);
-        let hi = &mut hi[begin..][..numbers.len()];
-        if lo.is_empty() {
-            narrow_times(numbers, factor, hi);
-        } else {
-            for ((hi, lo), number) in hi.iter_mut().zip(&mut lo[begin..]).zip(numbers) {
-                let number = number * factor;
-                *hi = rounded(number);
-                *lo = rounded(number - hi.to_f32());
-            }
-        }
+        [&mut hi[begin..], lo.get_mut(begin..).unwrap_or_default()]
     }
 
-    /// The rows of one part from `row` on.
-    pub fn from(&self, part: usize, row: usize) -> &[bf16] {
-        &self.data[part * self.size..][..self.size][row * self.stride..]
+    /// The tiles of one part of 16 rows from `row` on, a multiple of that, from a step on.
+    #[inline(always)]
+    pub fn half(&self, part: usize, row: usize, step: usize) -> &[bf16] {
+        assert!(row.is_multiple_of(STRIP), "16 rows begin with a multiple of it");
+        let part = &self.data[part * self.size..][..self.size];
+        &part[row / STRIP * self.steps * TILE..][..self.steps * TILE][step * TILE..]
     }
-}
-
-/// Which parts of the first and the second factor are multiplied: all but `lo lo`.
-pub(super) fn pairs(parts: usize) -> &'static [(usize, usize)] {
-    const PAIRS: [(usize, usize); MAX_TERMS] = [(0, 0), (0, 1), (1, 0)];
-    if parts == 1 { &PAIRS[..1] } else { &PAIRS }
 }

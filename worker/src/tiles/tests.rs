@@ -24,7 +24,7 @@ fn block_of(unit: Unit, a: &[f32], b: &Packed, parts: usize, inputs: usize, stri
     let mut out = vec![7.0; BLOCK * stride];
     let multiply = |out: &mut [f32], add| {
         let mut target = Target { data: out, stride, add };
-        unit.session(|session| session.multiply((&rows, 0), (b, [0, 1], 0), b.steps(), &mut target));
+        unit.session(|session| session.multiply((&rows, 0, 0), (b, [0, 1], 0), b.steps(), &mut target));
     };
     multiply(&mut out, false);
     // Added to itself it is twice as much.
@@ -69,9 +69,13 @@ fn columns_and_inputs_write_the_same_matrix() {
     let matrix = numbers(columns * inputs, 3);
     let by_columns = Packed::of_rows(&matrix, inputs, 2);
     let mut by_inputs = Packed::zeros(columns, inputs, 2);
-    for input in 0..inputs {
-        let numbers: Vec<f32> = matrix.iter().skip(input).step_by(inputs).copied().collect();
-        by_inputs.write_input(input, &numbers);
+    let numbers = |input| matrix.iter().skip(input).step_by(inputs).copied().collect::<Vec<f32>>();
+    for input in 0..11 {
+        by_inputs.write_input(input, &numbers(input));
+    }
+    by_inputs.write_input(11, &numbers(11));
+    for input in (12..inputs).step_by(2) {
+        by_inputs.write_two_inputs(input, [&numbers(input), &numbers(input + 1)]);
     }
     for part in 0..2 {
         for strip in 0..4 {
@@ -83,9 +87,9 @@ fn columns_and_inputs_write_the_same_matrix() {
 #[test]
 #[should_panic(expected = "strips of B")]
 fn short_operands_are_refused() {
-    let (a, b) = (vec![bf16::ONE; BLOCK * DEPTH], vec![bf16::ONE; TILE - 1]);
-    let term = Term { a: &a, stride: DEPTH, b: [&b, &b] };
+    let (a, b) = (vec![bf16::ONE; TILE], vec![bf16::ONE; TILE - 1]);
+    let part = Part { a: [&a, &a], b: [&b, &b] };
     let mut out = vec![0.0; BLOCK * BLOCK];
     Unit::Emulated
-        .session(|session| session.block(&[term], 1, &mut Target { data: &mut out, stride: BLOCK, add: false }));
+        .session(|session| session.block(&part, None, 1, &mut Target { data: &mut out, stride: BLOCK, add: false }));
 }

@@ -122,7 +122,7 @@ impl Tiled {
         let (weights, left) = (&*self.weights, column / STRIP);
         // The last strip may stand alone; what its neighbour would give is not used.
         let right = (left + 1).min(weights.strips() - 1);
-        session.multiply((x, row), (weights, [left, right], 0), weights.steps(), target);
+        session.multiply((x, row, 0), (weights, [left, right], 0), weights.steps(), target);
     }
 
     /// Copies the rows and columns of a block that are there.

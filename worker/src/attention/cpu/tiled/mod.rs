@@ -4,6 +4,7 @@
 //! between the two products is in f32. What is computed for a query depends on its place in its strip of 32 alone, and
 //! blocks of keys begin at multiples of their size, so the result does not depend on the number of threads.
 
+mod softmax;
 mod strip;
 
 use super::{AttentionShape, parts_of};
@@ -57,10 +58,22 @@ impl TiledKeyValues {
         }
         let dim = self.dim;
         self.heads.par_iter_mut().enumerate().for_each(|(head, held)| {
-            for row in 0..k.count {
-                let of = |x: &Rows<'_>| row * x.stride + head * dim;
-                held.keys.write_column(position + row, &k.data[of(&k)..][..dim]);
-                held.values.write_input(position + row, &v.data[of(&v)..][..dim]);
+            let of = |x: &Rows<'_>, token: usize| token * x.stride + head * dim;
+            let key = |token| &k.data[of(&k, token)..][..dim];
+            let value = |token| &v.data[of(&v, token)..][..dim];
+            for token in 0..k.count {
+                held.keys.write_column(position + token, key(token));
+            }
+            let mut token = 0;
+            while token < v.count {
+                // Two tokens at a time are a whole row of a tile.
+                if (position + token) % 2 == 0 && token + 1 < v.count {
+                    held.values.write_two_inputs(position + token, [value(token), value(token + 1)]);
+                    token += 2;
+                } else {
+                    held.values.write_input(position + token, value(token));
+                    token += 1;
+                }
             }
         });
         Ok(())

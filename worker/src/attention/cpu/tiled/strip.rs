@@ -1,15 +1,14 @@
 //! Queries of the heads that read the same keys, against all the keys they see, 32 queries at a time.
 
 use super::super::tile::Part;
+use super::softmax::{Room, State};
 use crate::attention::AttentionShape;
-use crate::simd::{Arch, exp2};
-use crate::tiles::aligned::Aligned;
+use crate::simd::Arch;
 use crate::tiles::packed::{Packed, Rows};
 use crate::tiles::{BLOCK, DEPTH, STRIP, Session, Target, Unit};
-use pulp::{Simd, WithSimd};
 
 /// Keys per block of scores. Scores, weights and sums of a strip then stay in a core's own cache.
-const KEYS: usize = 128;
+pub(super) const KEYS: usize = 128;
 
 /// The work: queries are replaced by their results.
 pub(super) struct Tile<'a> {
@@ -28,19 +27,7 @@ struct Strip<'r, 'q> {
     first_key: usize,
     /// Times scale and log2(e).
     queries: Rows,
-    /// Weighted sums of values, `(BLOCK, columns)`.
-    sums: Aligned<f32>,
-    /// Largest score so far, in units of ln 2.
-    max: [f32; BLOCK],
-    /// Sum of the weights, relative to `max`.
-    total: [f32; BLOCK],
-}
-
-/// Scratch of one strip and one block of keys.
-struct Room {
-    /// `(BLOCK, KEYS)`
-    scores: Aligned<f32>,
-    weights: Rows,
+    state: State,
 }
 
 // === impl Tile ===
@@ -53,8 +40,7 @@ impl Tile<'_> {
             self.parts.iter_mut().flat_map(|part| (part.position..).step_by(BLOCK).zip(part.queries.chunks_mut(BLOCK)));
         let mut strips: Vec<_> =
             pieces.map(|(position, rows)| Strip::new(arch, shape, position, rows, keys, values)).collect();
-        let mut room = Room { scores: Aligned::zeros(BLOCK * KEYS), weights: Rows::default() };
-        room.weights.clear(keys.parts(), BLOCK, KEYS / DEPTH);
+        let mut room = Room::new(keys.parts());
         let first = strips.iter().map(|strip| strip.first_key).min().unwrap_or(0);
         let end = strips.iter().map(Strip::end_key).max().unwrap_or(0);
         unit.session(|session| {
@@ -89,9 +75,7 @@ impl<'r, 'q> Strip<'r, 'q> {
             position,
             first_key: shape.first_key(position) / KEYS * KEYS,
             queries,
-            sums: Aligned::zeros(BLOCK * values.strips() * STRIP),
-            max: [f32::NEG_INFINITY; BLOCK],
-            total: [0.0; BLOCK],
+            state: State::new(values.strips() * STRIP),
         }
     }
 
@@ -115,35 +99,26 @@ impl<'r, 'q> Strip<'r, 'q> {
         for column in (0..count).step_by(BLOCK) {
             let strip = (key + column) / STRIP;
             let mut target = Target { data: &mut room.scores[column..], stride: KEYS, add: false };
-            session.multiply((&self.queries, 0), (keys, [strip, strip + 1], 0), keys.steps(), &mut target);
+            session.multiply((&self.queries, 0, 0), (keys, [strip, strip + 1], 0), keys.steps(), &mut target);
         }
         self.hide(shape.window, key, count, &mut room.scores);
-        let correction = arch.dispatch(Softmax {
-            scores: &mut room.scores,
-            count,
-            weights: &mut room.weights,
-            max: &mut self.max,
-            total: &mut self.total,
-        });
+        self.state.take(arch, room, count);
         let columns = values.strips() * STRIP;
-        // The largest score rarely changes after the first blocks.
-        if correction.iter().any(|correction| *correction != 1.0) {
-            arch.dispatch(|| {
-                for (sums, correction) in self.sums.chunks_exact_mut(columns).zip(correction) {
-                    sums.iter_mut().for_each(|sum| *sum *= correction);
-                }
-            });
-        }
         for column in (0..columns).step_by(BLOCK) {
             let strip = column / STRIP;
-            let mut target = Target { data: &mut self.sums[column..], stride: columns, add: true };
+            let mut target = Target { data: &mut self.state.sums[column..], stride: columns, add: true };
             let right = (values, [strip, strip + 1], key / DEPTH);
-            session.multiply((&room.weights, 0), right, count / DEPTH, &mut target);
+            session.multiply((&room.weights, 0, 0), right, count / DEPTH, &mut target);
         }
     }
 
     /// Hides what a query must not see: keys above its position, and keys a window below it.
     fn hide(&self, window: Option<usize>, key: usize, count: usize, scores: &mut [f32]) {
+        // The first query sees the fewest keys above a place, the last the fewest below it.
+        let edge = window.map_or(0, |window| (self.position + BLOCK).saturating_sub(window));
+        if key + count <= self.position + 1 && key >= edge {
+            return;
+        }
         for (row, scores) in scores.chunks_exact_mut(KEYS).enumerate() {
             let position = self.position + row;
             let end = (position + 1).saturating_sub(key).min(count);
@@ -154,51 +129,10 @@ impl<'r, 'q> Strip<'r, 'q> {
     }
 
     fn finish(&mut self, dim: usize) {
-        let columns = self.sums.len() / BLOCK;
-        for ((row, sums), total) in self.rows.iter_mut().zip(self.sums.chunks_exact(columns)).zip(self.total) {
+        for (index, row) in self.rows.iter_mut().enumerate() {
+            let (sums, total) = self.state.row(index);
             let inverse = 1.0 / total;
             row.iter_mut().zip(&sums[..dim]).for_each(|(out, sum)| *out = sum * inverse);
         }
-    }
-}
-
-/// Turns the first `count` scores of every row into weights relative to the new maximum, and returns what everything
-/// before must be multiplied by.
-struct Softmax<'a> {
-    scores: &'a mut [f32],
-    count: usize,
-    weights: &'a mut Rows,
-    max: &'a mut [f32; BLOCK],
-    total: &'a mut [f32; BLOCK],
-}
-
-impl WithSimd for Softmax<'_> {
-    type Output = [f32; BLOCK];
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> [f32; BLOCK] {
-        let mut correction = [0.0; BLOCK];
-        for (row, scores) in self.scores.chunks_exact_mut(KEYS).enumerate() {
-            // Whole vectors: a multiple of 32 numbers.
-            let (vectors, _) = S::as_mut_simd_f32s(&mut scores[..self.count]);
-            let mut max = simd.splat_f32s(f32::NEG_INFINITY);
-            for x in vectors.iter() {
-                max = simd.max_f32s(*x, max);
-            }
-            let (old, highest) = (self.max[row], simd.reduce_max_f32s(max));
-            // A query that has seen no key yet has no maximum; any finite number serves, its weights are all 0.
-            let new = if highest > old { highest } else { old }.max(f32::MIN);
-            let shift = simd.splat_f32s(new);
-            let mut sum = simd.splat_f32s(0.0);
-            for x in vectors.iter_mut() {
-                *x = exp2(simd, simd.sub_f32s(*x, shift));
-                sum = simd.add_f32s(sum, *x);
-            }
-            correction[row] = simd.reduce_max_f32s(exp2(simd, simd.splat_f32s(old - new)));
-            self.total[row] = self.total[row] * correction[row] + simd.reduce_sum_f32s(sum);
-            self.max[row] = new;
-            self.weights.write(row, &scores[..self.count], 1.0);
-        }
-        correction
     }
 }
