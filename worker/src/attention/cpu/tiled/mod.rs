@@ -67,7 +67,7 @@ impl TiledKeyValues {
             let mut token = 0;
             while token < v.count {
                 // Two tokens at a time are a whole row of a tile.
-                if (position + token) % 2 == 0 && token + 1 < v.count {
+                if (position + token).is_multiple_of(2) && token + 1 < v.count {
                     held.values.write_two_inputs(position + token, [value(token), value(token + 1)]);
                     token += 2;
                 } else {

@@ -55,7 +55,7 @@ impl State {
 
     /// Turns the first `count` scores of every row, a multiple of [`DEPTH`], into weights.
     pub fn take(&mut self, arch: Arch, room: &mut Room, count: usize) {
-        assert!(count <= KEYS && count % DEPTH == 0, "scores of whole steps");
+        assert!(count <= KEYS && count.is_multiple_of(DEPTH), "scores of whole steps");
         #[cfg(target_arch = "x86_64")]
         if crate::tiles::split::native::is_there() {
             // SAFETY: the processor has the instructions.
@@ -245,20 +245,12 @@ mod tests {
         blocks[0][KEYS..2 * KEYS].fill(f32::NEG_INFINITY);
         blocks[2][5 * KEYS + 3] = 60.0;
         for (parts, tolerance) in [(1, 5e-3), (2, 4e-5)] {
-            let on: Vec<(&str, Box<dyn Fn(&mut State, &mut Room)>)> = simd::available()
-                .into_iter()
-                .map(|arch| {
-                    let take = move |state: &mut State, room: &mut Room| {
-                        arch.dispatch(Take { state, room, count: KEYS });
-                    };
-                    (simd::name(arch), Box::new(take) as Box<dyn Fn(&mut State, &mut Room)>)
-                })
-                .chain([(
-                    "best",
-                    Box::new(|state: &mut State, room: &mut Room| state.take(simd::best(), room, KEYS)) as _,
-                )])
-                .collect();
-            for (name, take) in on {
+            for arch in simd::available().into_iter().map(Some).chain([None]) {
+                let name = arch.map_or("best", simd::name);
+                let take = |state: &mut State, room: &mut Room| match arch {
+                    Some(arch) => arch.dispatch(Take { state, room, count: KEYS }),
+                    None => state.take(simd::best(), room, KEYS),
+                };
                 let (weights, totals) = weights(&blocks, parts, take);
                 for (i, (got, score)) in weights.iter().zip(&blocks[2]).enumerate() {
                     let want = f64::from(*score).exp2();
