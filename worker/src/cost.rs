@@ -11,6 +11,7 @@ mod weights;
 use crate::attention::gpu_block;
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
+use crate::ops::linear::gated;
 use crate::rope_table;
 use weights::{TILE, layer_products};
 
@@ -115,7 +116,8 @@ impl Memory {
 /// Bytes of the buffers that a chunk of `n` tokens needs on its way, with numbers of `e` bytes:
 ///
 /// ```text
-/// CPU        4 n (hidden + query width + 2 key width + 2 intermediate + logits), 4 n hidden more where e is 2
+/// CPU        4 n (hidden + query width + 2 key width + 2 intermediate + logits), 4 n hidden more where e is 2;
+///            on a matrix unit, where gate and up stay in the caches, these in place of 2 intermediate
 /// GPU        the largest of
 ///   attention      e n (2 query width + 3 key width) + r (c (4 + e) + head dim (2 e + 4) + 8)
 ///   feed-forward   e n (2 query width + 3 key width + 2 hidden + 3 intermediate)
@@ -126,13 +128,16 @@ impl Memory {
 /// again and again; on a GPU they come and go, and FlashAttention needs less.
 pub(crate) fn chunk_buffers(load: Load<'_>) -> u64 {
     let Load { spec, tokens, .. } = load;
-    let Format { dtype, cpu, .. } = load.format;
+    let Format { dtype, cpu, parts } = load.format;
     let (n, e) = (load.chunk_tokens.min(tokens), dtype.bytes());
     let (queries, keys, logits) = (spec.query_width(), spec.key_width(), spec.vocab.min(VOCABULARY_BLOCK));
     if cpu {
         let widened = if dtype == Dtype::Bf16 { spec.hidden } else { 0 };
-        let wide = spec.hidden + queries + 2 * keys + 2 * spec.intermediate;
-        return (4 * n * (wide + logits + widened)) as u64;
+        let gates = match parts {
+            Some(parts) if gated::applies(spec) => gated::scratch_bytes(spec, n, parts),
+            _ => 4 * n * 2 * spec.intermediate,
+        };
+        return (4 * n * (spec.hidden + queries + 2 * keys + logits + widened) + gates) as u64;
     }
     let rows = spec.heads * n;
     let scores = rows * (gpu_block(rows, tokens) * (4 + e) + spec.head_dim * (2 * e + 4) + 8);
@@ -234,6 +239,10 @@ pub(crate) mod tests {
         assert_eq!(of(&spec, Dtype::F32Fast, true, 512, 9999), 4 * 512 * (4 * 4096 + 2 * 11008 + 4096));
         assert_eq!(of(&spec, Dtype::Bf16, true, 512, 9999), 4 * 512 * (4 * 4096 + 2 * 11008 + 2 * 4096));
         assert_eq!(of(&spec, Dtype::F32, true, 512, 100), 4 * 100 * (4 * 4096 + 2 * 11008 + 4096));
+        // On a matrix unit: rows, what comes of them, and two panels of 32 columns in f32.
+        let format = Format { dtype: Dtype::Bf16, cpu: true, parts: Some(1) };
+        let tiled = chunk_buffers(Load { spec: &spec, format, chunk_tokens: 512, tokens: 9999 });
+        assert_eq!(tiled, 4 * 512 * (4 * 4096 + 2 * 4096) + 512 * (2 * (4096 + 11008) + 4 * 2 * 32));
         // 65,536 rows of 256 scores (f32) and weights (bf16), three rows of a head, maxima and sums.
         let attention = 2 * 2048 * 5 * 4096 + 65_536 * (256 * (4 + 2) + 128 * (2 + 2 + 4) + 4 + 4);
         let feed_forward = 2 * 2048 * (5 * 4096 + 2 * 4096 + 3 * 11008);

@@ -8,6 +8,7 @@ use crate::device::Dtype;
 use crate::ledger;
 use crate::ops::Kernels;
 use crate::ops::bf16::{narrow_rows, widen_rows};
+use crate::ops::linear::gated;
 use crate::tiles::aligned::LINE;
 use candle_core::{CpuStorage, DType, Device, Module, Result, Storage, Tensor};
 
@@ -31,7 +32,8 @@ struct Buffers {
     hidden: Option<Tensor>,
     normed: Tensor,
     qkv: Tensor,
-    gate_up: Tensor,
+    /// None where gate and up are never written out.
+    gate_up: Option<Tensor>,
     logits: Tensor,
 }
 
@@ -96,7 +98,9 @@ impl Workspace {
                 hidden: (model.dtype == Dtype::Bf16).then(|| buffer(spec.hidden)).transpose()?,
                 normed: buffer(spec.hidden)?,
                 qkv: buffer(spec.query_width() + 2 * spec.key_width())?,
-                gate_up: buffer(2 * spec.intermediate)?,
+                gate_up: (model.tiles.is_none() || !gated::applies(spec))
+                    .then(|| buffer(2 * spec.intermediate))
+                    .transpose()?,
                 logits: buffer(spec.vocab.min(VOCABULARY_BLOCK))?,
             }),
             _ => None,
@@ -106,9 +110,11 @@ impl Workspace {
 
     /// What it takes.
     pub fn bytes(&self) -> u64 {
-        let always = |all: &Buffers| [&all.normed, &all.qkv, &all.gate_up, &all.logits].map(ledger::bytes);
-        let hidden = |all: &Buffers| all.hidden.as_ref().map_or(0, ledger::bytes);
-        self.buffers.as_ref().map_or(0, |all| hidden(all) + always(all).into_iter().sum::<u64>())
+        let of = |all: &Buffers| {
+            let some = [&all.hidden, &all.gate_up].into_iter().flatten();
+            some.chain([&all.normed, &all.qkv, &all.logits]).map(ledger::bytes).sum()
+        };
+        self.buffers.as_ref().map_or(0, of)
     }
 
     /// Hidden states as the kernels take them, from how they are kept: on the CPU in f32. What is overwritten is a buffer
@@ -139,9 +145,9 @@ impl Workspace {
         self.rows(tokens, |buffers| Some(&buffers.qkv))
     }
 
-    /// Room for gate and up, `(tokens, 2 intermediate)`.
+    /// Room for gate and up, `(tokens, 2 intermediate)`, where they are written out.
     pub fn gate_up(&self, tokens: usize) -> Result<Option<Tensor>> {
-        self.rows(tokens, |buffers| Some(&buffers.gate_up))
+        self.rows(tokens, |buffers| buffers.gate_up.as_ref())
     }
 
     /// Room for a block of logits, `(tokens, width)`.

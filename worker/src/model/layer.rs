@@ -8,6 +8,7 @@ use crate::first_layer::Share;
 use crate::ledger;
 use crate::ops::Kernels;
 use crate::ops::linear::Linear;
+use crate::ops::linear::gated::add_gated;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rotate::{HeadNorm, rotate};
 use crate::ops::silu_mul::silu_mul;
@@ -141,6 +142,11 @@ impl Layer {
     pub fn feed_forward(&self, spec: &DecoderSpec, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
         let (kernels, tokens) = (workspace.kernels, x.dim(0)?);
         let normed = rms_norm(kernels, &x, &self.mlp_norm, spec.norm_eps, workspace.normed(tokens)?)?;
+        if kernels == Kernels::Cpu
+            && let Some(x) = add_gated(&self.gate_up, &self.down, &x, &normed)?
+        {
+            return Ok(x);
+        }
         let gate_up = self.gate_up.forward(kernels, &normed, workspace.gate_up(tokens)?)?;
         self.down.add_to(kernels, x, &silu_mul(kernels, gate_up)?)
     }

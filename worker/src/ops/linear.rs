@@ -2,6 +2,7 @@
 
 pub(crate) mod backward;
 mod bf16;
+pub(crate) mod gated;
 pub(crate) mod tiled;
 pub(crate) mod weights;
 

@@ -81,7 +81,7 @@ impl InplaceOp2 for SiluMulTo {
 }
 
 /// Overwrites the first slice with `silu(first) * second`.
-struct Gate<'a>(&'a mut [f32], &'a [f32]);
+pub(super) struct Gate<'a>(pub &'a mut [f32], pub &'a [f32]);
 
 impl WithSimd for Gate<'_> {
     type Output = ();

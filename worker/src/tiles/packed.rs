@@ -110,6 +110,19 @@ impl Rows {
         self.data.clear(parts * self.size);
     }
 
+    /// Steps of a row.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Writes one step of the first rows, `(rows, DEPTH)`.
+    #[inline(always)]
+    pub fn write_step(&mut self, step: usize, numbers: &[f32]) {
+        let apart = self.steps * TILE;
+        let (hi, lo) = self.data.split_at_mut(self.size);
+        split::write_step(numbers, apart, &mut hi[step * TILE..], lo.get_mut(step * TILE..).unwrap_or_default());
+    }
+
     /// Writes the first numbers of a row, times `factor`.
     #[inline(always)]
     pub fn write(&mut self, row: usize, numbers: &[f32], factor: f32) {

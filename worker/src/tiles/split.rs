@@ -22,6 +22,22 @@ pub(super) fn write_row(numbers: &[f32], factor: f32, hi: &mut [bf16], lo: &mut 
     }
 }
 
+/// Writes [`DEPTH`] numbers of each of several rows of a first factor, one step of them; 16 rows and the next lie `apart`.
+#[inline(always)]
+pub(super) fn write_step(numbers: &[f32], apart: usize, hi: &mut [bf16], lo: &mut [bf16]) {
+    #[cfg(target_arch = "x86_64")]
+    if native::is_there() {
+        // SAFETY: the processor has the instructions.
+        unsafe { native::write_step(numbers, apart, hi, lo) };
+        return;
+    }
+    for (row, numbers) in numbers.chunks_exact(DEPTH).enumerate() {
+        for (at, number) in (row / STRIP * apart + row % STRIP * DEPTH..).zip(numbers) {
+            write(*number, at, hi, lo);
+        }
+    }
+}
+
 /// Writes a column of a strip of a second factor; the parts begin with its first number.
 #[inline(always)]
 pub(super) fn write_column(numbers: &[f32], hi: &mut [bf16], lo: &mut [bf16]) {
@@ -149,6 +165,17 @@ pub(crate) mod native {
     }
 
     /// # Safety
+    /// As [`write_row`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    pub(super) unsafe fn write_step(numbers: &[f32], apart: usize, hi: &mut [bf16], lo: &mut [bf16]) {
+        for (row, numbers) in numbers.chunks_exact(DEPTH).enumerate() {
+            let at = row / STRIP * apart + row % STRIP * DEPTH;
+            let lo = lo.get_mut(at..).unwrap_or_default();
+            parts(two_vectors(numbers), [&mut hi[at..], lo], |numbers, to| store(numbers, to));
+        }
+    }
+
+    /// # Safety
     /// As [`write_row`]; what is left of whole vectors is not written.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     pub(super) unsafe fn write_column(numbers: &[f32], hi: &mut [bf16], lo: &mut [bf16]) {
@@ -221,6 +248,22 @@ mod tests {
                 let at = i / DEPTH * TILE + i % DEPTH;
                 check(number * factor, hi[at], lo.get(at).copied());
             }
+        }
+    }
+
+    #[test]
+    fn steps_of_rows_are_rounded_like_the_half_crate() {
+        let all: Vec<f32> = all().into_iter().step_by(29).take(40 * DEPTH).collect();
+        for two in [false, true] {
+            let (apart, room) = (3 * TILE, || vec![bf16::ONE; 9 * TILE]);
+            let (mut hi, mut lo) = (room(), if two { room() } else { Vec::new() });
+            write_step(&all, apart, &mut hi, &mut lo);
+            for (i, number) in all.iter().enumerate() {
+                let (row, at) = (i / DEPTH, i % DEPTH);
+                let at = row / STRIP * apart + row % STRIP * DEPTH + at;
+                check(*number, hi[at], lo.get(at).copied());
+            }
+            assert_eq!(hi[TILE], bf16::ONE, "the next step");
         }
     }
 

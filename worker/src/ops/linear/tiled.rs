@@ -4,16 +4,19 @@ use crate::ops::view::{Rows, RowsMut, rows, rows_mut};
 use crate::simd;
 use crate::tiles::aligned::Aligned;
 use crate::tiles::packed::{self, Packed};
-use crate::tiles::{BLOCK, STRIP, Session, Target, Unit};
+use crate::tiles::{BLOCK, DEPTH, STRIP, Session, Target, Unit};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// Rows of `x` that a thread multiplies by all weights: so often is a strip of weights used once it has come into the
-/// cache. As many as this, or fewer that are no more numbers than a core's own cache holds beside weights.
+/// Rows of `x` that a thread multiplies by all weights at most: so often is a strip of weights used once it has come into the
+/// cache.
 const ROWS: usize = 16 * BLOCK;
+/// Numbers of `x` that a core's own cache holds beside weights.
 const ROOM_NUMBERS: usize = 1 << 19;
+/// Inputs that are multiplied at a time, in bf16: [`ROOM_NUMBERS`] of fewer than 128 rows would read the weights too often.
+const INPUTS: usize = 4096;
 /// Numbers of a tensor, or one row where that is more, that are laid out at a time.
 const BLOCK_NUMBERS: usize = 1 << 15;
 
@@ -25,8 +28,8 @@ thread_local! {
 /// Some of the outputs of weights that a matrix unit multiplies.
 #[derive(Clone, Debug)]
 pub(crate) struct Tiled {
-    unit: Unit,
-    weights: Arc<Packed>,
+    pub(super) unit: Unit,
+    pub(super) weights: Arc<Packed>,
     inputs: usize,
     first: usize,
     count: usize,
@@ -68,6 +71,11 @@ impl Tiled {
         self.inputs
     }
 
+    /// Number of outputs.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// `count` of the outputs from `first` on.
     pub fn outputs(&self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.count, "outputs {first} to {} of {}", first + count, self.count);
@@ -84,45 +92,77 @@ impl Tiled {
         out.inplace_op2(x, &Product { tiled: self, accumulate })
     }
 
-    fn rows_at_a_time(&self) -> usize {
-        let fitting = ROOM_NUMBERS / (self.inputs * self.weights.parts()).max(1) / BLOCK * BLOCK;
-        fitting.clamp(4 * BLOCK, ROWS)
+    /// Rows of so many inputs that a thread takes at a time.
+    pub(super) fn rows_at_a_time(&self) -> usize {
+        let numbers = self.inputs.min(INPUTS) * self.weights.parts();
+        (ROOM_NUMBERS / numbers.max(1) / BLOCK * BLOCK).clamp(4 * BLOCK, ROWS)
     }
 
     /// Multiplies rows of `x` into as many of `out`.
     fn rows(&self, out: &mut RowsMut<'_>, x: Rows<'_>, accumulate: bool) {
-        let (weights, count) = (&*self.weights, x.count);
+        let inputs = INPUTS / self.weights.parts();
         let mut room = ROOM.take();
-        room.clear(weights.parts(), count.next_multiple_of(BLOCK), weights.steps());
-        for (row, x) in x.data.chunks(x.stride).enumerate() {
-            simd::best().dispatch(|| room.write(row, &x[..self.inputs], 1.0));
-        }
-        let mut block = Aligned::zeros(BLOCK * BLOCK);
         self.unit.session(|session| {
-            for column in (self.first / STRIP * STRIP..self.first + self.count).step_by(BLOCK) {
-                for row in (0..count).step_by(BLOCK) {
-                    let whole =
-                        row + BLOCK <= count && column >= self.first && column + BLOCK <= self.first + self.count;
-                    if whole {
-                        let data = &mut out.data[row * out.stride + column - self.first..];
-                        let mut target = Target { data, stride: out.stride, add: accumulate };
-                        self.block(session, &room, (row, column), &mut target);
-                    } else {
-                        let mut target = Target { data: &mut block, stride: BLOCK, add: false };
-                        self.block(session, &room, (row, column), &mut target);
-                        self.write(&block, row, column, out, accumulate);
-                    }
+            for first in (0..self.inputs).step_by(inputs) {
+                let end = (first + inputs).min(self.inputs);
+                room.clear(self.weights.parts(), x.count, (end - first).div_ceil(DEPTH));
+                for (row, x) in x.data.chunks(x.stride).enumerate() {
+                    simd::best().dispatch(|| room.write(row, &x[first..end], 1.0));
                 }
+                self.product(session, &room, first / DEPTH, out, accumulate || first > 0);
             }
         });
         ROOM.set(room);
     }
 
-    fn block(&self, session: &Session, x: &packed::Rows, (row, column): (usize, usize), target: &mut Target<'_>) {
+    /// Multiplies rows by the weights from a step of their inputs on.
+    pub(super) fn product(
+        &self,
+        session: &Session,
+        x: &packed::Rows,
+        step: usize,
+        out: &mut RowsMut<'_>,
+        accumulate: bool,
+    ) {
+        let mut block = Aligned::zeros(BLOCK * BLOCK);
+        for column in (self.first / STRIP * STRIP..self.first + self.count).step_by(BLOCK) {
+            for row in (0..out.count).step_by(BLOCK) {
+                let whole =
+                    row + BLOCK <= out.count && column >= self.first && column + BLOCK <= self.first + self.count;
+                if whole {
+                    let data = &mut out.data[row * out.stride + column - self.first..];
+                    let mut target = Target { data, stride: out.stride, add: accumulate };
+                    self.block(session, x, (row, column), step, &mut target);
+                } else {
+                    let mut target = Target { data: &mut block, stride: BLOCK, add: false };
+                    self.block(session, x, (row, column), step, &mut target);
+                    self.write(&block, row, column, out, accumulate);
+                }
+            }
+        }
+    }
+
+    /// Writes [`BLOCK`] of the outputs from `column` on, a multiple of 16, of so many rows to `panel`, `(rows, BLOCK)`; whole
+    /// blocks of rows are written.
+    pub(super) fn panel(&self, session: &Session, x: &packed::Rows, column: usize, panel: &mut [f32]) {
+        for (block, data) in panel.chunks_exact_mut(BLOCK * BLOCK).enumerate() {
+            let mut target = Target { data, stride: BLOCK, add: false };
+            self.block(session, x, (block * BLOCK, self.first + column), 0, &mut target);
+        }
+    }
+
+    fn block(
+        &self,
+        session: &Session,
+        x: &packed::Rows,
+        (row, column): (usize, usize),
+        step: usize,
+        target: &mut Target<'_>,
+    ) {
         let (weights, left) = (&*self.weights, column / STRIP);
         // The last strip may stand alone; what its neighbour would give is not used.
         let right = (left + 1).min(weights.strips() - 1);
-        session.multiply((x, row, 0), (weights, [left, right], 0), weights.steps(), target);
+        session.multiply((x, row, 0), (weights, [left, right], step), x.steps(), target);
     }
 
     /// Copies the rows and columns of a block that are there.
@@ -139,6 +179,11 @@ impl Tiled {
             }
         }
     }
+}
+
+/// Rows of so many that a task takes: as many as this, or fewer so that all threads have some.
+pub(super) fn share(rows: usize, most: usize) -> usize {
+    rows.div_ceil(rayon::current_num_threads()).next_multiple_of(BLOCK).min(most)
 }
 
 struct Product<'a> {
@@ -158,7 +203,7 @@ impl InplaceOp2 for Product<'_> {
             bail!("shapes do not fit a projection (out, x, weight): {shapes:?}");
         }
         // What is computed for a row does not depend on the rows beside it.
-        let share = x.count.div_ceil(rayon::current_num_threads()).next_multiple_of(BLOCK).min(tiled.rows_at_a_time());
+        let share = share(x.count, tiled.rows_at_a_time());
         let tasks = out.data.par_chunks_mut(out.stride * share).zip(x.data.par_chunks(x.stride * share));
         tasks.for_each(|(to, from)| {
             let count = from.len().div_ceil(x.stride);
