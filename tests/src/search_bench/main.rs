@@ -27,7 +27,6 @@ use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::racing::Racing;
 use ropewalk_shared::sample::Sample;
 use ropewalk_shared::space::PAPER_START_TOKENS;
-use ropewalk_worker::device::Dtype;
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::model::{Model, fingerprint_dir};
 use std::io::Write as _;
@@ -46,7 +45,7 @@ fn main() -> Result<()> {
     let documents = Documents::Text { paths: &options.data, tokenizer: &tokenizer };
     let fingerprint = fingerprint_dir(&options.model)?;
     let identity = ModelIdentity { name: "model".into(), fingerprint, config_json };
-    let model = Arc::new(Model::load(&options.model, &candle_core::Device::Cpu, Dtype::F32)?);
+    let model = Arc::new(Model::load(&options.model, &candle_core::Device::Cpu, options.dtype)?);
     let evaluator = Evaluator::new(model, EvaluatorOptions { threads: options.threads, ..Default::default() })?;
     let mut losses = Losses::open(evaluator, options.cache.as_deref())?;
 

@@ -5,6 +5,7 @@ use clap::Parser;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::job::{SearchOptions, StrategyKind};
 use ropewalk_shared::racing::Racing;
+use ropewalk_worker::device::Dtype;
 use std::path::PathBuf;
 
 /// Runs search strategies on equal documents and prints what each reaches for how many document passes
@@ -74,7 +75,12 @@ pub struct Options {
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     pub threads: usize,
 
-    /// Keep losses in this file and use what it holds: an interrupted comparison goes on where it stopped
+    /// Number format of the losses: f32, f32-fast, bf16
+    #[arg(long, default_value_t = Dtype::F32, value_name = "FORMAT")]
+    pub dtype: Dtype,
+
+    /// Keep losses in this file and use what it holds: an interrupted comparison goes on where it stopped. One
+    /// file for each format: the lines do not say theirs
     #[arg(long, value_name = "FILE")]
     pub cache: Option<PathBuf>,
 
