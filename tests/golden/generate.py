@@ -44,13 +44,20 @@ SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=24, num_hidden_lay
 APART = dict(SMALL, num_attention_heads=4, num_key_value_heads=2, head_dim=16)  # 4 x 16 is not the hidden size
 
 
+# Heads and a feed-forward block as wide as those of real models, and a document of several blocks of every kernel.
+WIDE = dict(SMALL, intermediate_size=64, head_dim=64)
+WHOLE = dict(WIDE, hidden_size=64, num_attention_heads=1)  # for families whose heads divide the hidden size
+LONG = (37, 333)
+
+
 def rope(rope_type="default", theta=10000.0, **more):
     return {"rope_type": rope_type, "rope_theta": theta, **more}
 
 
 def case(model_type, settings, rope_parameters=None, *, dtype="float16", style=5, shard=None, drop=(), edit=None,
          lengths=(37, TOKENS)):
-    """`style` 4 writes config.json as transformers 4 did; `drop` and `edit` remove and set its keys afterwards."""
+    """`style` 4 writes config.json as transformers 4 did; `drop` and `edit` remove and set its keys afterwards. The longest
+    of the lengths is that of the document."""
     return dict(model_type=model_type, settings=settings, rope=rope_parameters or rope(), dtype=dtype, style=style,
                 shard=shard, drop=drop, edit=edit or {}, lengths=lengths)
 
@@ -103,6 +110,14 @@ CASES = {
     "phi3": case("phi3", dict(PHI, num_key_value_heads=2), dtype="bfloat16"),
     "phi3-partial": case("phi3", dict(PHI, sliding_window=WINDOW), rope(partial_rotary_factor=0.5)),
     "phi3-partial-v4": case("phi3", PHI, rope(partial_rotary_factor=0.75), style=4),
+    "llama-wide": case("llama", WIDE, lengths=LONG),
+    "llama-wide-256": case("llama", dict(WIDE, head_dim=256, num_attention_heads=1), dtype="bfloat16", lengths=LONG),
+    "mistral-wide": case("mistral", dict(WIDE, sliding_window=100), lengths=LONG),
+    "qwen2-wide": case("qwen2", dict({k: v for k, v in WHOLE.items() if k != "head_dim"}, sliding_window=150,
+                                     use_sliding_window=True, max_window_layers=1), lengths=LONG),
+    "qwen3-wide": case("qwen3", dict(WIDE, head_dim=128, intermediate_size=96), dtype="bfloat16", lengths=LONG),
+    "phi3-wide": case("phi3", dict({k: v for k, v in WHOLE.items() if k != "head_dim"},
+                                   original_max_position_embeddings=WINDOW), rope(partial_rotary_factor=0.75), lengths=LONG),
     "phi3-longrope": case("phi3", dict(STRETCHED, original_max_position_embeddings=WINDOW), LONGROPE, style=4,
                           edit=PHI_EDIT, lengths=EDGES),
 }
@@ -196,7 +211,7 @@ def planned_evaluations(spec, pairs, rng):
     for name, values, start, attention in [("rescaled", factors, 0, 1.0), ("rescaled-start4", factors, 4, 1.0),
                                            ("rescaled-start4-attention", factors, 4, 1.17),
                                            ("ones", [1.0] * pairs, 0, 1.0)]:
-        yield dict(name=name, length=TOKENS, rescale_factors=values, start_tokens=start, attention_factor=attention)
+        yield dict(name=name, length=max(spec["lengths"]), rescale_factors=values, start_tokens=start, attention_factor=attention)
 
 
 @torch.inference_mode()
@@ -234,7 +249,7 @@ def generate_case(name, spec, peer):
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     write_model(directory, spec, rng)
     config = AutoConfig.from_pretrained(directory)
-    tokens = [int(t) for t in rng.integers(0, config.vocab_size, size=TOKENS)]
+    tokens = [int(t) for t in rng.integers(0, config.vocab_size, size=max(spec["lengths"]))]
     plan = planned_evaluations(spec, rotary_geometry(config)[1] // 2, rng)
     results = [evaluate(directory, e, tokens, peer) for e in plan]
     write_json(directory / "golden.json", dict(versions(), tokens=tokens, evaluations=results))

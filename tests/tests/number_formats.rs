@@ -40,6 +40,14 @@ fn bf16_keeps_the_loss_and_takes_less_memory() -> Result<()> {
 }
 
 #[test]
+fn f32_fast_keeps_the_loss() -> Result<()> {
+    // No multiple of any block.
+    let (f32_loss, fast_loss) = (measured("f32", "2049")?.0, measured("f32-fast", "2049")?.0);
+    ensure!((fast_loss - f32_loss).abs() < 1e-4, "{fast_loss} for {f32_loss}");
+    Ok(())
+}
+
+#[test]
 fn f16_is_refused_on_the_cpu() -> Result<()> {
     let error = measured("f16", "512").map(|_| String::new()).unwrap_or_else(|error| error.to_string());
     ensure!(error.contains("use f32 or bf16"), "{error}");

@@ -35,6 +35,8 @@ struct Buffers {
     /// None where gate and up are never written out.
     gate_up: Option<Tensor>,
     logits: Tensor,
+    /// Bytes that threads hold on their own while they compute gate and up.
+    scratch: usize,
 }
 
 /// Zeros, `(rows, width)` in f32, that begin with a cache line on the CPU: a matrix unit writes whole lines.
@@ -93,6 +95,7 @@ impl Workspace {
     pub fn on(device: &Device, model: &Model, chunk: usize) -> Result<Self> {
         let spec = &model.spec;
         let buffer = |width: usize| rows_from_a_line(chunk, width, device);
+        let parts = model.tiles.map(|(_, parts)| parts).filter(|_| gated::applies(spec));
         let buffers = match model.kernels {
             Kernels::Cpu => Some(Buffers {
                 hidden: (model.dtype == Dtype::Bf16).then(|| buffer(spec.hidden)).transpose()?,
@@ -102,6 +105,7 @@ impl Workspace {
                     .then(|| buffer(2 * spec.intermediate))
                     .transpose()?,
                 logits: buffer(spec.vocab.min(VOCABULARY_BLOCK))?,
+                scratch: parts.map_or(0, |parts| gated::scratch_bytes(spec, chunk, parts)),
             }),
             _ => None,
         };
@@ -112,7 +116,7 @@ impl Workspace {
     pub fn bytes(&self) -> u64 {
         let of = |all: &Buffers| {
             let some = [&all.hidden, &all.gate_up].into_iter().flatten();
-            some.chain([&all.normed, &all.qkv, &all.logits]).map(ledger::bytes).sum()
+            some.chain([&all.normed, &all.qkv, &all.logits]).map(ledger::bytes).sum::<u64>() + all.scratch as u64
         };
         self.buffers.as_ref().map_or(0, of)
     }

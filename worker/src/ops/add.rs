@@ -39,6 +39,7 @@ impl InplaceOp2 for Add {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use proptest::prelude::*;
 
     #[test]
     fn only_the_given_columns_are_added_to() {
@@ -55,5 +56,25 @@ mod tests {
             }
         }
         assert!(add(&sum, &x.narrow(0, 0, 29).unwrap()).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn rows_of_any_width_are_added(rows in 1usize..60, width in 1usize..400, before in 0usize..5, after in 0usize..5) {
+            let whole = before + width + after;
+            let tensor = |factor: f32| -> Tensor {
+                let data = (0..rows * whole).map(|i| i as f32 * factor).collect();
+                Tensor::from_vec::<_, f32>(data, (rows, whole), &Device::Cpu).unwrap()
+            };
+            let (sum, x) = (tensor(0.5), tensor(2.0));
+            add(&sum.narrow(1, before, width).unwrap(), &x.narrow(1, after, width).unwrap()).unwrap();
+            for (i, sum) in sum.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().enumerate() {
+                let inside = (before..before + width).contains(&(i % whole));
+                let added = if inside { (i + after - before) as f32 * 2.0 } else { 0.0 };
+                prop_assert_eq!(sum, i as f32 * 0.5 + added);
+            }
+        }
     }
 }

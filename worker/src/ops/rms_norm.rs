@@ -82,25 +82,47 @@ pub(super) fn normalise(row: &mut [f32], weight: &[f32], eps: f32) {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use proptest::prelude::*;
+
+    /// Candle's operation, the kernel, and the kernel on every instruction set, against the definition.
+    fn check(rows: usize, width: usize, seed: usize) {
+        let x: Vec<f32> = (0..rows * width).map(|i| (((i + seed) * 37 % 101) as f32 - 50.0) * 0.03).collect();
+        let w: Vec<f32> = (0..width).map(|i| 1.0 + ((i + seed) % 7) as f32 * 0.1).collect();
+        let tensor = |data: &[f32], shape: &[usize]| Tensor::from_slice(data, shape, &Device::Cpu).unwrap();
+        let (xt, wt) = (tensor(&x, &[rows, width]), tensor(&w, &[width]));
+        let out = Tensor::zeros_like(&xt).unwrap();
+        let cpu = rms_norm(Kernels::Cpu, &xt, &wt, 1e-5, Some(out)).unwrap().to_vec2::<f32>().unwrap();
+        let candle = rms_norm(Kernels::Tensor, &xt, &wt, 1e-5, None).unwrap().to_vec2::<f32>().unwrap();
+        for (r, row) in x.chunks(width).enumerate() {
+            let everywhere = simd::available().into_iter().map(|arch| {
+                let mut out = row.to_vec();
+                arch.dispatch(|| normalise(&mut out, &w, 1e-5));
+                (simd::name(arch), out)
+            });
+            let all = everywhere.chain([("cpu", cpu[r].clone()), ("candle", candle[r].clone())]);
+            let mean = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / width as f64;
+            for (name, got) in all {
+                for ((got, x), weight) in got.iter().zip(row).zip(&w) {
+                    let want = f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(*weight);
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{name} {rows}x{width}: {got} for {want}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn rows_are_normalised_like_the_definition() {
         for (rows, width) in [(1, 1), (3, 15), (5, 16), (70, 256), (2, 1000)] {
-            let x: Vec<f32> = (0..rows * width).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.03).collect();
-            let w: Vec<f32> = (0..width).map(|i| 1.0 + (i % 7) as f32 * 0.1).collect();
-            let tensor = |data: &[f32], shape: &[usize]| Tensor::from_slice(data, shape, &Device::Cpu).unwrap();
-            let (xt, wt) = (tensor(&x, &[rows, width]), tensor(&w, &[width]));
-            let out = Tensor::zeros_like(&xt).unwrap();
-            let cpu = rms_norm(Kernels::Cpu, &xt, &wt, 1e-5, Some(out)).unwrap().to_vec2::<f32>().unwrap();
-            let candle = rms_norm(Kernels::Tensor, &xt, &wt, 1e-5, None).unwrap().to_vec2::<f32>().unwrap();
-            for (r, row) in x.chunks(width).enumerate() {
-                let mean = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / width as f64;
-                for (c, x) in row.iter().enumerate() {
-                    let want = f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(w[c]);
-                    assert!((f64::from(cpu[r][c]) - want).abs() < 1e-5, "{rows}x{width}");
-                    assert!((f64::from(candle[r][c]) - want).abs() < 1e-5, "{rows}x{width}");
-                }
-            }
+            check(rows, width, 0);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn rows_of_any_width_are_normalised(rows in 1usize..40, width in 1usize..700, seed in 0usize..1000) {
+            check(rows, width, seed);
         }
     }
 }

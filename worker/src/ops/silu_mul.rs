@@ -113,19 +113,34 @@ fn gated<S: Simd>(simd: S, gate: S::f32s, up: S::f32s) -> S::f32s {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use proptest::prelude::*;
+
+    fn check(gate: &[f32], up: &[f32]) {
+        for arch in simd::available() {
+            let mut out = gate.to_vec();
+            arch.dispatch(Gate(&mut out, up));
+            for ((out, gate), up) in out.iter().zip(gate).zip(up) {
+                let (gate, up) = (f64::from(*gate), f64::from(*up));
+                let want = gate / (1.0 + (-gate).exp()) * up;
+                assert!((f64::from(*out) - want).abs() <= 1e-6 * want.abs() + 1e-30, "{gate}: {out} for {want}");
+            }
+        }
+    }
 
     #[test]
     fn gates_like_the_definition_on_every_instruction_set() {
         let gate: Vec<f32> = (0..1003).map(|i| (i as f32 - 500.0) * 0.25).collect();
         let up: Vec<f32> = (0..1003).map(|i| 1.0 + (i % 13) as f32).collect();
-        for arch in simd::available() {
-            let mut out = gate.clone();
-            arch.dispatch(Gate(&mut out, &up));
-            for ((out, gate), up) in out.iter().zip(&gate).zip(&up) {
-                let (gate, up) = (f64::from(*gate), f64::from(*up));
-                let want = gate / (1.0 + (-gate).exp()) * up;
-                assert!((f64::from(*out) - want).abs() <= 1e-6 * want.abs() + 1e-30, "{gate}: {out} for {want}");
-            }
+        check(&gate, &up);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn rows_of_any_width_are_gated(rows in proptest::collection::vec((-80f32..80.0, -9f32..9.0), 1..300)) {
+            let (gate, up): (Vec<f32>, Vec<f32>) = rows.into_iter().unzip();
+            check(&gate, &up);
         }
     }
 

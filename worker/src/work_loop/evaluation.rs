@@ -302,6 +302,7 @@ impl Bench {
                     fingerprint = wanted.fingerprint.short(),
                     max_tokens = evaluator.max_tokens(),
                     threads = evaluator.threads(),
+                    kernels = evaluator.model().kernels_name(),
                     placement =
                         evaluator.placement(tokens).map_or_else(|_| "none".to_owned(), |place| place.to_string()),
                     "model loaded"

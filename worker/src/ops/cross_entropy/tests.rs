@@ -1,5 +1,6 @@
 use super::*;
 use candle_core::Device;
+use proptest::prelude::*;
 
 fn logits(rows: usize, vocab: usize) -> Vec<f32> {
     (0..rows * vocab).map(|i| ((i * 7919 % 1013) as f32 - 506.0) * 0.05).collect()
@@ -38,6 +39,21 @@ fn blocks_of_the_vocabulary_add_up_to_the_definition() {
                     "{kernels:?} {rows}x{vocab} by {block}: {got} for {want}"
                 );
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_blocks_of_any_vocabulary_add_up(rows in 1usize..30, vocab in 1usize..1500, block in 1usize..1600) {
+        let logits = logits(rows, vocab);
+        let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
+        let want = expected(&logits, vocab, &targets);
+        for kernels in [Kernels::Cpu, Kernels::Tensor] {
+            let got = measured(kernels, &logits, vocab, &targets, block);
+            prop_assert!((got - want).abs() < 1e-5 * rows as f64, "{kernels:?}: {got} for {want}");
         }
     }
 }

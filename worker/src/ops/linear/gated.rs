@@ -139,6 +139,7 @@ mod tests {
     use crate::ops::silu_mul::silu_mul;
     use crate::tiles::tests::units;
     use candle_core::{DType, Device};
+    use proptest::prelude::*;
 
     fn matrix(rows: usize, width: usize, seed: usize) -> Tensor {
         let number = |i: usize| ((i + seed) * 7919 % 1013) as f32 / 506.0 - 1.0;
@@ -149,35 +150,49 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
+    /// On every unit, in one part and two, against the three operations in f32.
+    fn check(rows: usize, hidden: usize, width: usize) {
+        let linear = |outputs, inputs, seed| {
+            let scale = 1.0 / (inputs as f64).sqrt();
+            Linear::new((matrix(outputs, inputs, seed) * scale).unwrap(), None)
+        };
+        let (gate_up, x) = (linear(2 * width, hidden, 1), matrix(rows, hidden, 3));
+        let mut down = linear(hidden, width, 2);
+        down.bias = Some(matrix(1, hidden, 5).squeeze(0).unwrap());
+        let out = Tensor::zeros((rows, 2 * width), DType::F32, &Device::Cpu).unwrap();
+        let gates = gate_up.forward(Kernels::Cpu, &x, Some(out)).unwrap();
+        let gates = silu_mul(Kernels::Cpu, gates).unwrap();
+        let want = values(&down.add_to(Kernels::Cpu, matrix(rows, hidden, 4), &gates).unwrap());
+        for (unit, parts, tolerance) in units().into_iter().flat_map(|unit| [(unit, 1, 2e-2), (unit, 2, 5e-5)]) {
+            let (gate_up, down) = (gate_up.tiled(unit, parts).unwrap(), down.tiled(unit, parts).unwrap());
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let sum = matrix(rows, hidden, 4);
+                pool.install(|| values(&add_gated(&gate_up, &down, &sum, &x).unwrap().unwrap()))
+            };
+            let got = on(1);
+            let tolerance = tolerance * want.iter().copied().map(f32::abs).fold(1.0, f32::max);
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() < tolerance, "{}: {got} for {want}, {parts} parts", unit.name());
+            }
+            assert!(got == on(3), "threads");
+        }
+    }
+
     #[test]
     fn it_is_the_three_operations_in_one() {
         // The last is more columns than are taken at a time.
         for (rows, hidden, width) in [(1, 16, 32), (37, 40, 96), (70, 33, 64), (300, 2500, 608)] {
-            let linear = |outputs, inputs, seed| {
-                let scale = 1.0 / (inputs as f64).sqrt();
-                Linear::new((matrix(outputs, inputs, seed) * scale).unwrap(), None)
-            };
-            let (gate_up, x) = (linear(2 * width, hidden, 1), matrix(rows, hidden, 3));
-            let mut down = linear(hidden, width, 2);
-            down.bias = Some(matrix(1, hidden, 5).squeeze(0).unwrap());
-            let out = Tensor::zeros((rows, 2 * width), DType::F32, &Device::Cpu).unwrap();
-            let gates = gate_up.forward(Kernels::Cpu, &x, Some(out)).unwrap();
-            let gates = silu_mul(Kernels::Cpu, gates).unwrap();
-            let want = values(&down.add_to(Kernels::Cpu, matrix(rows, hidden, 4), &gates).unwrap());
-            for (unit, parts, tolerance) in units().into_iter().flat_map(|unit| [(unit, 1, 2e-2), (unit, 2, 5e-5)]) {
-                let (gate_up, down) = (gate_up.tiled(unit, parts).unwrap(), down.tiled(unit, parts).unwrap());
-                let on = |threads: usize| {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let sum = matrix(rows, hidden, 4);
-                    pool.install(|| values(&add_gated(&gate_up, &down, &sum, &x).unwrap().unwrap()))
-                };
-                let got = on(1);
-                let tolerance = tolerance * want.iter().copied().map(f32::abs).fold(0.0, f32::max);
-                for (got, want) in got.iter().zip(&want) {
-                    assert!((got - want).abs() < tolerance, "{}: {got} for {want}, {parts} parts", unit.name());
-                }
-                assert!(got == on(3), "threads");
-            }
+            check(rows, hidden, width);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn blocks_of_any_shape_are(rows in 1usize..80, hidden in 1usize..130, blocks in 1usize..5) {
+            check(rows, hidden, blocks * BLOCK);
         }
     }
 

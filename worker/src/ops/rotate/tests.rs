@@ -1,5 +1,6 @@
 use super::*;
 use candle_core::Device;
+use proptest::prelude::*;
 
 const ROWS: usize = 70;
 
@@ -30,24 +31,56 @@ fn expected(x: &[f32], dim: usize, cos: &[f32], sin: &[f32], norm: Option<&[f32]
     out
 }
 
+/// Candle's operations, the kernel, and the kernel on every instruction set, against the definition.
+fn check(heads: usize, dim: usize, pairs: usize, with_norm: bool, seed: usize) {
+    let (x, cos, sin) =
+        (numbers(ROWS * heads * dim, seed), numbers(ROWS * pairs, seed + 1), numbers(ROWS * pairs, seed + 2));
+    let weight = with_norm.then(|| numbers(dim, seed + 3));
+    let eps = 1e-3;
+    let want = expected(&x, dim, &cos, &sin, weight.as_deref(), eps);
+    let near = |got: &[f32], what: &str| {
+        for (got, want) in got.iter().zip(&want) {
+            assert!((f64::from(*got) - want).abs() < 4e-5, "{what} {heads}x{dim}: {got} for {want}");
+        }
+    };
+    for arch in simd::available() {
+        let mut out = x.clone();
+        for (index, head) in out.chunks_exact_mut(dim).enumerate() {
+            let angles = index / heads * pairs..(index / heads + 1) * pairs;
+            arch.dispatch(|| {
+                if let Some(weight) = &weight {
+                    normalise(head, weight, eps as f32);
+                }
+                turn(head, &cos[angles.clone()], &sin[angles]);
+            });
+        }
+        near(&out, simd::name(arch));
+    }
+    let norm = weight.map(|w| HeadNorm { weight: Tensor::from_vec(w, dim, &Device::Cpu).unwrap(), eps });
+    let angles = (&tensor(cos, pairs), &tensor(sin, pairs));
+    for kernels in [Kernels::Tensor, Kernels::Cpu] {
+        let out = rotate(kernels, tensor(x.clone(), heads * dim), dim, angles, norm.as_ref()).unwrap();
+        near(&out.flatten_all().unwrap().to_vec1::<f32>().unwrap(), &format!("{kernels:?}"));
+    }
+}
+
 #[test]
 fn both_implementations_are_the_definition() {
     for (heads, dim, pairs, with_norm) in
         [(1, 2, 1, false), (3, 12, 6, true), (2, 64, 32, false), (2, 96, 24, false), (4, 16, 7, true)]
     {
-        let (x, cos, sin) = (numbers(ROWS * heads * dim, 1), numbers(ROWS * pairs, 2), numbers(ROWS * pairs, 3));
-        let weight = with_norm.then(|| numbers(dim, 4));
-        let eps = 1e-3;
-        let want = expected(&x, dim, &cos, &sin, weight.as_deref(), eps);
-        let norm = weight.map(|w| HeadNorm { weight: Tensor::from_vec(w, dim, &Device::Cpu).unwrap(), eps });
-        let angles = (&tensor(cos, pairs), &tensor(sin, pairs));
-        for kernels in [Kernels::Tensor, Kernels::Cpu] {
-            let out = rotate(kernels, tensor(x.clone(), heads * dim), dim, angles, norm.as_ref()).unwrap();
-            let out: Vec<f32> = out.flatten_all().unwrap().to_vec1().unwrap();
-            for (out, want) in out.iter().zip(&want) {
-                assert!((f64::from(*out) - want).abs() < 2e-5, "{kernels:?} {heads}x{dim}: {out} for {want}");
-            }
-        }
+        check(heads, dim, pairs, with_norm, 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn heads_of_any_size_are_rotated(
+        heads in 1usize..4, pairs in 1usize..70, beside in 0usize..9, with_norm: bool, seed in 0usize..1000,
+    ) {
+        check(heads, 2 * pairs + beside, pairs, with_norm, seed);
     }
 }
 
