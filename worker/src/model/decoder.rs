@@ -101,9 +101,7 @@ impl Workspace {
                 hidden: (model.dtype == Dtype::Bf16).then(|| buffer(spec.hidden)).transpose()?,
                 normed: buffer(spec.hidden)?,
                 qkv: buffer(spec.query_width() + 2 * spec.key_width())?,
-                gate_up: (model.tiles.is_none() || !gated::applies(spec))
-                    .then(|| buffer(2 * spec.intermediate))
-                    .transpose()?,
+                gate_up: parts.is_none().then(|| buffer(2 * spec.intermediate)).transpose()?,
                 logits: buffer(spec.vocab.min(VOCABULARY_BLOCK))?,
                 scratch: parts.map_or(0, |parts| gated::scratch_bytes(spec, chunk, parts)),
             }),
