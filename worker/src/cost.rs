@@ -31,8 +31,12 @@ pub const SHARED_BYTES: u64 = 256 << 20;
 /// What the program itself takes of the host's memory: code, threads, tokenizer, and what the allocator holds back.
 /// Measured; a GPU's driver takes some hundred MiB of the device's, which are not counted.
 const PROGRAM_BYTES: u64 = 17 << 20;
-/// What it takes more where no matrix unit computes: the library of f32 products keeps blocks in another order. Measured.
-const PRODUCT_BYTES: u64 = 6 << 20;
+/// The same of a program that drives a GPU, on the host.
+const GPU_PROGRAM_BYTES: u64 = 23 << 20;
+/// Inputs of a right factor that the library of f32 products lays out at a time, at most.
+const PRODUCT_INPUTS: usize = 512;
+/// What it lays out of the left factor: about a core's second-level cache.
+const PRODUCT_BYTES: usize = 2 << 20;
 
 /// What is evaluated: documents of some length, in chunks, by a model.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +65,7 @@ pub struct Memory {
     /// Queries, keys and values of the first layer that are kept for the next candidates. The allocator may hold freed
     /// memory beside them, as much as half of all again.
     pub shared: u64,
-    /// The program itself.
+    /// The program itself, with what its library of products holds.
     pub program: u64,
 }
 
@@ -93,7 +97,11 @@ impl Memory {
             keys_values: keys_values_bytes(spec, format, tokens),
             buffers: (tokens * size_of::<u32>() + table) as u64 + chunk_buffers(load),
             shared: 0,
-            program: PROGRAM_BYTES + if format.parts.is_none() { PRODUCT_BYTES } else { 0 },
+            program: match format {
+                Format { cpu: false, .. } => GPU_PROGRAM_BYTES,
+                Format { parts: Some(_), .. } => PROGRAM_BYTES,
+                _ => PROGRAM_BYTES + product_bytes(spec, spec.vocab.min(VOCABULARY_BLOCK)),
+            },
         }
     }
 
@@ -147,6 +155,13 @@ pub(crate) fn chunk_buffers(load: Load<'_>) -> u64 {
     let feed_forward = e * n * (2 * spec.hidden + 3 * spec.intermediate);
     let head = e * n * 2 * spec.hidden + 4 * n * logits;
     (attention + scores.max(feed_forward)).max(head) as u64
+}
+
+/// Bytes that the library of f32 products holds on the CPU, at most, where so many logits are computed at a time: with a large
+/// last-level cache it lays out its right factor whole.
+pub(crate) fn product_bytes(spec: &DecoderSpec, logits: usize) -> u64 {
+    let widest = logits.max(2 * spec.intermediate).max(spec.query_width() + 2 * spec.key_width());
+    (PRODUCT_BYTES + size_of::<f32>() * spec.hidden.min(PRODUCT_INPUTS) * widest) as u64
 }
 
 /// Bytes of the first layer's queries, keys and values for a sequence. On the processor they are what is computed with.

@@ -2,7 +2,7 @@
 
 use crate::attention::AttentionShape;
 use crate::attention::cpu::backward::key_gradient_bytes;
-use crate::cost::{Format, Load, Memory};
+use crate::cost::{Format, Load, Memory, product_bytes};
 use crate::device::Dtype;
 use crate::model::config::DecoderSpec;
 
@@ -38,6 +38,8 @@ impl Limits {
 /// 4 layers (query width + heads)                                             results of attention, if kept
 /// 8 padded head dim max(32, key heads)                                       gradients of keys by unit, at most
 /// ```
+///
+/// and what the library of products holds.
 pub fn bytes(spec: &DecoderSpec, chunk_tokens: usize, tokens: usize) -> u64 {
     let (chunk, limits) = (chunk_tokens.min(tokens), Limits::of(spec, tokens));
     let rows = spec.query_width() + 2 * spec.key_width();
@@ -49,7 +51,7 @@ pub fn bytes(spec: &DecoderSpec, chunk_tokens: usize, tokens: usize) -> u64 {
     let numbers = tokens * per_token + buffers;
     let own = numbers * size_of::<f32>() + key_gradient_bytes(&shape, tokens) + attended;
     let load = Load { spec, format: Format::on(true, Dtype::F32), chunk_tokens, tokens };
-    Memory::of(load).evaluation() + own as u64
+    Memory::of(load).evaluation() + own as u64 + product_bytes(spec, spec.vocab)
 }
 
 /// The longest document whose gradient takes no more than `limit` bytes beside the weights, to within a few percent.
