@@ -48,7 +48,7 @@ fn measured_memory_is_the_predicted() -> Result<()> {
             let report = ropewalk(arguments.into_iter().chain(on).chain(more))?.json()?;
             // Only Linux tells.
             let Some(measured) = report["results"][0]["peak_rss_mib"].as_f64() else { return Ok(()) };
-            // Without a matrix unit the other formats are computed as f32 is.
+            // Of the other formats, what a matrix unit takes.
             let kernels = report["kernels"].as_str().context("no kernels")?;
             if dtype == "f32" || kernels.contains("(bf16") {
                 let plan = plan(Path::new(&*model), length, &on)?;

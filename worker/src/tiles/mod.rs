@@ -19,6 +19,7 @@ pub(crate) mod packed;
 pub(crate) mod split;
 
 use half::bf16;
+use std::marker::PhantomData;
 
 /// Rows of a block, and columns.
 pub(crate) const BLOCK: usize = 32;
@@ -104,7 +105,7 @@ impl Unit {
 
     /// Prepares the unit on this thread for the blocks that `work` computes. It must not hand them to other threads.
     pub fn session<R>(self, work: impl FnOnce(&Session) -> R) -> R {
-        let session = Session(self);
+        let session = Session(self, PhantomData);
         if let Self::Amx(amx) = self {
             amx.begin();
         }
@@ -114,8 +115,8 @@ impl Unit {
     }
 }
 
-/// A unit that is ready on this thread.
-pub(crate) struct Session(Unit);
+/// A unit that is ready on this thread, and on no other.
+pub(crate) struct Session(Unit, PhantomData<*const ()>);
 
 impl Session {
     /// Writes, or adds, the product of [`BLOCK`] rows from `row` on and the strips with these numbers to `target`: of so many

@@ -51,7 +51,7 @@ fn fits(intermediate: usize, bias: bool) -> bool {
     !bias && intermediate.is_multiple_of(BLOCK)
 }
 
-/// Bytes of the scratch of all threads together for a chunk of tokens, in so many parts: their rows, what comes of them (less
+/// Bytes of the scratch of all threads together, where each has 32 tokens of a chunk or more, in so many parts: their rows, what comes of them (less
 /// where that is more than a core's cache holds), and a panel of each of gate and up.
 pub(crate) fn scratch_bytes(spec: &DecoderSpec, tokens: usize, parts: usize) -> usize {
     tokens * (size_of::<bf16>() * parts * (spec.hidden + spec.intermediate) + 2 * size_of::<f32>() * BLOCK)
@@ -77,7 +77,7 @@ impl Gated<'_> {
         let (gate_up, down) = (self.gate_up, self.down);
         let (parts, width) = (gate_up.weights.parts(), down.inputs());
         let whole = x.count.next_multiple_of(BLOCK);
-        let columns = self.columns_at_a_time(whole);
+        let columns = self.columns_at_a_time();
         let Room { x: mut packed, mut gated, mut gate, mut up } = ROOM.take();
         packed.clear(parts, x.count, gate_up.weights.steps());
         for (row, x) in x.data.chunks(x.stride).enumerate() {
@@ -101,9 +101,10 @@ impl Gated<'_> {
         ROOM.set(Room { x: packed, gated, gate, up });
     }
 
-    /// Columns of the block that so many rows take at a time: a multiple of [`BLOCK`].
-    fn columns_at_a_time(&self, rows: usize) -> usize {
-        let all = ROOM_NUMBERS / (rows * self.gate_up.weights.parts());
+    /// Columns of the block that are taken at a time: a multiple of [`BLOCK`], and the same however rows are shared out, since
+    /// it says in which order they are added up.
+    fn columns_at_a_time(&self) -> usize {
+        let all = ROOM_NUMBERS / (self.gate_up.rows_at_a_time() * self.gate_up.weights.parts());
         (all.saturating_sub(self.gate_up.inputs()) / BLOCK * BLOCK).max(8 * BLOCK)
     }
 }
@@ -115,7 +116,8 @@ impl InplaceOp2 for Gated<'_> {
 
     fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, x: &CpuStorage, x_layout: &Layout) -> Result<()> {
         let (out, x) = (rows_mut(out, out_layout)?, rows(x, x_layout)?);
-        let fits = self.gate_up.count() == 2 * self.down.inputs() && x.width == self.gate_up.inputs();
+        let alike = self.gate_up.unit == self.down.unit && self.gate_up.weights.parts() == self.down.weights.parts();
+        let fits = alike && self.gate_up.count() == 2 * self.down.inputs() && x.width == self.gate_up.inputs();
         if !fits || out.width != self.down.count() || out.count != x.count {
             let shapes = [(out.count, out.width), (x.count, x.width), (self.gate_up.count(), self.down.inputs())];
             bail!("shapes do not fit a gated block (out, x, gate and up to down): {shapes:?}");
@@ -175,7 +177,7 @@ mod tests {
             for (got, want) in got.iter().zip(&want) {
                 assert!((got - want).abs() < tolerance, "{}: {got} for {want}, {parts} parts", unit.name());
             }
-            assert!(got == on(3), "threads");
+            assert!([3, 4, 8].iter().all(|threads| got == on(*threads)), "threads");
         }
     }
 

@@ -8,6 +8,7 @@ use crate::tiles::{BLOCK, DEPTH, STRIP, Session, Target, Unit};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows of `x` that a thread multiplies by all weights at most: so often is a strip of weights used once it has come into the
@@ -15,7 +16,7 @@ use std::sync::Arc;
 const ROWS: usize = 16 * BLOCK;
 /// Numbers of `x` that a core's own cache holds beside weights.
 const ROOM_NUMBERS: usize = 1 << 19;
-/// Inputs that are multiplied at a time, in bf16: [`ROOM_NUMBERS`] of fewer than 128 rows would read the weights too often.
+/// Numbers of a row, in all parts, that are multiplied at a time: [`ROOM_NUMBERS`] of fewer than 128 rows would read the weights too often.
 const INPUTS: usize = 4096;
 /// Numbers of a tensor, or one row where that is more, that are laid out at a time.
 const BLOCK_NUMBERS: usize = 1 << 15;
@@ -134,9 +135,13 @@ impl Tiled {
                     let mut target = Target { data, stride: out.stride, add: accumulate };
                     self.block(session, x, (row, column), step, &mut target);
                 } else {
-                    let mut target = Target { data: &mut block, stride: BLOCK, add: false };
+                    // As a whole block is: what is there comes first in the sum.
+                    if accumulate {
+                        self.places(row, column, out).for_each(|(at, place)| block[at].copy_from_slice(place));
+                    }
+                    let mut target = Target { data: &mut block, stride: BLOCK, add: accumulate };
                     self.block(session, x, (row, column), step, &mut target);
-                    self.write(&block, row, column, out, accumulate);
+                    self.places(row, column, out).for_each(|(at, place)| place.copy_from_slice(&block[at]));
                 }
             }
         }
@@ -165,19 +170,18 @@ impl Tiled {
         session.multiply((x, row, 0), (weights, [left, right], step), x.steps(), target);
     }
 
-    /// Copies the rows and columns of a block that are there.
-    fn write(&self, block: &[f32], row: usize, column: usize, out: &mut RowsMut<'_>, accumulate: bool) {
+    /// The numbers of a block that are there, row by row: where they stand in the block, and their places in `out`.
+    fn places<'o>(
+        &self,
+        row: usize,
+        column: usize,
+        out: &'o mut RowsMut<'_>,
+    ) -> impl Iterator<Item = (Range<usize>, &'o mut [f32])> {
         let skip = self.first.saturating_sub(column);
         let begin = column + skip - self.first;
         let width = (BLOCK - skip).min(self.count - begin);
-        for (from, row) in block.chunks_exact(BLOCK).zip(row..out.count) {
-            let (from, to) = (&from[skip..][..width], &mut out.data[row * out.stride + begin..][..width]);
-            if accumulate {
-                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-            } else {
-                to.copy_from_slice(from);
-            }
-        }
+        let rows = out.data.chunks_mut(out.stride).skip(row).take(BLOCK).enumerate();
+        rows.map(move |(index, out)| (index * BLOCK + skip..index * BLOCK + skip + width, &mut out[begin..][..width]))
     }
 }
 
