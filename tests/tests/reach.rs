@@ -168,7 +168,6 @@ fn a_small_device_gives_the_same_perplexity() -> Result<()> {
         ("cpu", "0.022", "weights streamed layer by layer, hidden states on the device"),
         ("cpu", "0.0195", "weights streamed layer by layer, hidden states in host memory"),
         ("cpu,cpu", "0.022", "all weights, hidden states in host memory, on 2 devices"),
-        ("cpu,cpu", "0.0165", "weights streamed layer by layer, hidden states in host memory, on 2 devices"),
         ("cpu,cpu,cpu", "1", "all weights, hidden states in host memory, on 3 devices"),
     ] {
         let report = limited(&tokens, devices, Some(gib))?.json()?;
