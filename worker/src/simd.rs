@@ -37,18 +37,19 @@ pub fn available() -> Vec<Arch> {
     all
 }
 
+/// Coefficients of Cephes' exp2f for a fraction within 0.5 of zero, the highest power first.
+pub(crate) const EXP2: [f32; 7] =
+    [1.535_336_2e-4, 1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_7e-1, 6.931_472e-1, 1.0];
+
 /// `2^x` for `x <= 127`, to about 2e-7 relative; exactly 0 below -125 (and so for minus infinity), NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // Coefficients of Cephes' exp2f for a fraction within 0.5 of zero.
-    const P: [f32; 6] = [1.535_336_2e-4, 1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_7e-1, 6.931_472e-1];
     let (whole, scale) = split(simd, x);
     let fraction = simd.sub_f32s(x, whole);
-    let mut p = simd.splat_f32s(P[0]);
-    for c in &P[1..] {
+    let mut p = simd.splat_f32s(EXP2[0]);
+    for c in &EXP2[1..] {
         p = simd.mul_add_e_f32s(p, fraction, simd.splat_f32s(*c));
     }
-    p = simd.mul_add_e_f32s(p, fraction, simd.splat_f32s(1.0));
     let tiny = simd.less_than_f32s(x, simd.splat_f32s(-125.0));
     simd.select_f32s(tiny, simd.splat_f32s(0.0), simd.mul_f32s(p, scale))
 }

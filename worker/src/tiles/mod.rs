@@ -64,11 +64,11 @@ impl<'a> Part<'a> {
     #[inline(always)]
     fn of(
         part: usize,
-        (a, row, from): (&'a packed::Rows, usize, usize),
+        (a, row): (&'a packed::Rows, usize),
         (b, strips, step): (&'a packed::Packed, [usize; 2], usize),
     ) -> Self {
         let strips = [b.strip(part, strips[0], step), b.strip(part, strips[1], step)];
-        Self { a: [a.half(part, row, from), a.half(part, row + STRIP, from)], b: strips }
+        Self { a: [a.half(part, row), a.half(part, row + STRIP)], b: strips }
     }
 
     #[inline(always)]
@@ -120,21 +120,21 @@ pub(crate) struct Session(Unit, PhantomData<*const ()>);
 
 impl Session {
     /// Writes, or adds, the product of [`BLOCK`] rows from `row` on and the strips with these numbers to `target`: of so many
-    /// steps, from these on in either factor, and of all pairs of parts that matter.
+    /// steps, in the strips from this one on, and of all pairs of parts that matter.
     ///
     /// # Panics
     /// When there are not as many, or `row` is no multiple of [`STRIP`].
     #[inline(always)]
     pub fn multiply(
         &self,
-        (a, row, from): (&packed::Rows, usize, usize),
+        (a, row): (&packed::Rows, usize),
         (b, strips, step): (&packed::Packed, [usize; 2], usize),
         steps: usize,
         target: &mut Target<'_>,
     ) {
-        let hi = Part::of(0, (a, row, from), (b, strips, step));
+        let hi = Part::of(0, (a, row), (b, strips, step));
         if b.parts() > 1 {
-            let lo = Part::of(1, (a, row, from), (b, strips, step));
+            let lo = Part::of(1, (a, row), (b, strips, step));
             self.block(&hi, Some(&lo), steps, target);
         } else {
             self.block(&hi, None, steps, target);
@@ -191,7 +191,7 @@ fn is_right(unit: Unit) -> bool {
         let mut data = vec![f32::NAN; BLOCK * stride];
         let mut target = Target { data: &mut data, stride, add: false };
         let right = (&packed, [0, 1], 0);
-        unit.session(|session| session.multiply((&rows, 0, 0), right, packed.steps(), &mut target));
+        unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
         data
     });
     let near = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());

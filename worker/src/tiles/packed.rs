@@ -138,11 +138,11 @@ impl Rows {
         [&mut hi[begin..], lo.get_mut(begin..).unwrap_or_default()]
     }
 
-    /// The tiles of one part of 16 rows from `row` on, a multiple of that, from a step on.
+    /// The tiles of one part of 16 rows from `row` on, a multiple of that.
     #[inline(always)]
-    pub fn half(&self, part: usize, row: usize, step: usize) -> &[bf16] {
+    pub fn half(&self, part: usize, row: usize) -> &[bf16] {
         assert!(row.is_multiple_of(STRIP), "16 rows begin with a multiple of it");
         let part = &self.data[part * self.size..][..self.size];
-        &part[row / STRIP * self.steps * TILE..][..self.steps * TILE][step * TILE..]
+        &part[row / STRIP * self.steps * TILE..][..self.steps * TILE]
     }
 }

@@ -123,7 +123,7 @@ pub(crate) mod native {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn two_vectors(numbers: &[f32]) -> [__m512; 2] {
+    pub(crate) fn two_vectors(numbers: &[f32]) -> [__m512; 2] {
         let numbers = &numbers[..DEPTH];
         // SAFETY: 16 numbers from the first and from the 17th of 32.
         [0, STRIP].map(|first| unsafe { _mm512_loadu_ps(numbers.as_ptr().add(first)) })

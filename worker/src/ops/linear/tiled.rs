@@ -167,7 +167,7 @@ impl Tiled {
         let (weights, left) = (&*self.weights, column / STRIP);
         // The last strip may stand alone; what its neighbour would give is not used.
         let right = (left + 1).min(weights.strips() - 1);
-        session.multiply((x, row, 0), (weights, [left, right], step), x.steps(), target);
+        session.multiply((x, row), (weights, [left, right], step), x.steps(), target);
     }
 
     /// The numbers of a block that are there, row by row: where they stand in the block, and their places in `out`.

@@ -121,8 +121,9 @@ impl WithSimd for Take<'_> {
 #[cfg(target_arch = "x86_64")]
 mod native {
     use super::{BLOCK, DEPTH, HEADROOM, KEYS, PARTIAL, Room, State};
+    use crate::simd::EXP2;
     use crate::tiles::TILE;
-    use crate::tiles::split::native::{rest, rounded, store};
+    use crate::tiles::split::native::{rest, rounded, store, two_vectors};
     use std::arch::x86_64::{
         __m512, _CMP_GT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_FROUND_TO_NEG_INF, _mm512_add_ps,
         _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_reduce_max_ps, _mm512_reduce_ps,
@@ -139,7 +140,7 @@ mod native {
             let scores = &room.scores[row * KEYS..][..count];
             let mut highest = [_mm512_set1_ps(f32::NEG_INFINITY); 2];
             for pair in scores.chunks_exact(DEPTH) {
-                let [low, high] = two(pair);
+                let [low, high] = two_vectors(pair);
                 highest = [_mm512_max_ps(highest[0], low), _mm512_max_ps(highest[1], high)];
             }
             let highest = _mm512_max_ps(highest[0], highest[1]);
@@ -155,7 +156,7 @@ mod native {
             let mut sums = [unsafe { _mm512_loadu_ps(totals.as_ptr()) }, _mm512_setzero_ps()];
             let [hi, lo] = room.weights.row_mut(row);
             for (step, pair) in scores.chunks_exact(DEPTH).enumerate() {
-                let scores = two(pair).map(|scores| _mm512_sub_ps(scores, base));
+                let scores = two_vectors(pair).map(|scores| _mm512_sub_ps(scores, base));
                 let weights = if lo.is_empty() { scores.map(|x| rough_exp2(x)) } else { scores.map(|x| exp2(x)) };
                 sums = [_mm512_add_ps(sums[0], weights[0]), _mm512_add_ps(sums[1], weights[1])];
                 let high = rounded(weights);
@@ -167,14 +168,6 @@ mod native {
             // SAFETY: 16 numbers.
             unsafe { _mm512_storeu_ps(totals.as_mut_ptr(), _mm512_add_ps(sums[0], sums[1])) }
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn two(scores: &[f32]) -> [__m512; 2] {
-        let scores = &scores[..DEPTH];
-        // SAFETY: 16 numbers from the first and from the 17th of 32.
-        [0, DEPTH / 2].map(|first| unsafe { _mm512_loadu_ps(scores.as_ptr().add(first)) })
     }
 
     /// `2^x` to 8e-5 relative, a fiftieth of what rounding to bf16 takes at most; exactly 0 for minus infinity, NaN for NaN.
@@ -192,10 +185,8 @@ mod native {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
     fn exp2(x: __m512) -> __m512 {
-        const P: [f32; 7] =
-            [1.535_336_2e-4, 1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_7e-1, 6.931_472e-1, 1.0];
         let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-        _mm512_scalef_ps(polynomial(&P, fraction), _mm512_sub_ps(x, fraction))
+        _mm512_scalef_ps(polynomial(&EXP2, fraction), _mm512_sub_ps(x, fraction))
     }
 
     /// The highest power comes first.

@@ -99,7 +99,7 @@ impl<'r, 'q> Strip<'r, 'q> {
         for column in (0..count).step_by(BLOCK) {
             let strip = (key + column) / STRIP;
             let mut target = Target { data: &mut room.scores[column..], stride: KEYS, add: false };
-            session.multiply((&self.queries, 0, 0), (keys, [strip, strip + 1], 0), keys.steps(), &mut target);
+            session.multiply((&self.queries, 0), (keys, [strip, strip + 1], 0), keys.steps(), &mut target);
         }
         self.hide(shape.window, key, count, &mut room.scores);
         self.state.take(arch, room, count);
@@ -108,7 +108,7 @@ impl<'r, 'q> Strip<'r, 'q> {
             let strip = column / STRIP;
             let mut target = Target { data: &mut self.state.sums[column..], stride: columns, add: true };
             let right = (values, [strip, strip + 1], key / DEPTH);
-            session.multiply((&room.weights, 0, 0), right, count / DEPTH, &mut target);
+            session.multiply((&room.weights, 0), right, count / DEPTH, &mut target);
         }
     }
 
