@@ -3,7 +3,7 @@
 //! The compiler has no stable intrinsics for it, but its assembler knows the instructions. A process asks Linux for the
 //! registers once; a thread configures them before each use.
 
-use super::{Part, Session, Target};
+use super::{Part, Target};
 
 /// Proof that this process may use AMX, and that it computes what the emulation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +19,9 @@ impl Amx {
 
     pub fn end(self) {}
 
-    pub fn block(
-        self,
-        _session: &Session,
-        hi: &Part<'_>,
-        lo: Option<&Part<'_>>,
-        steps: usize,
-        target: &mut Target<'_>,
-    ) {
+    /// # Safety
+    /// None is needed: nobody has one of these here.
+    pub unsafe fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
         super::emulated::block(hi, lo, steps, target);
     }
 }
@@ -34,7 +29,7 @@ impl Amx {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod native {
     use super::super::{Unit, is_right};
-    use super::{Amx, Part, Session, Target};
+    use super::{Amx, Part, Target};
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
     use std::sync::OnceLock;
@@ -104,25 +99,20 @@ mod native {
             unsafe { asm!("tilerelease", options(nostack, nomem)) }
         }
 
-        /// See [`Session::block`], which has checked the lengths; that there is a session proves that the registers are
-        /// configured.
+        /// The product of `hi`, or of `hi + lo` less the smallest term.
+        ///
+        /// # Safety
+        /// The registers of this thread must be configured ([`Self::begin`]), `steps` not 0, and operands and target as
+        /// long as [`super::super::Session::block`] checks.
         #[inline(always)]
-        pub fn block(
-            self,
-            _session: &Session,
-            hi: &Part<'_>,
-            lo: Option<&Part<'_>>,
-            steps: usize,
-            target: &mut Target<'_>,
-        ) {
-            assert!(steps > 0, "steps of a block");
+        pub unsafe fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
             let parts = [Pointers::of(hi), Pointers::of(lo.unwrap_or(hi))];
             // Offsets: 0 of the part for `hi`, 32 for `lo`; in it 0 and 8 for the upper and the lower rows of A, 16 and 24
             // for the strips of B. tmm0 to tmm3 are C, tmm4 and tmm5 A, tmm6 and tmm7 B.
             //
             // SAFETY: reads, for each of the parts, `steps` KiB from each of its four pointers, and writes 32 rows of 128
-            // bytes of C, or adds to them: `Session::block` has checked that the slices hold as much. The tile registers are
-            // configured for whole tiles (`Unit::session`), and everything the code overwrites is declared.
+            // bytes of C, or adds to them: the caller's promise is that the slices hold as much and that the tile registers are
+            // configured, for whole tiles. Everything the code overwrites is declared.
             unsafe {
                 asm!(
                     // The lower 16 rows of C.

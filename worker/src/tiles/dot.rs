@@ -12,7 +12,9 @@ impl Dot {
         None
     }
 
-    pub fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
+    /// # Safety
+    /// None is needed: nobody has one of these here.
+    pub unsafe fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
         super::emulated::block(hi, lo, steps, target);
     }
 }
@@ -49,11 +51,14 @@ mod native {
             })
         }
 
-        /// See [`super::super::Session::block`], which has checked the lengths.
-        pub fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
+        /// The product of `hi`, or of `hi + lo` less the smallest term.
+        ///
+        /// # Safety
+        /// Operands and target must be as long as [`super::super::Session::block`] checks.
+        pub unsafe fn block(self, hi: &Part<'_>, lo: Option<&Part<'_>>, steps: usize, target: &mut Target<'_>) {
             for first in (0..BLOCK).step_by(ROWS) {
-                // SAFETY: `self` proves that the processor has the instructions. `Session::block` has checked that both factors
-                // have `steps` tiles for either half, and the target 32 rows of 32 numbers.
+                // SAFETY: `self` proves that the processor has the instructions; that both factors have `steps` tiles for
+                // either half, and the target 32 rows of 32 numbers, is the caller's promise.
                 unsafe { rows(first, hi, lo, steps, target) }
             }
         }

@@ -19,6 +19,7 @@ pub(crate) mod packed;
 pub(crate) mod split;
 
 use half::bf16;
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// Rows of a block, and columns.
@@ -103,22 +104,29 @@ impl Unit {
         }
     }
 
-    /// Prepares the unit on this thread for the blocks that `work` computes. It must not hand them to other threads.
+    /// Prepares the unit on this thread for the blocks that `work` computes.
     pub fn session<R>(self, work: impl FnOnce(&Session) -> R) -> R {
-        let session = Session(self, PhantomData);
-        if let Self::Amx(amx) = self {
-            amx.begin();
-        }
-        let result = work(&session);
-        drop(session);
-        result
+        work(&Session::begin(self))
     }
+}
+
+thread_local! {
+    /// Sessions of this thread, one within the other.
+    static OPEN: Cell<usize> = const { Cell::new(0) };
 }
 
 /// A unit that is ready on this thread, and on no other.
 pub(crate) struct Session(Unit, PhantomData<*const ()>);
 
 impl Session {
+    fn begin(unit: Unit) -> Self {
+        let outer = OPEN.replace(OPEN.get() + 1);
+        if let (Unit::Amx(amx), 0) = (unit, outer) {
+            amx.begin();
+        }
+        Self(unit, PhantomData)
+    }
+
     /// Writes, or adds, the product of [`BLOCK`] rows from `row` on and the strips with these numbers to `target`: of so many
     /// steps, in the strips from this one on, and of all pairs of parts that matter.
     ///
@@ -155,9 +163,10 @@ impl Session {
         let rows = (BLOCK - 1) * target.stride + BLOCK;
         assert!(target.stride >= BLOCK && target.data.len() >= rows, "rows of C");
         match self.0 {
-            // The lengths are checked above, and the unit was made ready by `Unit::session`.
-            Unit::Amx(amx) => amx.block(self, hi, lo, steps, target),
-            Unit::Dot(dot) => dot.block(hi, lo, steps, target),
+            // SAFETY: the lengths are checked above, and `begin` has made the unit ready on this thread.
+            Unit::Amx(amx) => unsafe { amx.block(hi, lo, steps, target) },
+            // SAFETY: the lengths are checked above.
+            Unit::Dot(dot) => unsafe { dot.block(hi, lo, steps, target) },
             Unit::Emulated => emulated::block(hi, lo, steps, target),
         }
     }
@@ -171,31 +180,39 @@ fn terms<'a>(hi: &Part<'a>, lo: Option<&Part<'a>>) -> impl Iterator<Item = Part<
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Unit::Amx(amx) = self.0 {
+        let open = OPEN.get() - 1;
+        OPEN.set(open);
+        // The innermost to end must not take the registers from those around it.
+        if let (Unit::Amx(amx), 0) = (self.0, open) {
             amx.end();
         }
     }
 }
 
-/// Whether a unit computes a block with terms, steps and strides like those of real work as the emulation does.
+/// Whether a unit computes blocks with steps and strides like those of real work as the emulation does: in one part and in two,
+/// written and added.
 #[cfg(target_arch = "x86_64")]
 fn is_right(unit: Unit) -> bool {
     let (inputs, number) = (3 * DEPTH, |i: usize| ((i * 7919 % 1013) as f32 - 506.0) / 506.0);
     let numbers = |seed: usize| (0..BLOCK * inputs).map(|i| number(i + seed)).collect::<Vec<_>>();
     let (a, b) = (numbers(1), numbers(5));
-    let (mut rows, packed) = (packed::Rows::default(), packed::Packed::of_rows(&b, inputs, 2));
-    rows.clear(2, BLOCK, packed.steps());
-    a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
-    let stride = BLOCK + 5;
-    let [got, want] = [unit, Unit::Emulated].map(|unit| {
-        let mut data = vec![f32::NAN; BLOCK * stride];
-        let mut target = Target { data: &mut data, stride, add: false };
-        let right = (&packed, [0, 1], 0);
-        unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
-        data
-    });
-    let near = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());
-    got.iter().zip(&want).all(near)
+    let near = |got: f32, want: f32| (got - want).abs() < 1e-4 || (got.is_nan() && want.is_nan());
+    [(1, false), (1, true), (2, false), (2, true)].into_iter().all(|(parts, add)| {
+        let (mut rows, packed) = (packed::Rows::default(), packed::Packed::of_rows(&b, inputs, parts));
+        rows.clear(parts, BLOCK, packed.steps());
+        a.chunks(inputs).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
+        let stride = BLOCK + 5;
+        let [got, want] = [unit, Unit::Emulated].map(|unit| {
+            // What is written over may be anything.
+            let there = |i: usize| if add { number(i) } else { f32::NAN };
+            let mut data: Vec<f32> = (0..BLOCK * stride).map(there).collect();
+            let mut target = Target { data: &mut data, stride, add };
+            let right = (&packed, [0, 1], 0);
+            unit.session(|session| session.multiply((&rows, 0), right, packed.steps(), &mut target));
+            data
+        });
+        got.iter().zip(&want).all(|(&got, &want)| near(got, want))
+    })
 }
 
 #[cfg(test)]

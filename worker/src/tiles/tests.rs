@@ -47,7 +47,7 @@ proptest! {
         let (a, b) = (numbers(BLOCK * inputs, seed), numbers(columns * inputs, seed + 77));
         let want = definition(&a, &b, inputs);
         let packed = Packed::of_rows(&b, inputs, parts);
-        // Rounding to bf16 moves a factor by 2^-9 of itself, and a split one by 2^-17.
+        // Rounding to bf16 moves a factor by 2^-8 of itself at most, and a split one by 2^-16; never all of them one way.
         let tolerance = inputs as f64 * if parts == 1 { 2.0f64.powi(-8) } else { 2.0f64.powi(-15) };
         for unit in units() {
             let stride = BLOCK + extra;
@@ -91,4 +91,24 @@ fn short_operands_are_refused() {
     let mut out = vec![0.0; BLOCK * BLOCK];
     Unit::Emulated
         .session(|session| session.block(&part, None, 1, &mut Target { data: &mut out, stride: BLOCK, add: false }));
+}
+
+/// What a session prepares on a thread stays ready until the outermost has ended.
+#[test]
+fn a_session_within_another_leaves_it_ready() {
+    let (a, b) = (numbers(BLOCK * DEPTH, 1), numbers(BLOCK * DEPTH, 2));
+    let packed = Packed::of_rows(&b, DEPTH, 1);
+    for unit in units() {
+        let alone = block_of(unit, &a, &packed, 1, DEPTH, BLOCK);
+        let mut rows = Rows::default();
+        rows.clear(1, BLOCK, 1);
+        a.chunks(DEPTH).enumerate().for_each(|(row, numbers)| rows.write(row, numbers, 1.0));
+        let mut after = vec![0.0; BLOCK * BLOCK];
+        unit.session(|outer| {
+            unit.session(|_| ());
+            let mut target = Target { data: &mut after, stride: BLOCK, add: false };
+            outer.multiply((&rows, 0), (&packed, [0, 1], 0), 1, &mut target);
+        });
+        assert_eq!(after, alone, "{}", unit.name());
+    }
 }

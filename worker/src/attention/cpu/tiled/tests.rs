@@ -44,7 +44,7 @@ proptest! {
         let q = numbers(chunk * shape.query_width(), seed);
         let [k, v] = [1, 2].map(|i| numbers(keys * kv_heads * head_dim, seed + i));
         let want = reference::attention(&shape, chunk, &q, &k, &v);
-        // Scores reach 10 or so, of which rounding to bf16 takes 2^-9, and twice that in the weights.
+        // Scores reach 10 or so, of which rounding to bf16 moves 2^-8 at most, and twice that in the weights.
         let tolerance = if parts == 1 { 3e-2 } else { 2e-4 };
         for unit in units() {
             let got = computed(unit, &shape, chunk, parts, [&q, &k, &v]);
