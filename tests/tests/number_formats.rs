@@ -5,8 +5,8 @@ use ropewalk_tests::command::ropewalk;
 use ropewalk_tests::models;
 use serde_json::Value;
 
-/// Loss in nats per token of the bundled text, and peak memory in MiB.
-fn measured(dtype: &str, length: &str) -> Result<(f64, f64)> {
+/// Loss in nats per token of the bundled text, peak memory in MiB, and whether a matrix unit computed.
+fn measured(dtype: &str, length: &str) -> Result<(f64, f64, bool)> {
     let model = models::lab().to_string_lossy().into_owned();
     let text = models::lab().with_file_name("text").to_string_lossy().into_owned();
     let ended = ropewalk([
@@ -27,13 +27,14 @@ fn measured(dtype: &str, length: &str) -> Result<(f64, f64)> {
     let report: Value = serde_json::from_str(&ended.stdout)?;
     ensure!(report["dtype"] == dtype, "{report}");
     let of = |key: &str| report["results"][0][key].as_f64().with_context(|| format!("no {key} in {report}"));
-    Ok((of("nll")?, of("peak_rss_mib")?))
+    let kernels = report["kernels"].as_str().context("no kernels")?;
+    Ok((of("nll")?, of("peak_rss_mib")?, kernels.contains("(bf16")))
 }
 
 #[test]
 fn bf16_keeps_the_loss_and_takes_less_memory() -> Result<()> {
-    let (f32_loss, f32_memory) = measured("f32", "2048")?;
-    let (bf16_loss, bf16_memory) = measured("bf16", "2048")?;
+    let (f32_loss, f32_memory, _) = measured("f32", "2048")?;
+    let (bf16_loss, bf16_memory, _) = measured("bf16", "2048")?;
     ensure!(bf16_loss != f32_loss && (bf16_loss - f32_loss).abs() < 5e-3, "{bf16_loss} for {f32_loss}");
     ensure!(bf16_memory < f32_memory, "{bf16_memory} MiB for {f32_memory}");
     Ok(())
@@ -42,8 +43,11 @@ fn bf16_keeps_the_loss_and_takes_less_memory() -> Result<()> {
 #[test]
 fn f32_fast_keeps_the_loss() -> Result<()> {
     // No multiple of any block.
-    let (f32_loss, fast_loss) = (measured("f32", "2049")?.0, measured("f32-fast", "2049")?.0);
+    let (f32_loss, _, by_unit) = measured("f32", "2049")?;
+    ensure!(!by_unit);
+    let (fast_loss, _, by_unit) = measured("f32-fast", "2049")?;
     ensure!((fast_loss - f32_loss).abs() < 1e-4, "{fast_loss} for {f32_loss}");
+    ensure!((fast_loss != f32_loss) == by_unit, "without a matrix unit it is f32: {fast_loss}, {f32_loss}");
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub struct Devices(Vec<DeviceChoice>);
 /// Number format of weights and activations. Losses are always accumulated in f64 over f32 logits.
 ///
 /// On the CPU bf16 is how matrices of weights, hidden states between layers, and keys and values are kept: half the
-/// memory. Arithmetic is in f32 there.
+/// memory. A matrix unit computes products and attention in it, with sums in f32; all else is computed in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// Single precision, the reference.
@@ -51,6 +51,9 @@ pub enum DeviceError {
         "this build has no CUDA support: build it with `cargo build --release --features cuda` (a worker: add `-p ropewalk-worker`), or use --device cpu"
     )]
     NoCuda,
+    /// One GPU, twice.
+    #[error("cuda:{0} is named twice: a model's layers are dealt out to different GPUs")]
+    Twice(usize),
     /// The GPU did not start.
     #[error("cannot use cuda:{index}: {source}; `nvidia-smi` lists the GPUs of this machine")]
     Cuda {
@@ -144,6 +147,11 @@ impl Devices {
         self.0.contains(&DeviceChoice::Cpu)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The number format that is used on them unless another is asked for: GPUs are built for bf16.
     pub fn usual_dtype(&self) -> Dtype {
         if self.is_cpu() { Dtype::F32 } else { Dtype::Bf16 }
@@ -179,7 +187,15 @@ impl FromStr for Devices {
         };
         let devices: Vec<_> = text.split(',').map(device).collect::<Result<_, _>>()?;
         let cpus = devices.iter().filter(|device| **device == DeviceChoice::Cpu).count();
-        if cpus > 0 && cpus < devices.len() { Err(DeviceError::Mixed) } else { Ok(Self(devices)) }
+        if cpus > 0 && cpus < devices.len() {
+            return Err(DeviceError::Mixed);
+        }
+        // Its memory would be counted twice.
+        let twice = devices.iter().enumerate().find(|(at, gpu)| devices[..*at].contains(gpu));
+        match twice {
+            Some((_, &DeviceChoice::Cuda(index))) => Err(DeviceError::Twice(index)),
+            _ => Ok(Self(devices)),
+        }
     }
 }
 
@@ -314,6 +330,8 @@ mod tests {
         for text in ["", "0,", "gpu", "cpu,0"] {
             assert!(text.parse::<Devices>().is_err(), "{text}");
         }
+        let twice = "1,0,cuda:1".parse::<Devices>().unwrap_err();
+        assert!(matches!(twice, DeviceError::Twice(1)), "{twice}");
         assert_eq!(gib("0.5"), Ok(1 << 29));
         assert!(["0", "-1", "x", "inf", "nan"].iter().all(|text| gib(text).is_err()));
     }

@@ -207,11 +207,12 @@ impl Room {
         Self { device: less(self.device), host: if cpu { less(self.host) } else { self.host } }
     }
 
-    /// What a placement on one device leaves where it computes.
+    /// What a placement leaves where it computes.
     pub(crate) fn left(self, load: Load<'_>, place: &Placement) -> u64 {
         let need = place.need(load);
         let device = self.device.saturating_sub(need.device());
-        if load.format.cpu { device.min(self.host.saturating_sub(need.device() + need.host)) } else { device }
+        let of_host = need.device() * place.devices as u64 + need.host;
+        if load.format.cpu { device.min(self.host.saturating_sub(of_host)) } else { device }
     }
 }
 

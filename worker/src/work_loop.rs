@@ -232,9 +232,11 @@ impl WorkerConfig {
         self.max_tokens.unwrap_or(MAX_SAMPLE_TOKENS as u64)
     }
 
-    /// Longest sequence of which it will be asked for gradients, in tokens: none where only losses are computed.
+    /// Longest sequence of which it will be asked for gradients, in tokens: none where only losses are computed. Gradients are
+    /// those of a whole model in f32 on the processor.
     fn gradient_capacity(&self) -> u64 {
-        if self.devices.is_cpu() { self.capacity() } else { 0 }
+        let computes = self.devices.is_cpu() && self.devices.count() == 1 && self.dtype == Dtype::F32;
+        if computes { self.capacity() } else { 0 }
     }
 }
 

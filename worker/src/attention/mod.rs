@@ -29,7 +29,7 @@ pub(crate) fn attention(kernels: Kernels, shape: AttentionShape, q: Tensor, k: &
     }
 }
 
-/// Keys that are visited at a time on a GPU whose attention is streaming, for so many rows (queries of all heads): as many
+/// Keys that are visited at a time where attention is streaming, as on GPUs without a better one, for so many rows (queries of all heads): as many
 /// as 64 MiB of scores in f32 have room for.
 pub(crate) fn gpu_block(rows: usize, keys: usize) -> usize {
     const SCORES: usize = 1 << 24;

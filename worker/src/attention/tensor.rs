@@ -1,18 +1,15 @@
 //! Streaming attention in candle's operations, for devices without a kernel of ours.
 
-use super::AttentionShape;
+use super::{AttentionShape, gpu_block};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_transformers::utils::repeat_kv;
-
-/// Keys per block: scores are `(heads, chunk, BLOCK)` at most.
-const BLOCK: usize = 1024;
 
 /// Attention of the queries `q` over `k` and `v`, laid out as [`AttentionShape`] says, in the type of `q`.
 ///
 /// Scores, weights and sums are f32 whatever the type of the operands.
 pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (chunk, keys, d) = (q.dim(0)?, k.dim(1)?, shape.head_dim);
-    let first = keys - chunk;
+    let (first, at_a_time) = (keys - chunk, gpu_block(shape.heads * chunk, keys));
     // (1, heads, tokens, head_dim)
     let q = (q.reshape((1, chunk, shape.heads, d))?.transpose(1, 2)?.contiguous()? * shape.scale())?;
     let column = |value: f32| Tensor::full(value, (1, shape.heads, chunk, 1), q.device());
@@ -20,7 +17,7 @@ pub(crate) fn attention(shape: AttentionShape, q: &Tensor, k: &Tensor, v: &Tenso
     let mut sums = Tensor::zeros((1, shape.heads, chunk, d), DType::F32, q.device())?;
     let mut key = shape.first_key(first);
     while key < keys {
-        let count = BLOCK.min(keys - key);
+        let count = at_a_time.min(keys - key);
         let block = |x: &Tensor| repeat_kv(x.narrow(1, key, count)?.unsqueeze(0)?.contiguous()?, shape.group());
         let mut scores = q.matmul(&block(k)?.t()?)?.to_dtype(DType::F32)?;
         if let Some(mask) = mask(&shape, first, chunk, key, count, q.device())? {

@@ -16,6 +16,13 @@ pub(super) fn of(spec: &TrainSpec, model: Fingerprint, sequences: &[TrainSequenc
             hash.update(&count.to_le_bytes());
         });
         hash.update(&[u8::from(sequence.window == Window::Long)]);
+        // Left out where there are none, so that trainings begun before there were any keep their identity.
+        for gap in &sequence.gaps {
+            hash.update(b"gap");
+            [gap.before, gap.width].iter().for_each(|number| {
+                hash.update(&number.to_le_bytes());
+            });
+        }
         for number in sequence.tokens.iter().chain(&sequence.documents) {
             hash.update(&number.to_le_bytes());
         }

@@ -16,6 +16,8 @@ use super::{WorkerConfig, WorkerError, WorkerSummary};
 use calls::Calls;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::outcome::{FailureKind, UnitFailure};
+use ropewalk_shared::sample::SampleId;
+use std::collections::HashMap;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between attempts of a worker on which every evaluation fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Times that a sample may fail to come while other calls go through, before its units are given up here.
+pub(super) const MOST_FETCH_FAILURES: u32 = 3;
 /// Evaluations in a row that a GPU may fail before its worker ends: errors of CUDA stay until the process does.
 const MOST_DEVICE_FAILURES: u32 = 3;
 /// Once no evaluation runs: the time for its report, and for handing back what is on its way here.
@@ -44,6 +48,8 @@ pub(super) struct Desk {
     evaluation: Evaluation,
     held: Held,
     samples: SampleCache,
+    /// How often each sample could not be fetched while other calls went through.
+    unfetched: HashMap<SampleId, u32>,
     pace: Pace,
     /// Shut while this worker trains.
     gate: DeskSide,
@@ -51,6 +57,8 @@ pub(super) struct Desk {
     /// Whether the evaluation thread was asked to give up the loaded model.
     unloading: bool,
     missing: Vec<Fingerprint>,
+    /// Models that were missing since no answered request for units has said so.
+    unnamed: Vec<Fingerprint>,
     looked: Instant,
     started: Instant,
     /// Evaluations that failed one after the other.
@@ -70,6 +78,7 @@ impl Desk {
         config.connect_timeout = config.connect_timeout.map(|timeout| timeout.min(EVER));
         Self {
             samples: SampleCache::new(config.sample_cache_bytes),
+            unfetched: HashMap::new(),
             link,
             calls: Calls::default(),
             evaluation,
@@ -79,6 +88,7 @@ impl Desk {
             loaded: None,
             unloading: false,
             missing: Vec::new(),
+            unnamed: Vec::new(),
             looked: Instant::now(),
             started: Instant::now(),
             failures: 0,
@@ -155,6 +165,7 @@ impl Desk {
                 self.held.started(number, Instant::now());
             }
             Notice::Models { loaded, missing } => {
+                self.unnamed.extend(missing.iter().filter(|model| !self.missing.contains(model)));
                 (self.loaded, self.missing) = (loaded, missing);
                 self.unloading &= self.loaded.is_some();
                 self.looked = Instant::now();

@@ -10,6 +10,7 @@ use crate::cancel::CancelFlag;
 use crate::device::Dtype;
 use crate::evaluator::{Asked, Evaluator, EvaluatorOptions, OpenError};
 use crate::gradient::Gradient;
+use crate::model::LoadError;
 use crate::perplexity::EvalError;
 use candle_core::Device;
 use ropewalk_shared::fingerprint::Fingerprint;
@@ -94,8 +95,8 @@ struct Bench {
     loaded: Option<(Fingerprint, Evaluator)>,
     /// Models that are not here, each with the reason that was given.
     missing: BTreeMap<ModelName, String>,
-    /// Models that are here and could not be loaded, each with the time of the attempt.
-    unloadable: BTreeMap<ModelName, Instant>,
+    /// Models that are here and could not be loaded, each with the time of the attempt and what came of it.
+    unloadable: BTreeMap<ModelName, (Instant, String)>,
     /// Evaluations that the GPU failed since the last that it did not.
     device_failures: u32,
     notices: UnboundedSender<Notice>,
@@ -172,14 +173,17 @@ impl Evaluation {
 
 impl Bench {
     fn run(mut self, inbox: &mpsc::Receiver<Task>) {
-        let mut waiting = VecDeque::new();
+        let (mut waiting, mut look) = (VecDeque::new(), false);
         loop {
             // All that is there, so that what goes together is seen together.
-            let task = if waiting.is_empty() { inbox.recv().ok() } else { inbox.try_recv().ok() };
+            let idle = waiting.is_empty() && !look;
+            let task = if idle { inbox.recv().ok() } else { inbox.try_recv().ok() };
             match task {
                 Some(Task::Evaluate(assignment)) => waiting.push_back(assignment),
-                Some(Task::LookAgain) => self.look_again(),
+                // Asked for many times during a long evaluation, it is done once.
+                Some(Task::LookAgain) => look = true,
                 Some(Task::Unload) => self.unload(),
+                None if std::mem::take(&mut look) => self.look_again(),
                 None if waiting.is_empty() => return,
                 None => {
                     let most = waiting.front().map_or(1, |first| self.most_together(first));
@@ -210,7 +214,9 @@ impl Bench {
         let Some(first) = batch.first() else { return };
         let mut took = Duration::ZERO;
         let outcomes = caught(|| {
-            self.load(&ModelName::of(&first.unit), first.sample.tokens().len())?;
+            if let Err(outcome) = self.load(&ModelName::of(&first.unit), first.sample.tokens().len()) {
+                return Ok(vec![outcome; batch.len()]);
+            }
             let together = self.most_together(first);
             batch.iter().for_each(|assignment| self.tell(Notice::Started { number: assignment.number, together }));
             let start = Instant::now();
@@ -282,16 +288,23 @@ impl Bench {
     }
 
     /// Makes the model the loaded one, for documents of `tokens` tokens.
-    fn load(&mut self, wanted: &ModelName, tokens: usize) -> Result<(), UnitFailure> {
+    fn load(&mut self, wanted: &ModelName, tokens: usize) -> Result<(), Outcome> {
         let serves = |(loaded, evaluator): &(Fingerprint, Evaluator)| {
             *loaded == wanted.fingerprint && !evaluator.must_stream(tokens)
         };
         if self.loaded.as_ref().is_some_and(serves) {
             return Ok(());
         }
+        let failed = |kind, reason| Outcome::Failure(failure(kind, reason));
+        if let Some((tried, reason)) = self.unloadable.get(wanted)
+            && tried.elapsed() < LOAD_AGAIN
+        {
+            // Units that were leased before the coordinator was told.
+            return Err(failed(FailureKind::ModelMissing, reason.clone()));
+        }
         let found = self.find(wanted);
         self.tell_models();
-        let folder = found?;
+        let folder = found.map_err(Outcome::Failure)?;
         // Before the next is loaded: two may not fit.
         self.unload();
         tracing::info!(model = wanted.name, folder = %folder.display(), "loading a model");
@@ -313,14 +326,27 @@ impl Bench {
                 Ok(())
             }
             // The model is here; its documents are too long.
-            Err(OpenError::NoPlacement(error)) => Err(failure(FailureKind::TooLarge, error.to_string())),
+            Err(OpenError::NoPlacement(error)) => Err(failed(FailureKind::TooLarge, error.to_string())),
             Err(error) => {
-                self.unloadable.insert(wanted.clone(), Instant::now());
+                let reason = format!("cannot load the model in {}: {error}", folder.display());
+                if self.is_of_the_gpu(error) {
+                    return Err(Outcome::DeviceFailed { reason, in_a_row: self.device_failures + 1 });
+                }
+                self.unloadable.insert(wanted.clone(), (Instant::now(), reason.clone()));
                 self.tell_models();
                 // Not the candidates' fault: as good as not there, and another worker may be able to.
-                let reason = format!("cannot load the model in {}: {error}", folder.display());
-                Err(failure(FailureKind::ModelMissing, reason))
+                Err(failed(FailureKind::ModelMissing, reason))
             }
+        }
+    }
+
+    /// Whether the GPU failed, and not for want of memory: that may be another model's, or another process's.
+    fn is_of_the_gpu(&self, error: OpenError) -> bool {
+        match error {
+            OpenError::Load(LoadError::Placement { source, .. }) if !self.devices.iter().all(Device::is_cpu) => {
+                !EvalError::device(*source, 0).is_too_large()
+            }
+            _ => false,
         }
     }
 
@@ -339,7 +365,7 @@ impl Bench {
 
     fn look_again(&mut self) {
         let (missing, unloadable) = (self.missing.clone(), self.unloadable.len());
-        self.unloadable.retain(|_, tried| tried.elapsed() < LOAD_AGAIN);
+        self.unloadable.retain(|_, (tried, _)| tried.elapsed() < LOAD_AGAIN);
         for (wanted, before) in &missing {
             match caught(|| self.find(wanted)) {
                 Ok(Ok(folder)) => tracing::info!(model = wanted.name, folder = %folder.display(), "model appeared"),

@@ -278,6 +278,24 @@ async fn samples_that_cannot_be_had_fail_their_units_only() {
 }
 
 #[tokio::test]
+async fn a_sample_that_never_comes_keeps_no_other_waiting() {
+    let (fake, good) = fake(100, 0);
+    let bad = sample(50);
+    fake.state().unreadable.push(bad.id().as_bytes().to_vec());
+    fake.state().units.extend([unit(1, &bad), unit(2, &good)]);
+    let served = fake.serve("127.0.0.1:0").await;
+    let worker = start(&served, |_| {});
+    fake.until("2 reports", |state| state.reports.len() == 2).await;
+    let summary = worker.stop().await;
+    assert_eq!((summary.results, summary.failures), (1, 1));
+    let failures = failures(&fake);
+    assert!(failures.len() == 1 && failures[0].0 == Kind::SampleUnavailable, "{failures:?}");
+    assert!(failures[0].1.contains("a bad sector"), "{failures:?}");
+    // Not at the first failure: that may be anything.
+    assert!(fake.state().sample_requests > 3);
+}
+
+#[tokio::test]
 async fn what_cannot_be_evaluated_is_said() {
     let (fake, long) = fake(500, 0);
     let foreign = Sample::new(vec![1, 96, 2]).unwrap();

@@ -3,8 +3,8 @@
 use super::super::WorkerError;
 use super::super::fetch::FetchError;
 use super::super::link::{Meaning, untrusted};
-use super::Desk;
 use super::calls::Returned;
+use super::{Desk, MOST_FETCH_FAILURES};
 use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use ropewalk_shared::sample::{Sample, SampleId};
 use ropewalk_shared::wire::connection::AccessError;
@@ -103,6 +103,8 @@ impl Desk {
     fn leased(&mut self, response: pb::LeaseResponse) {
         self.link.served();
         let Some(call) = self.calls.lease.take() else { return };
+        // The coordinator gives units of a model again once it was named as missing and then no more.
+        self.unnamed.retain(|model| !call.request.missing.contains(model));
         if response.units.is_empty() && call.sent.elapsed() < call.request.wait.min(PAUSE) {
             self.calls.lease_at = Some(Instant::now() + PAUSE);
         }
@@ -161,11 +163,15 @@ impl Desk {
     fn fetched(&mut self, id: SampleId, result: Result<Sample, FetchError>) {
         self.calls.fetching.remove(&id);
         match result {
-            Ok(sample) => self.samples.insert(id, Arc::new(sample)),
-            Err(FetchError::Call(status)) if Meaning::of(&status) != Meaning::Refused => {
+            Ok(sample) => {
+                self.unfetched.remove(&id);
+                self.samples.insert(id, Arc::new(sample));
+            }
+            Err(FetchError::Call(status)) if self.may_come(id, &status) => {
                 self.link.failed("get-sample", &status, self.stopping.is_some());
             }
             Err(error) => {
+                self.unfetched.remove(&id);
                 tracing::warn!("{error}");
                 let queued = self.held.queued().filter(|(_, unit)| unit.sample == id);
                 let numbers: Vec<u64> = queued.map(|(number, _)| number).collect();
@@ -176,6 +182,20 @@ impl Desk {
                 }
             }
         }
+    }
+
+    /// Whether it makes sense to ask for a sample again. Where everything else gets through, what it is that does not is the
+    /// sample, and units that wait for it would keep all others waiting.
+    fn may_come(&mut self, id: SampleId, status: &Status) -> bool {
+        if Meaning::of(status) == Meaning::Refused {
+            return false;
+        }
+        if self.link.is_down() {
+            return true;
+        }
+        let failures = self.unfetched.entry(id).or_default();
+        *failures += 1;
+        *failures < MOST_FETCH_FAILURES
     }
 
     /// A call of a registered worker failed.

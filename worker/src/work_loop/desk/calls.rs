@@ -241,13 +241,15 @@ impl Desk {
                     return;
                 }
                 self.calls.next_request += 1;
+                let missing =
+                    self.missing.iter().chain(self.unnamed.iter().filter(|model| !self.missing.contains(model)));
                 LeaseRequest {
                     worker: registration.worker.clone(),
                     request_id: self.calls.next_request,
                     max_units,
                     wait: LEASE_WAIT,
                     loaded: self.loaded.into_iter().collect(),
-                    missing: self.missing.clone(),
+                    missing: missing.copied().collect(),
                 }
             }
         };

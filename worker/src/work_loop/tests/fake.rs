@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) reports: Vec<pb::UnitReport>,
     pub(super) registrations: u64,
     pub(super) sample_requests: u64,
+    /// Samples that cannot be read for now, whenever that is.
+    pub(super) unreadable: Vec<Vec<u8>>,
     pub(super) lease_requests: Vec<pb::LeaseRequest>,
     /// Leases that the next heartbeat revokes.
     pub(super) revoked: Vec<u64>,
@@ -179,7 +181,11 @@ impl Work for Fake {
     ) -> Result<Response<Self::GetSampleStream>, Status> {
         let mut state = self.check(None)?;
         state.sample_requests += 1;
-        let chunks = state.samples.get(&request.into_inner().sample_id).cloned();
+        let id = request.into_inner().sample_id;
+        if state.unreadable.contains(&id) {
+            return Err(Status::unavailable("a bad sector"));
+        }
+        let chunks = state.samples.get(&id).cloned();
         let chunks: Vec<_> = chunks.ok_or_else(|| Status::not_found("no such sample"))?.into_iter().map(Ok).collect();
         Ok(Response::new(tokio_stream::iter(chunks)))
     }

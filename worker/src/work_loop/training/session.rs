@@ -177,7 +177,8 @@ impl Session<'_> {
         self.stopping = Some(Instant::now());
         self.permit.withdraw();
         if self.told.is_some() {
-            let what = "the training stops after its step, with a checkpoint; a second interruption ends it at once";
+            let what =
+                "the training stops with a checkpoint of its last whole step; a second interruption ends it at once";
             tracing::info!(job = %self.unit.id, "{what}");
         }
         if !self.begun {
@@ -191,7 +192,7 @@ impl Session<'_> {
 
     /// What became of it, where nothing is left to be done.
     fn over(&mut self) -> Option<Fate> {
-        // A thread that still trains ends after its step and the checkpoint, which may take as long as they take.
+        // A thread that still trains gives up its step and takes a checkpoint of those before, which may take as long as it takes.
         let is_said = self.told.is_none();
         let late = is_said && self.stopping.is_some_and(|since| Instant::now() >= since + self.around.grace);
         // Whoever cannot be told will find out when the lease expires.
