@@ -252,6 +252,32 @@ fn longrope2_has_its_own_start() {
     assert!(found.iter().any(|p| p.field == "strategy" && p.reason.contains("64 tokens is not extended")), "{found:?}");
 }
 
+/// What a launch would refuse for its samples or its start, days after the plan began.
+#[test]
+fn budgets_are_checked_with_the_samples_and_the_start_of_their_stage() {
+    assert_eq!(problems(&WHOLE.replace("samples = 2", "samples = 0")), ["stage second: samples: must be at least 1"]);
+    let (identity, description) = model(64);
+    let of_second = |fields: &str| {
+        let text = WHOLE.replace("length = \"1k\"\nsamples = 2", &format!("length = \"1k\"\nsamples = 5\n{fields}"));
+        let found = Plan::read(&text).unwrap().problems_with(&identity, &description);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    // 64 candidates on two needles in each of 5 documents, and with their text.
+    for (objective, enough) in [("perplexity", 320), ("needle", 640), ("mixture", 960)] {
+        let with = |passes: u32| {
+            of_second(&format!("strategy = \"longrope\"\nobjective = \"{objective}\"\nmax_passes = {passes}"))
+        };
+        let found = with(enough - 1);
+        assert!(found.len() == 1 && found[0].contains("max_passes"), "{objective}: {found:?}");
+        assert_eq!(with(enough), [""; 0], "{objective}");
+    }
+    // Its four seeds, and what it starts from.
+    let with = |passes: u32| of_second(&format!("strategy = \"ropewalk\"\nmax_passes = {passes}"));
+    let found = with(24);
+    assert!(found.len() == 1 && found[0].contains("max_passes"), "{found:?}");
+    assert_eq!(with(25), [""; 0]);
+}
+
 #[test]
 fn what_is_no_plan_is_refused() {
     for text in ["", "stage = 3", "[[stage]]", "name = ", "[stage]\nname = \"x\"", &"x".repeat(2 << 20)] {

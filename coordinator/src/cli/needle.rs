@@ -1,13 +1,11 @@
 //! Options of searches that judge by hidden numbers.
 
 use super::failure::Failure;
-use crate::documents::NeedlePlan;
+use crate::documents::{NeedlePlan, PER_DOCUMENT};
 use clap::Args;
 use ropewalk_shared::job::SearchObjective;
 use ropewalk_shared::retrieval::Template;
 
-/// Numbers for each document unless told otherwise: with the usual 5 documents the 10 samples of LongRoPE2.
-pub const PER_DOCUMENT: u32 = 2;
 /// Digits of a number, as LongRoPE2 has them.
 const DIGITS: u32 = 7;
 /// The deepest place: near the start of the document, and as far as can be from the question.

@@ -4,11 +4,11 @@ mod placements;
 
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::init;
-use super::needle::PER_DOCUMENT;
 use super::numbers::tflops as speed;
 use super::options::{JsonArgs, SamplingArgs, SearchArgs, tokens};
 use super::output;
 use super::prepare::ModelFolder;
+use crate::documents::PER_DOCUMENT;
 use crate::engine::SearchPasses;
 use crate::plan::stand_ins;
 use clap::Args;

@@ -38,8 +38,10 @@ impl Alerts {
         let jobs = &jobs[..jobs.len().min(JOBS)];
         self.seen.retain(|id, _| jobs.iter().any(|job| job.status.job_id == *id));
         for JobOverview { status, last_event, .. } in jobs {
-            let seen = self.seen.insert(status.job_id.clone(), *last_event).unwrap_or(0);
-            let from = seen.max(last_event.saturating_sub(LAST)) + 1;
+            // Looks may come here out of order; nothing is looked through twice.
+            let seen = self.seen.entry(status.job_id.clone()).or_insert(0);
+            let from = (*seen).max(last_event.saturating_sub(LAST)) + 1;
+            *seen = (*seen).max(*last_event);
             let events = store.events(&status.job_id, from, *last_event, LAST as usize).unwrap_or_default();
             let alerts = events.into_iter().filter(|event| is_alert(&event.what));
             self.latest.extend(alerts.map(|event| Alert { job: status.job_id.clone(), event }));

@@ -20,7 +20,7 @@ mod tokenizer;
 mod whole;
 
 pub use error::{DocumentsError, TextProblem};
-pub use needles::{NeedleError, NeedlePlan};
+pub use needles::{NeedleError, NeedlePlan, PER_DOCUMENT};
 pub use reading::Documents;
 pub use sampling::{NamedSample, SamplePlan, SampleSets};
 pub use source::{Document, Place};

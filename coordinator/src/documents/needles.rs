@@ -4,6 +4,9 @@ use super::{DocumentTokenizer, NamedSample, Place};
 use ropewalk_shared::retrieval::{Filler, InvalidTemplate, Prompt, PromptError, PromptSpec, Template, key};
 use ropewalk_shared::sample::{InvalidSample, Sample};
 
+/// Numbers for each document unless told otherwise: with the usual 5 documents the 10 samples of LongRoPE2.
+pub const PER_DOCUMENT: u32 = 2;
+
 /// Which numbers are hidden, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NeedlePlan {

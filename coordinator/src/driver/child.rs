@@ -39,7 +39,8 @@ pub(super) struct Told<'a> {
 /// A running process; killed when dropped.
 #[derive(Debug)]
 pub(super) struct Child {
-    process: std::process::Child,
+    /// Taken when this is dropped.
+    process: Option<std::process::Child>,
     stdin: Option<ChildStdin>,
     /// What it says; closed once it says no more.
     pub said: mpsc::Receiver<PlanReport>,
@@ -72,7 +73,7 @@ impl Child {
         let (sender, said) = mpsc::channel(REPORTS_AHEAD);
         let log = Arc::new(Mutex::new(Vec::new()));
         // From here on the process ends with this value, also where a thread cannot be had.
-        let child = Self { process, stdin, said, log: log.clone() };
+        let child = Self { process: Some(process), stdin, said, log: log.clone() };
         if let Some(stdout) = stdout {
             // Nobody listens any more once the attempt is over.
             let hear = move |line: &[u8]| report(line).is_none_or(|report| sender.blocking_send(report).is_ok());
@@ -106,7 +107,8 @@ impl Child {
     /// What the system says.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         loop {
-            if let Some(status) = self.process.try_wait()? {
+            let Some(process) = &mut self.process else { return Err(io::ErrorKind::NotFound.into()) };
+            if let Some(status) = process.try_wait()? {
                 return Ok(status);
             }
             tokio::time::sleep(POLL).await;
@@ -122,9 +124,14 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.stdin = None;
+        let Some(mut process) = self.process.take() else { return };
         // One that has ended cannot be killed, and need not be.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = process.kill();
+        if let Ok(Some(_)) = process.try_wait() {
+            return;
+        }
+        // One that waits for a file system that does not answer outlives this, and no task may wait for it.
+        let _ = thread::Builder::new().name("plan-ends".into()).spawn(move || process.wait());
     }
 }
 

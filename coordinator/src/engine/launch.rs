@@ -107,5 +107,5 @@ pub(super) fn most_state_bytes(spec: &JobSpec, pairs: usize) -> u64 {
 fn largest_generation(spec: &JobSpec) -> u64 {
     let evolution = &spec.search.evolution;
     let generation = u64::from(evolution.mutations) + u64::from(evolution.crossovers);
-    generation.max(evolution.population.into()).min(planned_evaluations(spec))
+    generation.max(spec.search.first_generation()).min(planned_evaluations(spec))
 }

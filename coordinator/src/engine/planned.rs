@@ -2,7 +2,7 @@
 
 use super::report_plan;
 use crate::search::{pair_attention, ropewalk};
-use ropewalk_shared::job::{JobSpec, SearchObjective, SearchOptions, StrategyKind};
+use ropewalk_shared::job::{JobSpec, SearchOptions, StrategyKind};
 
 /// Sequences that a search sends through the model, its final report included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +24,9 @@ impl SearchPasses {
     /// for them.
     pub fn planned(search: &SearchOptions, documents: usize, held_out: usize, needles: u32) -> Self {
         let (documents, held_out) = (documents as u64, held_out as u64);
-        let needles = if search.objective.asks() { u64::from(needles) } else { 0 };
-        // Where needles alone decide, the text is measured on held-out documents only.
-        let texts = u64::from(search.objective != SearchObjective::Needle);
-        let (judged, others) = (documents.saturating_mul(texts + needles), held_out.saturating_mul(1 + needles));
+        let needles = u64::from(needles);
+        let others = held_out.saturating_mul(1 + if search.objective.asks() { needles } else { 0 });
+        let judged = search.objective.judged(documents, needles);
         let (evaluations, reported) = (evaluations(search, judged), report_plan::most_sets(search));
         let all = |judged: u64, others: u64, most: Option<u64>| {
             let report = reported.saturating_mul(judged.saturating_add(others));
@@ -72,6 +71,7 @@ pub(super) fn planned_generations(spec: &JobSpec) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ropewalk_shared::job::SearchObjective;
 
     /// The paper's 1,344 candidates on 5 documents, and 9 sets on these and 3 others.
     #[test]

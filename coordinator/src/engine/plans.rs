@@ -134,6 +134,7 @@ impl Core {
     /// [`EngineError::Store`]
     pub fn report_plan(&mut self, id: &JobId, attempt: u32, report: PlanReport, now: Now) -> Result<(), EngineError> {
         let over = matches!(report, PlanReport::Ended(_));
+        let launched = if let PlanReport::Job { job, .. } = &report { Some(job.clone()) } else { None };
         let failed_for_good = self.stage_job_failed(id);
         let batch = &mut self.desk.batch;
         if let Some(Job::Plan(plan)) = self.jobs.get_mut(id)
@@ -157,8 +158,30 @@ impl Core {
             }
             self.desk.scheduler.offer();
         }
-        // Whoever carried it out may have launched its job after the plan was stopped.
-        if over { self.stop_stage_job(id, now) } else { Ok(()) }
+        // Whoever carried it out may have launched its job after the plan was stopped, and say so after it was cancelled.
+        let late = launched.is_some_and(|job| self.note_late_job(id, attempt, job));
+        if over || late { self.stop_stage_job(id, now) } else { Ok(()) }
+    }
+
+    /// Notes the job of a plan that was over when it was told of it; false where it was not.
+    fn note_late_job(&mut self, id: &JobId, attempt: u32, job: JobId) -> bool {
+        let batch = &mut self.desk.batch;
+        match self.jobs.get_mut(id) {
+            Some(Job::Plan(plan)) if plan.record.ended.is_some() && plan.state.attempts == attempt => {
+                plan.state.job = Some(job);
+                plan.is_dirty = true;
+                true
+            }
+            Some(Job::Ended(ended)) if ended.damage.is_none() => match &mut ended.record.plan {
+                Some(state) if state.attempts == attempt => {
+                    state.job = Some(job);
+                    batch.job(id, &ended.record);
+                    true
+                }
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// Whether the search or training that the plan waits for has ended without a result: it was tried as often as makes sense,

@@ -17,6 +17,8 @@ use std::collections::BTreeSet;
 /// Mean losses of one unit that differ by more than this, relatively, are a conflict. Devices and number types
 /// differ by less; a wrong model or a broken device by more.
 const TOLERANCE: f64 = 1e-3;
+/// The same in nats, for losses near zero, of which rounding is a larger part.
+const ROUNDED: f64 = 1e-4;
 /// Rounding may leave the sum of many losses near zero this far below, in nats per token.
 const ROUNDING: f64 = 1e-3;
 /// Largest answer to a request for work, in bytes of rescale factors.
@@ -254,5 +256,5 @@ impl super::job::ActiveJob {
 
 fn agree(first: Loss, second: Loss) -> bool {
     let (a, b) = (first.mean(), second.mean());
-    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs())
+    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= (TOLERANCE * a.abs().max(b.abs())).max(ROUNDED)
 }

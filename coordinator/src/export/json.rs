@@ -1,7 +1,7 @@
 //! Format `json`: the factor file.
 
 use super::{DroppedStartTokens, Export, ExportError};
-use ropewalk_shared::factor_file::{FactorFile, WITHOUT_START_TOKENS};
+use ropewalk_shared::factor_file::{FactorFile, WITHOUT_PAIR_ATTENTION, WITHOUT_START_TOKENS};
 
 /// The factor file as it is, its table of windows included; where starting tokens were dropped, without them and with
 /// what that costs.
@@ -15,6 +15,8 @@ pub fn export(file: &FactorFile, dropped: Option<&DroppedStartTokens>) -> Result
         return Ok(Export { content: file.to_json()?, ..Export::default() });
     };
     let mut file = FactorFile { start_tokens: 0, ..file.clone() };
+    // Measured with them: beside what these factors are worth it says nothing.
+    file.baselines.remove(WITHOUT_PAIR_ATTENTION);
     // What was measured without them is what these factors are worth; short windows were not measured so.
     match (&mut file.objective, file.baselines.remove(WITHOUT_START_TOKENS)) {
         (Some(objective), Some(measured)) => {

@@ -73,6 +73,9 @@ pub(super) fn sense(plan: &Plan, problems: &mut Vec<Problem>) {
     }
     for stage in &plan.stages {
         let mut problem = |field: &str, reason: String| problems.push(Problem::of_stage(&stage.name, field, reason));
+        if stage.work.searches().iter().any(|(_, samples, _)| *samples == 0) {
+            problem("samples", "must be at least 1".to_owned());
+        }
         match &stage.work {
             Work::Search(search) => {
                 search_sense(plan, search, &mut problem);

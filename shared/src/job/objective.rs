@@ -89,6 +89,13 @@ impl SearchObjective {
         }
     }
 
+    /// Samples that candidates are judged on, of so many documents with `needles` hidden in each. Where needles alone decide,
+    /// the text is not among them.
+    pub fn judged(self, documents: u64, needles: u64) -> u64 {
+        let (texts, needles) = (u64::from(self != Self::Needle), if self.asks() { needles } else { 0 });
+        documents.saturating_mul(texts + needles)
+    }
+
     /// Whether it judges by answers.
     pub fn asks(self) -> bool {
         self != Self::Perplexity

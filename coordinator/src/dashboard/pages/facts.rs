@@ -34,7 +34,7 @@ fn of_search(spec: &JobSpec) -> Facts {
     let evolution = &search.evolution;
     let starts = search.start_tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     let mut facts = vec![
-        ("strategy", strategy(search.strategy)),
+        ("strategy", search.strategy.name().to_owned()),
         ("seed", search.seed.to_string()),
         ("documents", format!("{} searched on, {} held out", spec.samples.len(), spec.held_out.len())),
     ];
@@ -82,9 +82,4 @@ fn of_training(job: &TrainingJob) -> Facts {
 
 fn of_plan(job: &PlanJob) -> Facts {
     vec![("folder", job.folder.clone()), ("stages", job.stages.to_string())]
-}
-
-/// The name on the command line.
-fn strategy(kind: StrategyKind) -> String {
-    serde_json::to_value(kind).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }

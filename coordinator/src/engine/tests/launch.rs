@@ -5,6 +5,7 @@ use crate::engine::EngineError;
 use crate::engine::launch::most_state_bytes;
 use crate::store::StoreError;
 use ropewalk_shared::job::{JobSpec, ShortWindow, StrategyKind};
+use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::{Sample, SampleId};
 use ropewalk_shared::status::JobState;
 use ropewalk_shared::work::Verdict;
@@ -60,6 +61,24 @@ fn samples_of_short_windows_count() {
     spec.search.keep_short = vec![window];
     let error = rig.core.launch(spec, rig.now()).unwrap_err();
     assert!(matches!(error, EngineError::TooManyUnits { samples: 603, .. }), "{error:?}");
+}
+
+/// The first generation of the default strategy is all that it is given to start from.
+#[test]
+fn what_a_search_starts_from_counts() {
+    let mut rig = Rig::new();
+    let mut spec = job(1);
+    spec.search.strategy = StrategyKind::Ropewalk;
+    spec.search.init = (0..1000).map(|number| Rescale::with_factors(vec![1.0 + f64::from(number) * 1e-3; 4])).collect();
+    spec.samples = (0..1000u16)
+        .map(|number| {
+            let mut id = [9; 32];
+            id[..2].copy_from_slice(&number.to_le_bytes());
+            SampleId::from(id)
+        })
+        .collect();
+    let error = rig.core.launch(spec, rig.now()).unwrap_err();
+    assert!(matches!(error, EngineError::TooManyUnits { samples: 1000, .. }), "{error:?}");
 }
 
 /// With a base this small, YaRN's ramp begins behind the last pair: no state with such a curve is read back.

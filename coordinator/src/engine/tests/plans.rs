@@ -246,6 +246,25 @@ fn pausing_and_resuming_hold_for_the_job_that_is_waited_for_too() {
     assert_eq!(kinds(&rig), ["plan-launched", "stage-begun", "stage-job", "paused", "resumed"]);
 }
 
+/// The process has launched its search when the plan is cancelled, and nobody has heard of it yet.
+#[test]
+fn cancelling_ends_a_job_of_which_is_told_too_late() {
+    let (mut rig, spec) = (launched(), search_job(1));
+    let attempt = carry(&mut rig).unwrap();
+    report(&mut rig, attempt, begun("first"));
+    rig.launch(&spec);
+    cancel(&mut rig);
+    assert_eq!((status(&rig).state, status_of(&rig, &spec.id()).state), (JobState::Cancelled, JobState::Running));
+    // What an earlier attempt says counts no more.
+    report(&mut rig, attempt - 1, waits_for(&spec));
+    assert_eq!(status_of(&rig, &spec.id()).state, JobState::Running);
+    report(&mut rig, attempt, waits_for(&spec));
+    assert_eq!(status_of(&rig, &spec.id()).state, JobState::Cancelled);
+    report(&mut rig, attempt, ended(AttemptEnd::Stopped));
+    rig.kill();
+    assert_eq!((status(&rig).state, status_of(&rig, &spec.id()).state), (JobState::Cancelled, JobState::Cancelled));
+}
+
 #[test]
 fn cancelling_ends_the_job_that_is_waited_for_even_if_it_is_launched_late() {
     let (mut rig, spec, attempt) = waiting_for_a_search();

@@ -8,9 +8,10 @@ use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::{YarnBounds, yarn_ramp};
 use ropewalk_shared::job::{EvolutionOptions, JobSpec, SearchOptions};
 use ropewalk_shared::model_description::ModelDescription;
-use ropewalk_shared::rope::RopeGeometry;
+use ropewalk_shared::rope::{Rescale, RopeGeometry};
 use ropewalk_shared::work::Measure;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// What determines a search, besides scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,7 +57,10 @@ impl RopewalkSettings {
     pub fn of_job(job: &JobSpec, description: &ModelDescription) -> Self {
         let common = EvolutionSettings::of_job(job, description);
         let attention = job.attention_factor(description);
-        let given = job.search.init.len();
+        // As often as they are seeds: what is the same candidate is one.
+        let space = &common.space;
+        let nearest = |given: &Rescale| space.nearest(&given.factors, given.start_tokens, given.attention_factor);
+        let given = job.search.init.iter().map(nearest).collect::<HashSet<_>>().len();
         let ratio = job.extension_ratio(description);
         let window = (description.original_length, job.target_length);
         let settings = Self::new(common, &description.geometry, window, ratio, attention);
