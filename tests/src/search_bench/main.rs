@@ -3,7 +3,9 @@
 //! It drives the strategies themselves, in this process: what is compared is what they ask, not how fast the service
 //! answers. Documents are drawn as `ropewalk search --seed` draws them.
 
+mod chance;
 mod course;
+mod landscape;
 mod losses;
 mod methods;
 mod methods_table;
@@ -25,6 +27,7 @@ use ropewalk_coordinator::search::RaceMemory;
 use ropewalk_shared::job::{JobSpec, ModelIdentity, SearchOptions, StrategyKind};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::racing::Racing;
+use ropewalk_shared::rope::Rescale;
 use ropewalk_shared::sample::Sample;
 use ropewalk_shared::space::PAPER_START_TOKENS;
 use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
@@ -99,6 +102,18 @@ fn main() -> Result<()> {
                     let rows = prefixes::measure(&course.tried, &search, &options.prefixes, &mut losses)?;
                     let table = prefixes::table(&rows);
                     std::io::stdout().write_all(format!("{ratio}x seed {seed} {name}: {table}").as_bytes())?;
+                }
+                if let Some(pairs) = options.landscape.filter(|_| contender.racing.is_off()) {
+                    let mut of_pair = job.clone();
+                    of_pair.samples.truncate(search.len() / 3);
+                    let described = (&of_pair, &description);
+                    let mut read = |rescale: &Rescale| -> Result<Vec<f64>> {
+                        search.iter().map(|sample| Ok(losses.loss(rescale, sample)?.mean())).collect()
+                    };
+                    let (landscape, off) = chance::anchored(course.tried.clone(), described, &mut read)?;
+                    let races = chance::compare(&landscape, described, &[Racing::Safe, Racing::Fast], pairs as usize)?;
+                    let text = chance::table(&landscape, off, &races);
+                    std::io::stdout().write_all(format!("{ratio}x seed {seed} {name}: {text}").as_bytes())?;
                 }
                 let passes = course.points.last().map_or(0, |point| point.passes);
                 yardstick_passes.get_or_insert(passes);

@@ -55,6 +55,11 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub prefixes: Vec<usize>,
 
+    /// Fit a landscape to the losses of each strategy that does not race, and compare so many pairs of searches on it, a third of
+    /// its documents searched: what races do in the mean over chance. Wants many documents, such as --samples 15
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..), value_name = "PAIRS")]
+    pub landscape: Option<u32>,
+
     /// Let every strategy go on until the yardstick's document passes
     #[arg(long)]
     pub equal_passes: bool,

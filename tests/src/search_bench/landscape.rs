@@ -1,0 +1,191 @@
+//! Losses everywhere, from those that a search recorded: a landscape on which searches cost next to nothing.
+//!
+//! Each document's mean loss is taken for a Gaussian process over candidates and foretold from all that were recorded:
+//!
+//! ```text
+//! loss(x) = average + sum_i k(x, x_i) w_i        (K + noise) w = recorded - average
+//! ```
+//!
+//! `k` is Matérn's covariance of smoothness 5/2, of distances in the logarithms of factors, each weighed by how often its pair
+//! turns over the original window, and in that of starting tokens. Reach and noise are those of a few that foretell each
+//! recorded candidate best from all others.
+
+use super::course::{Tried, mean};
+use anyhow::{Context as _, Result, ensure};
+use nalgebra::{DMatrix, DVector, Dyn, linalg::Cholesky};
+use ropewalk_shared::model_description::ModelDescription;
+use ropewalk_shared::rope::Rescale;
+
+/// Distances at which candidates hardly say anything of each other, to choose from.
+const REACHES: [f64; 3] = [2.0, 4.0, 8.0];
+/// Shares of the variance that no neighbour explains, to choose from.
+const NOISES: [f64; 2] = [1e-7, 1e-5];
+
+/// Losses of documents by candidate.
+#[derive(Clone, Debug)]
+pub struct Landscape {
+    /// Of each pair, what its distances are multiplied by.
+    scales: Vec<f64>,
+    reach: f64,
+    noise: f64,
+    /// Where losses were recorded.
+    places: Vec<Vec<f64>>,
+    /// `w`, one row a candidate and one column a document.
+    weights: DMatrix<f64>,
+    /// Of each document.
+    averages: Vec<f64>,
+    /// By how much a candidate's mean over documents is off when it is foretold from the others, in nats: the middle one.
+    pub error: f64,
+}
+
+// === impl Landscape ===
+
+impl Landscape {
+    /// Fits a landscape to candidates that were evaluated on the same documents.
+    ///
+    /// # Errors
+    /// When they are too few, were dropped, have attention factors of their own, or lie so that nothing fits.
+    pub fn fit(tried: &[Tried], description: &ModelDescription) -> Result<Self> {
+        let documents = tried.first().map_or(0, |first| first.means.len());
+        let is_usable =
+            |tried: &Tried| tried.means.len() == documents && tried.means.iter().all(|mean| mean.is_finite());
+        ensure!(
+            documents > 1 && tried.iter().all(is_usable),
+            "a landscape needs candidates evaluated on all documents"
+        );
+        let own = |tried: &Tried| tried.candidate.attention.is_some() || !tried.rescale.pair_attention.is_empty();
+        ensure!(!tried.iter().any(own), "attention factors must be the same for all candidates of a landscape");
+        let turns = |pair| description.geometry.turns(pair, description.original_length);
+        let scales: Vec<f64> = (0..description.geometry.pairs()).map(|pair| turns(pair).sqrt()).collect();
+        let choices = REACHES.into_iter().flat_map(|reach| NOISES.map(|noise| (reach, noise)));
+        let fits = choices.filter_map(|choice| Self::with(tried, &scales, choice));
+        fits.min_by(|a, b| a.error.total_cmp(&b.error)).context("no landscape fits what was recorded")
+    }
+
+    /// The same, with the same reach, to more candidates.
+    ///
+    /// # Errors
+    /// When nothing fits.
+    pub fn fit_again(&self, tried: &[Tried]) -> Result<Self> {
+        Self::with(tried, &self.scales, (self.reach, self.noise)).context("no landscape fits what was read")
+    }
+
+    fn with(tried: &[Tried], scales: &[f64], (reach, noise): (f64, f64)) -> Option<Self> {
+        let places: Vec<Vec<f64>> = tried.iter().map(|tried| place(scales, &tried.rescale)).collect();
+        let of_document = |document: usize| tried.iter().map(|tried| tried.means[document]).collect::<Vec<_>>();
+        let averages: Vec<f64> = (0..tried.first()?.means.len()).map(|document| mean(&of_document(document))).collect();
+        let losses = DMatrix::from_fn(tried.len(), averages.len(), |row, document| {
+            tried[row].means[document] - averages[document]
+        });
+        let covariance = covariances(&places, reach, noise).cholesky()?;
+        let weights = covariance.solve(&losses);
+        let error = left_out(&covariance, &weights);
+        Some(Self { scales: scales.to_vec(), reach, noise, places, weights, averages, error })
+    }
+
+    /// Number of documents.
+    pub fn documents(&self) -> usize {
+        self.averages.len()
+    }
+
+    /// Mean loss on each document, in nats.
+    pub fn losses(&self, rescale: &Rescale) -> Vec<f64> {
+        let at = place(&self.scales, rescale);
+        let near = DVector::from_iterator(
+            self.places.len(),
+            self.places.iter().map(|other| covariance(&at, other, self.reach)),
+        );
+        let foretold = self.weights.tr_mul(&near);
+        self.averages.iter().zip(foretold.iter()).map(|(average, foretold)| average + foretold).collect()
+    }
+}
+
+fn place(scales: &[f64], rescale: &Rescale) -> Vec<f64> {
+    let factors = rescale.factors.iter().zip(scales).map(|(factor, scale)| factor.ln() * scale);
+    factors.chain([f64::from(rescale.start_tokens).ln_1p()]).collect()
+}
+
+fn covariance(a: &[f64], b: &[f64], reach: f64) -> f64 {
+    let square: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+    let far = (5.0 * square).sqrt() / reach;
+    (1.0 + far + far * far / 3.0) * (-far).exp()
+}
+
+fn covariances(places: &[Vec<f64>], reach: f64, noise: f64) -> DMatrix<f64> {
+    DMatrix::from_fn(places.len(), places.len(), |a, b| {
+        covariance(&places[a], &places[b], reach) + if a == b { noise } else { 0.0 }
+    })
+}
+
+/// The middle error with which the mean over documents of each candidate is foretold from all others: `w_i / (K^-1)_ii`.
+fn left_out(covariance: &Cholesky<f64, Dyn>, weights: &DMatrix<f64>) -> f64 {
+    let inverse = covariance.inverse();
+    let mut errors: Vec<f64> =
+        weights.row_iter().zip(inverse.diagonal().iter()).map(|(row, own)| (row.mean() / own).abs()).collect();
+    errors.sort_by(f64::total_cmp);
+    errors[errors.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::RngExt as _;
+    use ropewalk_coordinator::search::rng::{Purpose, stream};
+    use ropewalk_shared::candidate::Candidate;
+
+    const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 256}"#;
+
+    /// Smooth in the logarithms of factors, and another bowl for each document.
+    fn truth(factors: &[f64], document: usize) -> f64 {
+        let bowl = |(pair, factor): (usize, &f64)| 0.1 * (factor.ln() - 0.2 * (pair + document) as f64).powi(2);
+        2.0 + document as f64 + factors.iter().enumerate().map(bowl).sum::<f64>()
+    }
+
+    fn tried(count: u32) -> Vec<Tried> {
+        let one = |number| {
+            let mut rng = stream(7, number, 0, Purpose::Initial);
+            let factors: Vec<f64> = (0..4).map(|_| rng.random_range(1.0..3.0)).collect();
+            let candidate = Candidate { factors: vec![0; 4], start_tokens: 0, attention: None, pair_attention: vec![] };
+            let means = (0..3).map(|document| truth(&factors, document)).collect();
+            Tried { generation: 0, candidate, rescale: Rescale::with_factors(factors), means }
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn losses_are_foretold_between_what_was_recorded() {
+        let description = ModelDescription::from_config_json(CONFIG).unwrap();
+        let all = tried(220);
+        let (recorded, others) = all.split_at(200);
+        let landscape = Landscape::fit(recorded, &description).unwrap();
+        let landscape = landscape.fit_again(recorded).unwrap();
+        assert_eq!(landscape.documents(), 3);
+        let off = |tried: &Tried| {
+            let foretold = landscape.losses(&tried.rescale);
+            foretold.iter().zip(&tried.means).map(|(foretold, mean)| (foretold - mean).abs()).fold(0.0, f64::max)
+        };
+        // Candidates differ by 0.2 nats or so.
+        let kept = recorded.iter().map(off).fold(0.0, f64::max);
+        assert!(kept < 1e-2, "what was recorded is kept: {kept}");
+        let mut errors: Vec<f64> = others.iter().map(off).collect();
+        errors.sort_by(f64::total_cmp);
+        assert!(errors[10] < 0.01, "{errors:?}");
+        // What it says of itself is of that size too, for the mean of the three.
+        assert!(landscape.error > 1e-5 && landscape.error < 0.01, "{}", landscape.error);
+    }
+
+    #[test]
+    fn what_nothing_can_be_fitted_to_is_refused() {
+        let description = ModelDescription::from_config_json(CONFIG).unwrap();
+        let refused = |change: &dyn Fn(&mut Vec<Tried>)| {
+            let mut all = tried(20);
+            change(&mut all);
+            Landscape::fit(&all, &description).unwrap_err().to_string()
+        };
+        assert!(refused(&|all| all.clear()).contains("all documents"));
+        assert!(refused(&|all| all[3].means.truncate(2)).contains("all documents"), "one that was dropped");
+        assert!(refused(&|all| all[3].means[1] = f64::INFINITY).contains("all documents"));
+        assert!(refused(&|all| all[3].candidate.attention = Some(1000)).contains("attention factors"));
+    }
+}
