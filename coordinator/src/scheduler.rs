@@ -223,6 +223,7 @@ impl Scheduler {
         self.wake(now);
         let worker = self.workers.touch(now, &request.worker)?;
         worker.note_models(request);
+        worker.asks(now);
         if let Some(answered) = worker.answered(request.request_id) {
             let deadline = now + self.options.lease;
             let again = answered.iter().filter(|grant| self.leases.renew(grant.lease, &request.worker, deadline, now));
@@ -245,12 +246,14 @@ impl Scheduler {
         if worker.leased >= workers::MAX_LEASED {
             return None;
         }
-        let (lane, (job, position)) = match fair_share::choose(&self.jobs, worker, loaded, Lane::Now) {
-            Some(chosen) => (Lane::Now, chosen),
-            // One at a time: it should not hold up what is wanted next.
-            None if worker.leased == 0 => (Lane::Ahead, fair_share::choose(&self.jobs, worker, loaded, Lane::Ahead)?),
-            None => return None,
+        let takes = |queue: &JobQueue, unit| {
+            u64::from(queue.tokens(unit)) <= worker.max_tokens(&queue.model, queue.measure(unit))
+                && !self.is_for_others(now, worker, queue, unit)
         };
+        let choose = |lane| Some((lane, fair_share::choose(&self.jobs, loaded, lane, takes)?));
+        // Of what is wanted later one at a time: it should not hold up what is wanted next.
+        let ahead = || if worker.leased == 0 { choose(Lane::Ahead) } else { None };
+        let (lane, (job, position)) = choose(Lane::Now).or_else(ahead)?;
         let queue = self.jobs.get_mut(&job)?;
         let lease = self.leases.next_id();
         let taken = queue.take(lane, position, lease)?;

@@ -1,8 +1,8 @@
 //! What follows when a worker cannot evaluate a unit.
 
 use super::Scheduler;
-use super::queue::{Place, UnitKey};
-use super::workers::Limit;
+use super::queue::{JobQueue, Place, UnitKey};
+use super::workers::{Limit, Worker};
 use ropewalk_shared::job::JobId;
 use ropewalk_shared::outcome::{FailureKind, UnitFailure};
 use ropewalk_shared::work::{LeaseId, Measure, WorkerId};
@@ -38,7 +38,7 @@ impl Scheduler {
     ) -> AfterFailure {
         let Some(queue) = self.jobs.get_mut(job) else { return AfterFailure::NotWanted };
         let Some(record) = queue.get_mut(unit) else { return AfterFailure::NotWanted };
-        if record.failed_leases.contains(&lease) {
+        if record.failed.iter().any(|(failed, _)| *failed == lease) {
             return AfterFailure::Duplicate;
         }
         // Whoever does not hold the unit says nothing about it: anybody can name a lease.
@@ -52,11 +52,12 @@ impl Scheduler {
         self.offers += 1;
         match failure.kind {
             FailureKind::Evaluation => {
-                let failures = queue.evaluation_failed(unit, lease);
+                let failures = queue.evaluation_failed(unit, lease, worker);
                 if failures >= self.options.max_failures {
                     let reason = format!("failed on {failures} leases; the last said: {}", failure.reason);
                     return AfterFailure::CandidateFailed(reason);
                 }
+                // Others come first: see `Scheduler::is_for_others`.
                 queue.put_back(unit, false);
                 AfterFailure::Requeued
             }
@@ -102,5 +103,19 @@ impl Scheduler {
         queue.put_back(unit, true);
         self.offers += 1;
         self.workers.refuse(worker, queue.model, queue.measure(unit))
+    }
+
+    /// Whether a worker leaves a unit to others, since its evaluation failed here: what fails on one worker alone is that
+    /// worker's fault, and must not cost the candidate. It is not kept waiting for workers that ask for nothing.
+    pub(super) fn is_for_others(&self, now: Duration, worker: &Worker, queue: &JobQueue, unit: UnitKey) -> bool {
+        let failed = queue.failed_on(unit);
+        let failed_on = |worker: &Worker| failed.iter().any(|(_, failed)| *failed == worker.id);
+        let (tokens, measure) = (u64::from(queue.tokens(unit)), queue.measure(unit));
+        failed_on(worker)
+            && self.workers.connected(now, self.options.lease).any(|other| {
+                !failed_on(other)
+                    && other.is_at_work(now, self.options.lease)
+                    && other.max_tokens(&queue.model, measure) >= tokens
+            })
     }
 }

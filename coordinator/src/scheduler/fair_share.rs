@@ -4,8 +4,7 @@
 //! where the others are, so that it neither starves nor makes up for time in which it was not there. A worker that
 //! has a model loaded stays with it while its job is not more than [`AHEAD_UNITS`] ahead.
 
-use super::queue::{JobQueue, Lane};
-use super::workers::Worker;
+use super::queue::{JobQueue, Lane, UnitKey};
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::JobId;
 use std::collections::BTreeMap;
@@ -13,17 +12,17 @@ use std::collections::BTreeMap;
 /// How far a job may get ahead of the others because its model is loaded, in its largest units.
 const AHEAD_UNITS: u64 = 16;
 
-/// The job to serve this worker with from one lane, and the position of the unit in its queue.
+/// The job to serve a worker with from one lane, and the position of the unit in its queue: the first that it takes.
 pub(super) fn choose(
     jobs: &BTreeMap<JobId, JobQueue>,
-    worker: &Worker,
     loaded: &[Fingerprint],
     lane: Lane,
+    takes: impl Fn(&JobQueue, UnitKey) -> bool,
 ) -> Option<(JobId, usize)> {
     let mut first: Option<Choice> = None;
     let mut first_loaded: Option<Choice> = None;
     for (job, queue) in jobs.iter().filter(|(_, queue)| !queue.paused) {
-        let Some(position) = queue.position(lane, |measure| worker.max_tokens(&queue.model, measure)) else { continue };
+        let Some(position) = queue.position(lane, |unit| takes(queue, unit)) else { continue };
         let choice = Choice { job, queue, position };
         if loaded.contains(&queue.model) {
             first_loaded = Some(earlier(first_loaded, choice));

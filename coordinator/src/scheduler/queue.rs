@@ -2,7 +2,7 @@
 
 use super::SchedulerOptions;
 use ropewalk_shared::fingerprint::Fingerprint;
-use ropewalk_shared::work::{LeaseId, Measure};
+use ropewalk_shared::work::{LeaseId, Measure, WorkerId};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -54,8 +54,8 @@ pub struct JobQueue {
 pub(super) struct UnitRecord {
     pub place: Place,
     pub last_failure: Option<String>,
-    /// Leases on which the evaluation failed.
-    pub failed_leases: Vec<LeaseId>,
+    /// Leases on which the evaluation failed, and whose they were.
+    pub failed: Vec<(LeaseId, WorkerId)>,
     attempts: u32,
     expiries: u32,
     delays: u32,
@@ -220,10 +220,14 @@ impl JobQueue {
         idle.then_some((self.delayed.len(), reason))
     }
 
-    /// Where the first waiting unit of a lane stands that a worker can take which holds so many tokens for each measure.
-    pub(super) fn position(&self, lane: Lane, max_tokens: impl Fn(Measure) -> u64) -> Option<usize> {
-        let fits = |unit| u64::from(self.tokens(unit)) <= max_tokens(self.measure(unit));
-        self.live(lane).find(|(_, unit)| fits(*unit)).map(|(position, _)| position)
+    /// Where the first waiting unit of a lane stands that a worker takes.
+    pub(super) fn position(&self, lane: Lane, takes: impl Fn(UnitKey) -> bool) -> Option<usize> {
+        self.live(lane).find(|(_, unit)| takes(*unit)).map(|(position, _)| position)
+    }
+
+    /// Workers on which the evaluation of a unit failed.
+    pub(super) fn failed_on(&self, unit: UnitKey) -> &[(LeaseId, WorkerId)] {
+        self.units.get(&unit).map_or(&[], |record| &record.failed)
     }
 
     /// Takes the unit at a position of a lane to lease it.
@@ -276,11 +280,11 @@ impl JobQueue {
         }
     }
 
-    /// Notes that the evaluation failed on this lease; returns on how many it has.
-    pub(super) fn evaluation_failed(&mut self, unit: UnitKey, lease: LeaseId) -> usize {
+    /// Notes that the evaluation failed on this lease of a worker; returns on how many it has.
+    pub(super) fn evaluation_failed(&mut self, unit: UnitKey, lease: LeaseId, worker: &WorkerId) -> usize {
         self.units.get_mut(&unit).map_or(0, |record| {
-            record.failed_leases.push(lease);
-            record.failed_leases.len()
+            record.failed.push((lease, worker.clone()));
+            record.failed.len()
         })
     }
 
@@ -373,6 +377,6 @@ fn is_ready(units: &HashMap<UnitKey, UnitRecord>, unit: &UnitKey) -> bool {
 
 impl UnitRecord {
     fn new() -> Self {
-        Self { place: Place::Ready, last_failure: None, failed_leases: Vec::new(), attempts: 0, expiries: 0, delays: 0 }
+        Self { place: Place::Ready, last_failure: None, failed: Vec::new(), attempts: 0, expiries: 0, delays: 0 }
     }
 }

@@ -230,6 +230,54 @@ fn a_worker_whose_results_cannot_be_right_gets_no_more_and_the_candidate_is_none
     assert_eq!(rig.lease(&worker, 10).len(), 1);
 }
 
+/// One broken worker among others must not cost a candidate, however fast it fails.
+#[test]
+fn what_failed_on_a_worker_is_left_to_others() {
+    let mut rig = Rig::new();
+    let job = rig.open("a", MODEL, 2, &[10]);
+    let (broken, sound) = (rig.worker(10), rig.worker(10));
+    let busy = rig.lease(&sound, 1);
+    let failing = rig.lease(&broken, 1);
+    assert_eq!(rig.fail(&broken, &failing[0], FailureKind::Evaluation), AfterFailure::Requeued);
+    // The other is at work, and will come back.
+    rig.now += 5 * SECOND;
+    assert_eq!(rig.lease(&broken, 4), []);
+    assert_eq!(rig.scheduler.waiting(rig.now, &job), None);
+    assert!(rig.complete(&sound, &busy[0]));
+    let again = rig.lease(&sound, 4);
+    assert_eq!((again.len(), again[0].unit, again[0].attempt), (1, failing[0].unit, 2));
+    // It fails there too: now it may be the candidate, and whoever is free takes it.
+    assert_eq!(rig.fail(&sound, &again[0], FailureKind::Evaluation), AfterFailure::Requeued);
+    let last = rig.lease(&broken, 1);
+    assert!(matches!(rig.fail(&broken, &last[0], FailureKind::Evaluation), AfterFailure::CandidateFailed(_)));
+}
+
+#[test]
+fn a_unit_that_failed_does_not_wait_for_workers_that_never_come() {
+    for other in ["silent", "too small", "training", "idle", "asking"] {
+        let mut rig = Rig::new();
+        rig.open("a", MODEL, 1, &[10]);
+        let (worker, second) = (rig.worker(10), rig.worker(if other == "too small" { 9 } else { 10 }));
+        let grant = rig.lease(&worker, 1);
+        rig.fail(&worker, &grant[0], FailureKind::Evaluation);
+        assert_eq!(rig.lease(&worker, 1).len(), usize::from(other == "too small"), "{other}");
+        rig.now += 11 * SECOND;
+        match other {
+            "training" | "idle" => _ = rig.scheduler.heartbeat(rig.now, &second, &[]).unwrap(),
+            "asking" => {
+                let mut request = rig.request(&second, 1, &[]);
+                request.missing.push(MODEL.into());
+                assert_eq!(rig.scheduler.lease(rig.now, &request), Ok(vec![]));
+                request = rig.request(&second, 0, &[]);
+                assert_eq!(rig.scheduler.lease(rig.now, &request), Ok(vec![]));
+            }
+            _ => {}
+        }
+        let expected = usize::from(!["too small", "asking"].contains(&other));
+        assert_eq!(rig.lease(&worker, 1).len(), expected, "{other}");
+    }
+}
+
 #[test]
 fn failures_that_are_not_the_candidates_do_not_count() {
     let mut rig = Rig::new();

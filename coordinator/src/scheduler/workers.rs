@@ -46,6 +46,8 @@ pub struct Worker {
     /// Where it brought a result that could not be right.
     refused: HashSet<(Fingerprint, Measure)>,
     last_request: Option<(u64, Vec<Grant>)>,
+    /// When it asked for units last.
+    asked: Duration,
     /// It said that it ends.
     left: bool,
 }
@@ -93,6 +95,16 @@ impl Worker {
     /// Whether it is not given such units any more because a result could not be right.
     pub fn is_refused(&self, model: &Fingerprint, measure: Measure) -> bool {
         [Measure::Loss, measure].iter().any(|&measure| self.refused.contains(&(*model, measure)))
+    }
+
+    /// Whether it evaluates, or asks for what it could evaluate.
+    pub(super) fn is_at_work(&self, now: Duration, lease: Duration) -> bool {
+        self.training.is_none() && (self.leased > 0 || now.saturating_sub(self.asked) <= lease)
+    }
+
+    /// Notes that it asks for units.
+    pub(super) fn asks(&mut self, now: Duration) {
+        self.asked = self.asked.max(now);
     }
 
     /// Takes in which models it has. What was found out of one that it did not have holds no longer once it has it.
@@ -184,6 +196,7 @@ impl Workers {
             limits: HashMap::new(),
             refused: HashSet::new(),
             last_request: None,
+            asked: now,
             left: false,
         };
         self.by_id.insert(id.clone(), worker);
