@@ -1,10 +1,17 @@
 //! `ropewalk eval` with factor tables, at windows of deployed models, and by sliding windows.
 
 use anyhow::{Context as _, Result, ensure};
+#[cfg(target_os = "linux")]
+use ropewalk_tests::binaries;
 use ropewalk_tests::command::{Ended, ropewalk};
 use ropewalk_tests::{documents, models};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 use tempfile::TempDir;
 
 /// Token ids of the bundled model, whose documents begin with 0.
@@ -100,5 +107,82 @@ fn sliding_windows_are_those_of_the_definition() -> Result<()> {
     eval(&whole, &["--length", "128", "--sliding-window", "128"])?
         .assert_failed(2, &["--sliding-window", "at most 126"]);
     eval(&whole, &["--document-tokens", "128"])?.assert_failed(2, &["--sliding-window"]);
+    Ok(())
+}
+
+#[test]
+fn files_of_the_same_name_are_told_apart_and_those_of_other_models_told_of() -> Result<()> {
+    let folder = TempDir::new()?;
+    let tokens = documents::write(folder.path(), 2, 256, VOCABULARY, 5)?;
+    let ones = vec![1.0; 32];
+    let model = |fingerprint: &str| {
+        json!({"name": "some", "model_type": "llama", "fingerprint": fingerprint, "head_dim": 64, "rotary_dim": 64,
+            "rope_theta": 10000.0})
+    };
+    let own = ropewalk_worker::model::fingerprint_dir(&models::lab())?.to_string();
+    let other = "ab".repeat(32);
+    let factors = |name: &str, content: Value| -> Result<String> {
+        std::fs::create_dir_all(folder.path().join(name))?;
+        let path = written(&folder, &format!("{name}/factors.json"), &content.to_string())?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let files = [
+        factors("a", json!({"rescale_factors": ones, "model": model(&own)}))?,
+        factors("b", json!({"rescale_factors": ones, "model": model(&other)}))?,
+        factors("c", json!({"rescale_factors": ones}))?,
+    ];
+    let options = ["--length", "256", "--factors", &files.join(","), "--json"];
+    let ended = eval(&tokens, &options)?.done()?;
+    let notes: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("another model")).collect();
+    assert!(notes.len() == 1 && notes[0].starts_with(&files[1]), "{ended}");
+    assert!(notes[0].contains(&other[..12]) && notes[0].contains(&own[..12]), "{ended}");
+    let names: Vec<Value> = results(ended)?.iter().map(|of| of["factors"].clone()).collect();
+    assert_eq!(names, ["a/factors.json", "b/factors.json", "c/factors.json"]);
+
+    let out = folder.path().join("out");
+    let options =
+        ["--passkey", "--depths", "1", "--trials", "1", "--length", "256", "--factors", &files[..2].join(",")];
+    let paths = [models::lab(), out.clone()].map(|path| path.to_string_lossy().into_owned());
+    ropewalk([&["eval", "--model", &paths[0], "--out", &paths[1]][..], &options].concat())?.done()?;
+    for name in ["passkey-0-a-factors.json.svg", "passkey-1-b-factors.json.svg"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+    Ok(())
+}
+
+/// Whether the process has come so far that it catches SIGINT.
+#[cfg(target_os = "linux")]
+fn catches_interrupts(process: u32) -> Result<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).context("no SigCgt")?;
+    // Signals count from 1, and SIGINT is the second.
+    Ok(u64::from_str_radix(caught.trim(), 16)? & 0b10 != 0)
+}
+
+/// The first length takes a moment and the second a minute.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interruption_keeps_what_was_finished() -> Result<()> {
+    let folder = TempDir::new()?;
+    let tokens = documents::write(folder.path(), 1, 65_536, VOCABULARY, 6)?.to_string_lossy().into_owned();
+    let model = models::lab().to_string_lossy().into_owned();
+    let mut command = Command::new(binaries::ropewalk()?);
+    command.args(["eval", "--model", &model, "--tokens", &tokens, "--length", "128,65536", "--samples", "1", "--json"]);
+    let mut child = command.args(["--threads", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    while !catches_interrupts(child.id())? {
+        ensure!(child.try_wait()?.is_none(), "it has ended by itself");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(Command::new("kill").args(["-INT", &child.id().to_string()]).status()?.success(), "cannot signal it");
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(report["interrupted"], true);
+    let results = report["results"].as_array().context("no results")?;
+    assert!(said.contains(&format!("interrupted; {} of 2 measurements", results.len())), "{said}");
+    // On a machine with much else to do a moment may be longer than a second.
+    assert!(results.iter().map(|of| &of["length"]).eq([128].iter().take(results.len())), "{results:?}");
     Ok(())
 }

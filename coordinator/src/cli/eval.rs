@@ -1,6 +1,8 @@
 //! `ropewalk eval`: a model's perplexity under given factors, at given lengths.
 
 pub(super) mod choice;
+mod names;
+mod progress;
 mod retrieval;
 mod sliding;
 mod table;
@@ -11,9 +13,10 @@ use super::numbers::{count, threads};
 use super::options::{JsonArgs, SourceArgs, tokens};
 use super::output;
 use super::prepare::{ModelFolder, Source};
+use super::stop::stop_signal;
 use choice::FactorChoice;
 use clap::{Args, ValueEnum};
-use indicatif::ProgressBar;
+use progress::Progress;
 use retrieval::RetrievalArgs;
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::outcome::{Loss, perplexity};
@@ -24,6 +27,7 @@ use ropewalk_worker::evaluator::{Evaluator, EvaluatorOptions};
 use ropewalk_worker::gradient::Gradient;
 use ropewalk_worker::ledger::Ledger;
 use ropewalk_worker::memory;
+use ropewalk_worker::perplexity::EvalError;
 use serde::Serialize;
 use sliding::Sliding;
 use std::path::PathBuf;
@@ -113,6 +117,9 @@ struct Report {
     device: String,
     /// Name of the kernels that ran.
     kernels: String,
+    /// Whether more was asked for, and what was finished is here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    interrupted: bool,
     results: Vec<Measurement>,
 }
 
@@ -171,8 +178,7 @@ pub(super) async fn run(args: EvalArgs) -> Outcome {
 
 fn evaluate(args: EvalArgs) -> Outcome {
     let folder = ModelFolder::open(&args.model)?;
-    let choices: Vec<FactorChoice> =
-        args.factors.iter().map(|text| FactorChoice::read(text, &folder.description)).collect::<Result<_, _>>()?;
+    let choices = FactorChoice::read_all(&args.factors, &folder.description)?;
     let mut lengths: Vec<u32> = Vec::new();
     for &length in &args.length {
         if !lengths.contains(&length) {
@@ -212,14 +218,16 @@ fn evaluate(args: EvalArgs) -> Outcome {
     let (threads, device_memory) = (args.threads.unwrap_or(0), args.device.device_memory);
     let options = EvaluatorOptions { threads, device_memory, ..EvaluatorOptions::on(devices.is_cpu()) };
     let longest = lengths.iter().copied().max().unwrap_or(2) as usize;
+    choice::note_other_weights(&choices, &folder)?;
     memory::reset_peak();
     let evaluator = Evaluator::open(&args.model, &devices.open().or_input()?, dtype, longest, options).or_input()?;
     let loading_mib = memory::peak_rss_mib();
+    let cancel = raised_by_signals();
 
     if args.retrieval.is_asked() {
         let source = (!given.data.is_empty() || !given.tokens.is_empty()).then_some(&source);
         let run = (&choices[..], &lengths[..], args.target_length);
-        return args.retrieval.run(&folder, source, &evaluator, run, args.output.json);
+        return args.retrieval.run(&folder, source, &evaluator, run, (&cancel, args.output.json));
     }
 
     let mut report = Report {
@@ -227,22 +235,59 @@ fn evaluate(args: EvalArgs) -> Outcome {
         dtype: dtype.to_string(),
         device: devices.to_string(),
         kernels: evaluator.model().kernels_name(),
+        interrupted: false,
         results: Vec::new(),
     };
-    for (length, documents) in &drawn {
+    let asked = drawn.len() * choices.len();
+    let mut progress = Progress::of(asked);
+    'lengths: for (length, documents) in &drawn {
         for choice in &choices {
-            let mut result = args.measure(&evaluator, (choice, &folder.description), documents, *length)?;
+            let course = (&mut progress, &cancel);
+            let measured = args.measure(&evaluator, (choice, &folder.description), (documents, *length), course);
+            let Some(mut result) = unless_interrupted(measured)? else { break 'lengths };
             result.peak_rss_mib =
                 result.peak_rss_mib.zip(loading_mib).map(|(measuring, loading)| measuring.max(loading));
             report.results.push(result);
         }
     }
+    progress.end();
+    report.interrupted = report.results.len() < asked;
     if args.output.json {
         output::json(&report)?
-    } else {
+    } else if !report.results.is_empty() {
         output::line(table::table(&report))?
     }
+    if report.interrupted {
+        return Err(interrupted(report.results.len(), asked));
+    }
     report.check()
+}
+
+/// A flag that is raised when the process is asked to stop. Until then a signal ends the process, which loses nothing:
+/// there are no results yet.
+fn raised_by_signals() -> CancelFlag {
+    let cancel = CancelFlag::new();
+    let (stop, raised) = (stop_signal(), cancel.clone());
+    tokio::spawn(async move {
+        stop.await;
+        raised.cancel();
+    });
+    cancel
+}
+
+/// What was measured, or nothing where it was interrupted.
+fn unless_interrupted<T>(measured: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match measured.map_err(Failure::downcast::<EvalError>) {
+        Ok(measured) => Ok(Some(measured)),
+        Err(Ok(EvalError::Cancelled)) => Ok(None),
+        Err(Ok(error)) => Err(Failure::work(error)),
+        Err(Err(failure)) => Err(failure),
+    }
+}
+
+/// How an interrupted command ends; what it finished is printed before.
+fn interrupted(done: usize, asked: usize) -> Failure {
+    Failure::work_message(format!("interrupted; {done} of {asked} measurements were finished"))
 }
 
 impl Report {
@@ -285,37 +330,37 @@ impl EvalArgs {
         &self,
         evaluator: &Evaluator,
         (choice, description): (&FactorChoice, &ModelDescription),
-        documents: &Documents,
-        length: u32,
+        (documents, length): (&Documents, u32),
+        (progress, cancel): (&mut Progress, &CancelFlag),
     ) -> Result<Measurement, Failure> {
         memory::reset_peak();
         let ledgers = evaluator.model().ledgers();
         ledgers.iter().for_each(Ledger::reset_peak);
         let rescale = choice.at(description, length, self.target_length);
-        let bar = progress_bar(documents.units, self.output.json);
-        bar.set_message(format!("{} at {length}", choice.name()));
+        let unit = if documents.sliding.is_some() { "windows" } else { "documents" };
+        progress.begin((choice.name(), length), (documents.units, unit));
         let start = Instant::now();
         let mut losses: Vec<Loss> = Vec::with_capacity(documents.units);
         let (mut slopes, mut read) = (Vec::new(), 0);
         documents.each(|sample| {
             let done = losses.len();
-            let mut progress = |share: f32| bar.set_position(((done as f32 + share) * STEPS) as u64);
-            let (tokens, from, cancel) = (sample.tokens(), sample.counted_from() as usize, CancelFlag::new());
+            let mut tell = |share: f32| progress.at(done, share);
+            let (tokens, from) = (sample.tokens(), sample.counted_from() as usize);
             read += tokens.len();
             losses.push(if self.gradient {
-                let gradient = evaluator.gradient(&rescale, (tokens, from), &cancel, &mut progress).or_work()?;
+                let gradient = evaluator.gradient(&rescale, (tokens, from), cancel, &mut tell).or_work()?;
                 let loss = gradient.loss;
                 slopes.push(gradient);
                 loss
             } else if sample.shape().is_whole() {
-                evaluator.evaluate(&rescale, tokens, &cancel, &mut progress).or_work()?
+                evaluator.evaluate(&rescale, tokens, cancel, &mut tell).or_work()?
             } else {
-                evaluator.evaluate_counted(&rescale, tokens, from, &cancel, &mut progress).or_work()?.loss
+                evaluator.evaluate_counted(&rescale, tokens, from, cancel, &mut tell).or_work()?.loss
             });
             Ok(())
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        bar.finish_and_clear();
+        progress.end();
         let perplexity = perplexity(&losses);
         Ok(Measurement {
             length,
@@ -386,17 +431,6 @@ impl Slope {
             self.log_attention_factor,
             list(&self.log_pair_attention)
         )
-    }
-}
-
-/// Steps of the bar per document.
-const STEPS: f32 = 100.0;
-
-fn progress_bar(documents: usize, quiet: bool) -> ProgressBar {
-    if quiet {
-        ProgressBar::hidden()
-    } else {
-        super::progress::bar((documents as f32 * STEPS) as u64, "{msg} {bar} {percent}%")
     }
 }
 

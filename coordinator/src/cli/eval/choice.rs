@@ -1,13 +1,18 @@
 //! The factors to measure: a published method, or a file.
 
+use super::names::names;
 use crate::cli::factors::read_file;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, OrFail as _, Outcome};
+use crate::cli::output::note;
+use crate::cli::prepare::ModelFolder;
+use crate::export::same_model;
 use ropewalk_shared::attention_factor::AttentionFactorPolicy;
 use ropewalk_shared::baselines::Baseline;
-use ropewalk_shared::factor_file::FactorFile;
+use ropewalk_shared::factor_file::{FactorFile, FactorModel};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
-use std::path::Path;
+use ropewalk_worker::model::fingerprint_dir;
+use std::path::{Path, PathBuf};
 
 const DYNAMIC_NTK: &str = "dynamic-ntk";
 
@@ -21,10 +26,25 @@ pub enum FactorChoice {
     /// NTK for each length's own ratio, whatever window the others are scaled to.
     DynamicNtk,
     /// The numbers of a file: the same at every length, or of a factor table those of the window that a length lies in.
-    File { name: String, file: Box<FactorFile> },
+    File { name: String, path: PathBuf, file: Box<FactorFile> },
 }
 
+// === impl FactorChoice ===
+
 impl FactorChoice {
+    /// Reads the texts of the option, and the files that they name; files of the same name are told apart by their folders.
+    pub fn read_all(texts: &[String], description: &ModelDescription) -> Result<Vec<Self>, Failure> {
+        let paths: Vec<&Path> = texts.iter().map(Path::new).collect();
+        let read = |(text, apart): (&String, String)| {
+            let mut choice = Self::read(text, description)?;
+            if let Self::File { name, .. } = &mut choice {
+                *name = apart;
+            }
+            Ok(choice)
+        };
+        texts.iter().zip(names(&paths)).map(read).collect()
+    }
+
     /// Reads the text of the option, and the file if it names one.
     pub fn read(text: &str, description: &ModelDescription) -> Result<Self, Failure> {
         if text == "none" {
@@ -44,7 +64,7 @@ impl FactorChoice {
         }
         let file = Box::new(read_file(path, description)?);
         let name = path.file_name().map_or_else(|| text.to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(Self::File { name, file })
+        Ok(Self::File { name, path: path.to_owned(), file })
     }
 
     /// The name for tables.
@@ -87,4 +107,36 @@ impl FactorChoice {
             Self::File { file, .. } => file.rescale_for(length),
         }
     }
+
+    /// Of a file that names a model of this shape, where it lies and that model.
+    fn searched(&self, description: &ModelDescription) -> Option<(&Path, &FactorModel)> {
+        match self {
+            // Those of another shape were told of when they were read.
+            Self::File { path, file, .. } if same_model(file, description).is_ok() => {
+                file.model.as_ref().map(|model| (path.as_path(), model))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Tells of files whose factors were searched with other weights or another configuration than this model's. That takes
+/// reading all weights, and is done only where a file names its model.
+pub fn note_other_weights(choices: &[FactorChoice], folder: &ModelFolder) -> Outcome {
+    let searched: Vec<_> = choices.iter().filter_map(|choice| choice.searched(&folder.description)).collect();
+    if searched.is_empty() {
+        return Ok(());
+    }
+    let fingerprint = fingerprint_dir(&folder.path).or_input()?;
+    for (path, model) in searched.into_iter().filter(|(_, model)| model.fingerprint != fingerprint) {
+        note(format!(
+            "{}: the factors were searched for another model, {:?} (fingerprint {}; that of {:?} is {}); they are used as they are",
+            path.display(),
+            model.name,
+            model.fingerprint.short(),
+            folder.name,
+            fingerprint.short()
+        ));
+    }
+    Ok(())
 }

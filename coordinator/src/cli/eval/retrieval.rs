@@ -1,7 +1,8 @@
 //! `ropewalk eval --passkey` and `--needle`: how often a hidden number is found, by length and depth.
 
 use super::choice::FactorChoice;
-use super::progress_bar;
+use super::progress::Progress;
+use super::{interrupted, unless_interrupted};
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::files::write;
 use crate::cli::output::{self, note};
@@ -76,6 +77,9 @@ struct Report {
     key_digits: u32,
     /// Whether answers were decoded, and not judged by one pass.
     generated: bool,
+    /// Whether more was asked for, and what was finished is here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    interrupted: bool,
     results: Vec<Retrieval>,
 }
 
@@ -110,7 +114,7 @@ impl RetrievalArgs {
         source: Option<&Source<'_>>,
         evaluator: &Evaluator,
         (choices, lengths, target): (&[FactorChoice], &[u32], Option<u32>),
-        json: bool,
+        (cancel, json): (&CancelFlag, bool),
     ) -> Outcome {
         let (kind, template, usual) =
             if self.needle { ("needle", Template::needle(), 7) } else { ("passkey", Template::passkey(), 5) };
@@ -132,28 +136,38 @@ impl RetrievalArgs {
 
         let filler = if documents.is_some() { "documents" } else { "grass" };
         let (model, generated) = (folder.name.clone(), self.generate);
-        let mut report = Report { model, kind, filler, key_digits: digits, generated, results: Vec::new() };
+        let (key_digits, results) = (digits, Vec::new());
+        let mut report = Report { model, kind, filler, key_digits, generated, interrupted: false, results };
         // Of all lengths first: nothing is measured in vain.
         let wanted = (self.depths * self.trials) as usize;
         let drawn = lengths.iter().map(|&length| {
             let documents = documents.map(|source| source.first(length, wanted)).transpose()?;
             Ok((length, documents.unwrap_or_default()))
         });
-        for (length, documents) in drawn.collect::<Result<Vec<_>, Failure>>()? {
+        let asked = lengths.len() * choices.len();
+        let mut progress = Progress::of(asked);
+        'lengths: for (length, documents) in drawn.collect::<Result<Vec<_>, Failure>>()? {
             let (template, tokenizer, grass) = (&template, &tokenizer, &grass[..]);
             let prompts = Prompts { template, tokenizer, grass, documents, length, digits };
             for choice in choices {
                 let rescale = choice.at(&folder.description, length, target);
-                report.results.push(self.answer(evaluator, &prompts, choice.name(), &rescale, json)?);
+                let answered = self.answer(evaluator, &prompts, (choice.name(), &rescale), (&mut progress, cancel));
+                let Some(result) = unless_interrupted(answered)? else { break 'lengths };
+                report.results.push(result);
             }
         }
-        if let Some(out) = &self.out {
+        progress.end();
+        report.interrupted = report.results.len() < asked;
+        if let Some(out) = self.out.as_ref().filter(|_| !report.results.is_empty()) {
             self.write(out, &report, choices)?;
         }
         if json {
             output::json(&report)?
-        } else {
+        } else if !report.results.is_empty() {
             output::line(table(&report))?
+        }
+        if report.interrupted {
+            return Err(interrupted(report.results.len(), asked));
         }
         let lost = report.results.iter().find(|result| !result.answer_nll.is_finite());
         lost.map_or(Ok(()), |lost| {
@@ -168,13 +182,11 @@ impl RetrievalArgs {
         &self,
         evaluator: &Evaluator,
         prompts: &Prompts<'_>,
-        name: &str,
-        rescale: &Rescale,
-        json: bool,
+        (name, rescale): (&str, &Rescale),
+        (progress, cancel): (&mut Progress, &CancelFlag),
     ) -> Result<Retrieval, Failure> {
         let depths = depths(self.depths);
-        let bar = progress_bar(depths.len() * self.trials as usize, json);
-        bar.set_message(format!("{name} at {}", prompts.length));
+        progress.begin((name, prompts.length), (depths.len() * self.trials as usize, "prompts"));
         let start = Instant::now();
         let (mut nll, mut results) = (0.0, Vec::new());
         for (row, &depth) in depths.iter().enumerate() {
@@ -182,28 +194,33 @@ impl RetrievalArgs {
             for trial in 0..self.trials as usize {
                 let index = row * self.trials as usize + trial;
                 let prompt = prompts.build(self.seed, depth, index)?;
-                let mut progress = |share: f32| bar.set_position(((index as f32 + share) * super::STEPS) as u64);
-                let (cancel, from) = (CancelFlag::new(), prompt.counted_from as usize);
-                let answer =
-                    evaluator.evaluate_counted(rescale, &prompt.tokens, from, &cancel, &mut progress).or_work()?;
+                let (tokens, from) = (&prompt.tokens, prompt.counted_from as usize);
+                let mut tell = |share: f32| progress.at(index, share);
+                let answer = evaluator.evaluate_counted(rescale, tokens, from, cancel, &mut tell).or_work()?;
                 nll += answer.loss.nll_sum;
                 at.prompts += 1;
                 at.exact += u64::from(match self.generate {
                     false => answer.is_exact(),
-                    true => self.decode(evaluator, rescale, &prompt)?,
+                    true => self.decode(evaluator, rescale, &prompt, cancel)?,
                 });
             }
             results.push(at);
         }
-        bar.finish_and_clear();
+        progress.end();
         let seconds = start.elapsed().as_secs_f64();
         Ok(Retrieval::of_depths(prompts.length, name, rescale, results, (nll, seconds)))
     }
 
     /// Whether decoding gives the answer.
-    fn decode(&self, evaluator: &Evaluator, rescale: &Rescale, prompt: &Prompt) -> Result<bool, Failure> {
+    fn decode(
+        &self,
+        evaluator: &Evaluator,
+        rescale: &Rescale,
+        prompt: &Prompt,
+        cancel: &CancelFlag,
+    ) -> Result<bool, Failure> {
         let (asked, answer) = prompt.tokens.split_at(prompt.counted_from as usize);
-        let decoded = evaluator.decode(rescale, (asked, answer.len()), &CancelFlag::new(), &mut |_| {}).or_work()?;
+        let decoded = evaluator.decode(rescale, (asked, answer.len()), cancel, &mut |_| {}).or_work()?;
         Ok(decoded == answer)
     }
 
@@ -213,6 +230,9 @@ impl RetrievalArgs {
         for (index, choice) in choices.iter().enumerate() {
             // Results stand in the order of lengths, and for each of them in that of the factors.
             let of: Vec<&Retrieval> = report.results.iter().skip(index).step_by(choices.len()).collect();
+            if of.is_empty() {
+                continue;
+            }
             let title = format!("Exact answers ({}), factors: {}", report.kind, choice.name());
             let name = file_name(report.kind, index, choice.name());
             write(&out.join(name), &heat_map(&title, &of).or_work()?)?;
@@ -244,11 +264,12 @@ impl Prompts<'_> {
 
 /// `passkey-0-yarn.svg`: names of factor files may hold anything, and two of them may be equal.
 fn file_name(kind: &str, index: usize, factors: &str) -> String {
-    let plain: String = factors
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
-        .take(60)
-        .collect();
+    let plain = |c: char| match c {
+        c if c.is_ascii_alphanumeric() || "-_.".contains(c) => c,
+        c if std::path::is_separator(c) => '-',
+        _ => '_',
+    };
+    let plain: String = factors.chars().map(plain).take(60).collect();
     format!("{kind}-{index}-{plain}.svg")
 }
 
@@ -278,7 +299,7 @@ mod tests {
     #[test]
     fn names_of_files_are_plain_and_differ() {
         assert_eq!(file_name("passkey", 0, "yarn"), "passkey-0-yarn.svg");
-        assert_eq!(file_name("needle", 1, "../ä b.json"), "needle-1-..___b.json.svg");
+        assert_eq!(file_name("needle", 1, "../ä b.json"), "needle-1-..-__b.json.svg");
         assert_ne!(file_name("needle", 1, "f.json"), file_name("needle", 2, "f.json"));
     }
 }

@@ -46,7 +46,9 @@ fn by_length(results: &[Measurement]) -> Option<String> {
     header.extend(results[..sets].iter().map(|result| result.factors.as_str()));
     let rows = results.chunks(sets).map(|row| {
         let start = [thousands(row[0].length), row[0].documents.to_string()];
-        start.into_iter().chain(row.iter().map(cell)).collect()
+        // An interruption leaves the last row unfinished.
+        let cells = row.iter().map(cell).chain(std::iter::repeat("-".to_owned()));
+        start.into_iter().chain(cells.take(sets)).collect()
     });
     Some(format!("Perplexity by length, lower is better\n{}", output::columns(&header, &rows.collect::<Vec<_>>())))
 }
