@@ -11,6 +11,7 @@ use ropewalk_tests::extend::{SmallPlan, made};
 use ropewalk_tests::models;
 use ropewalk_tests::process::{Coordinator, Worker};
 use ropewalk_tests::search::Search;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tonic::metadata::MetadataValue;
@@ -260,6 +261,48 @@ fn encrypted_with_a_token_the_factors_are_the_same_and_strangers_are_told_why() 
     ropewalk(["jobs", "--coordinator", &url, "--ca", &ca])?.assert_failed(2, &["asks for a token"]);
     let (expected, factors) = searched(path, &url, &["--token-file", &token, "--ca", &ca])?;
     assert_eq!(factors.trim_end(), expected.trim_end());
+    Ok(())
+}
+
+/// The first line of a coordinator that listens on all addresses of this machine, and what it says besides. It is asked for
+/// its jobs at the address that is put in place of that.
+fn open_to_the_network(folder: &Path, more: &[&str]) -> Result<(String, String)> {
+    let log = folder.join("serve.log");
+    let mut child = std::process::Command::new(ropewalk_tests::binaries::ropewalk()?)
+        .args(["serve", "--listen", "0.0.0.0:0", "--store"])
+        .arg(folder.join("store"))
+        .args(more)
+        .env_remove("ROPEWALK_TOKEN_FILE")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::fs::File::create(&log)?)
+        .spawn()?;
+    let mut asked = || -> Result<String> {
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("no standard output")?).read_line(&mut line)?;
+        let url = line.trim_end().replace("listening on http://0.0.0.0:", "http://127.0.0.1:");
+        ropewalk([&["jobs", "--coordinator", &url], more].concat())?.done()?;
+        Ok(line)
+    };
+    let line = asked();
+    child.kill()?;
+    child.wait()?;
+    Ok((line?, std::fs::read_to_string(log)?))
+}
+
+#[test]
+fn whoever_is_open_to_the_network_says_so() -> Result<()> {
+    let folder = TempDir::new()?;
+    let everybody = "everybody who reaches this address may use the coordinator";
+    let (line, said) = open_to_the_network(folder.path(), &[])?;
+    assert!(line.starts_with("listening on http://0.0.0.0:"), "{line}");
+    assert_eq!(said.matches(everybody).count(), 1, "{said}");
+    assert!(said.contains("--token-file") && said.contains("docs/security.md"), "{said}");
+    let token = file(folder.path(), "token", TOKEN)?;
+    let (_, said) = open_to_the_network(folder.path(), &["--token-file", &token])?;
+    assert!(!said.contains(everybody) && said.contains("unencrypted"), "{said}");
+    let private = Coordinator::start(folder.path())?;
+    assert!(!private.log().contains("warning"), "{}", private.log());
     Ok(())
 }
 

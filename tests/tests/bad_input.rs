@@ -207,7 +207,17 @@ fn a_port_in_use() -> Result<()> {
     let address = listener.local_addr()?.to_string();
     let folder = TempDir::new()?;
     let ended = ropewalk(["serve", "--listen", &address, "--store", &text(&folder.path().join("store"))])?;
-    ended.assert_failed(1, &[&address, "in use", "--listen"]);
+    ended.assert_failed(2, &[&address, "in use", "--listen"]);
+    let ended = ropewalk([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        &address,
+        "--store",
+        &text(&folder.path().join("store")),
+    ])?;
+    ended.assert_failed(2, &[&address, "in use", "--http"]);
     Ok(())
 }
 
@@ -249,6 +259,22 @@ fn an_unknown_job() -> Result<()> {
         let ended = ropewalk([command, "nobody-0123", "--coordinator", &coordinator.url])?;
         ended.assert_failed(2, &["nobody-0123", "ropewalk jobs"]);
     }
+    Ok(())
+}
+
+#[test]
+fn a_beginning_of_an_id_that_fits_two_jobs() -> Result<()> {
+    let folder = TempDir::new()?;
+    let coordinator = Coordinator::start(folder.path())?;
+    let search = Search::small(folder.path())?;
+    let first = search.launch(&coordinator.url)?;
+    let second = Search { seed: 2, ..search }.launch(&coordinator.url)?;
+    for command in ["status", "pause", "resume", "cancel", "export", "watch"] {
+        let ended = ropewalk([command, "small-", "--coordinator", &coordinator.url])?;
+        ended.assert_failed(2, &["2 jobs begin with \"small-\"", &first, &second, "give more of the id"]);
+    }
+    // What is asked for of one job, and cannot be had, is no wrong input.
+    ropewalk(["export", &first, "--coordinator", &coordinator.url])?.assert_failed(1, &[&first, "no candidate"]);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::failure::{OrFail as _, Outcome};
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
+use super::watch::same_coordinator;
 use clap::Args;
 use ropewalk_shared::status::JobStatus;
 
@@ -21,7 +22,8 @@ pub(super) async fn run(args: JobsArgs) -> Outcome {
         return jobs.iter().try_for_each(output::json);
     }
     if jobs.is_empty() {
-        output::note("no jobs yet; `ropewalk launch` starts one");
+        let there = same_coordinator(&args.coordinator);
+        output::note(format!("no jobs yet; `ropewalk launch{there}` starts one"));
         return Ok(());
     }
     output::line(table(&jobs))

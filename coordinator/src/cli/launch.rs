@@ -1,14 +1,21 @@
 //! `ropewalk launch`: starts a search on a coordinator.
 
-use super::budget;
 use super::failure::{Failure, OrFail as _, Outcome};
 use super::init;
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output::{self, note};
 use super::prepare::{JobArgs, ModelFolder};
 use super::progress::bar;
+use super::watch::same_coordinator;
+use super::{budget, status};
+use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
+use ropewalk_shared::job::JobId;
+use std::time::Duration;
+
+/// How long after the launch it is looked whether the job waits: workers ask, and the coordinator notices, in less.
+const LOOK_AFTER: Duration = Duration::from_millis(600);
 
 /// Start a search on a coordinator, and print the job's id.
 ///
@@ -58,8 +65,19 @@ pub(super) async fn run(args: LaunchArgs) -> Outcome {
         return output::json(&serde_json::json!({ "job_id": id, "created": created }));
     }
     output::line(id.as_str())?;
-    note(format!("`ropewalk watch {id}` follows it"));
+    note(format!("`ropewalk watch {id}{}` follows it", same_coordinator(&args.coordinator)));
+    tell_wait(&client, &id).await;
     Ok(())
+}
+
+/// Tells what a job waits for that was just launched.
+async fn tell_wait(client: &Client, id: &JobId) {
+    tokio::time::sleep(LOOK_AFTER).await;
+    // It is launched, whatever becomes of this question.
+    let Ok(job) = client.job(id.as_str()).await else { return };
+    if let Some(reason) = status::waits_for(&job) {
+        note(reason);
+    }
 }
 
 #[cfg(feature = "local")]

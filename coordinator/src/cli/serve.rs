@@ -8,7 +8,7 @@ use super::output::{self, note};
 use super::stop::stop_signal;
 #[cfg(feature = "local")]
 use crate::driver::{PlanOptions, order::PlanRoot};
-use crate::service::{ServeOptions, serve};
+use crate::service::{ServeError, ServeOptions, serve};
 #[cfg(feature = "local")]
 use anyhow::Context as _;
 use clap::Args;
@@ -52,7 +52,7 @@ pub struct ServeArgs {
 
 pub(super) async fn run(args: ServeArgs) -> Outcome {
     let security = args.security.read()?;
-    let exposed = security.token.is_some() && security.tls.is_none();
+    let (asks, encrypts) = (security.token.is_some(), security.tls.is_some());
     // Empty as where a unit file leaves it open.
     let http = args.http.clone().filter(|address| !address.is_empty());
     let options = ServeOptions { lease: Duration::from_secs(args.lease), plans: args.plans()?, security, http };
@@ -61,8 +61,10 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
         return Err(Failure::input_message(format!("--store {store} is a file; name a folder, which may be new")));
     }
     let serving = serve(&args.listen, &args.store, options, stop_signal()).await;
-    let serving = serving.map_err(|error| Failure::sorted(error.is_input(), error))?;
-    output::line(format!("listening on {}", serving.url()))?;
+    let serving = serving.map_err(|error| Failure::sorted(is_input(&error), error))?;
+    // As it was asked for: who listens on 0.0.0.0 is reached from other machines.
+    let (scheme, address) = (if encrypts { "https" } else { "http" }, serving.address());
+    output::line(format!("listening on {scheme}://{address}"))?;
     if let Some(url) = serving.dashboard_url() {
         note(format!("dashboard: {url}"));
         if !serving.dashboard_is_private() {
@@ -72,12 +74,25 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
         }
     }
     note(format!("store: {}; stop with Ctrl-C, nothing is lost", args.store.display()));
-    if exposed && !serving.address().ip().is_loopback() {
-        note(
-            "warning: the token arrives unencrypted, for everybody on the way to read; encrypt with --tls-cert and --tls-key",
-        );
+    if !address.ip().is_loopback() {
+        match (asks, encrypts) {
+            (false, _) => note(
+                "warning: everybody who reaches this address may use the coordinator; ask for a token with --token-file \
+                 (docs/security.md)",
+            ),
+            (true, false) => note(
+                "warning: the token arrives unencrypted, for everybody on the way to read; encrypt with --tls-cert and \
+                 --tls-key",
+            ),
+            (true, true) => {}
+        }
     }
     serving.finished().await.or_work()
+}
+
+/// Whether what was given is wrong: an address that cannot be had is, as that of the dashboard.
+fn is_input(error: &ServeError) -> bool {
+    error.is_input() || matches!(error, ServeError::PortInUse { .. } | ServeError::Bind { .. })
 }
 
 // === impl ServeArgs ===
