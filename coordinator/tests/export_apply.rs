@@ -190,6 +190,16 @@ fn shards_behind_symbolic_links_become_files() {
 }
 
 #[test]
+fn the_folder_of_a_search_stands_for_its_factors() {
+    let room = Room::new();
+    room.factors(json!({}));
+    succeeded(&room.export(room.dir.path(), &[]));
+    assert_eq!(room.json("factors.json")["rescale_factors"], json!(LONG));
+    fs::remove_dir_all(room.path("out")).unwrap();
+    room.refused(&room.path("model"), &[], "has no factors.json");
+}
+
+#[test]
 fn factors_that_are_not_for_this_model_are_refused() {
     let room = Room::new();
     let with = |changes| room.factors(changes);

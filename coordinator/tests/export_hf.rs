@@ -186,6 +186,18 @@ fn a_replaced_scaling_and_a_short_window_are_noted() {
     assert!(!notes.contains("sliding_window"), "{notes}");
 }
 
+/// The first token stands at position 0, which no factor moves.
+#[test]
+fn one_starting_token_is_none() {
+    let (none, mut one) = (factors(8, su()), factors(8, su()));
+    one.start_tokens = 1;
+    assert_eq!(DroppedStartTokens::of(&one), None);
+    let config = config("llama", json!({})).to_string();
+    let exported = |file| hf::export(file, &config, &HfOptions::default()).unwrap();
+    assert_eq!(exported(&one), exported(&none));
+    assert_eq!(csv::export(&one, None).unwrap(), csv::export(&none, None).unwrap());
+}
+
 #[test]
 fn starting_tokens_are_refused_unless_they_were_dropped() {
     let mut file = factors(8, su());

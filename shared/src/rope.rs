@@ -139,6 +139,11 @@ impl Rescale {
         Self { factors, start_tokens: 0, attention_factor: 1.0, pair_attention: Vec::new() }
     }
 
+    /// Whether its starting tokens change anything: the first of them stands at position 0, which no factor moves.
+    pub fn has_start_tokens(&self) -> bool {
+        self.start_tokens > 1
+    }
+
     /// Checks that a model with this many rotary pairs can be run with these numbers.
     ///
     /// # Errors

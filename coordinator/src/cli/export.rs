@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 /// printed to standard error.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
-    /// A job's id (or a beginning of it), or a factor file
+    /// A job's id (or a beginning of it), a factor file, or the folder of a search
     #[arg(value_name = "JOB|FILE")]
     what: String,
 
@@ -145,10 +145,19 @@ impl ExportArgs {
     async fn whole_subject(&self, model: Option<&ModelFolder>) -> Result<Subject, Failure> {
         let given = model.map(|model| model.config_json.clone());
         let path = Path::new(&self.what);
+        // The folder of a search that is done, as --init takes it.
+        let of_folder = path.join("factors.json");
+        let path = if of_folder.is_file() { of_folder.as_path() } else { path };
+        if path.is_dir() {
+            return Err(Failure::input_message(format!(
+                "{}: this folder has no factors.json; name a factor file, the folder of a search that is done, or a job",
+                self.what
+            )));
+        }
         if path.is_file() {
             let pairs = model.map(|model| model.description.geometry.pairs());
             let read = read_factors(path, pairs).or_input()?;
-            read.notices.iter().for_each(|notice| note(format!("{}: {notice}", self.what)));
+            read.notices.iter().for_each(|notice| note(format!("{}: {notice}", path.display())));
             return Ok(Subject { file: read.file, text: None, config_json: given });
         }
         if self.what.contains(['/', '\\']) || self.what.ends_with(".json") || self.what.ends_with(".csv") {

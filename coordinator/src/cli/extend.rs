@@ -29,6 +29,7 @@ pub use carry::{CarryArgs, carry};
 
 use super::access::AccessArgs;
 use super::failure::{Failure, OrFail as _, Outcome};
+use super::files::check_folder;
 use super::numbers::tflops as speed;
 use super::options::JsonArgs;
 use super::search::MachineArgs;
@@ -118,6 +119,7 @@ pub struct ExtendArgs {
 }
 
 pub(super) async fn run(args: ExtendArgs) -> Outcome {
+    check_folder(&args.out)?;
     if args.status {
         return status::run(&args.out, args.output);
     }

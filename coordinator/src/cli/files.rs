@@ -17,6 +17,18 @@ pub(super) fn write(path: &Path, content: &str) -> Outcome {
     written.with_context(|| format!("cannot write {}", path.display())).or_work()
 }
 
+/// Refuses a file where a folder is to be written.
+#[cfg(feature = "local")]
+pub(super) fn check_folder(out: &Path) -> Outcome {
+    if std::fs::metadata(out).is_ok_and(|there| !there.is_dir()) {
+        return Err(Failure::input_message(format!(
+            "--out {}: this is a file, and a folder is written",
+            out.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses a folder whose factors are of something else than `what`, and would be lost.
 #[cfg(feature = "local")]
 pub(super) fn keep_factors(path: &Path, what: &str, is_own: impl FnOnce(&FactorFile) -> bool) -> Outcome {

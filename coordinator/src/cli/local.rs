@@ -13,7 +13,7 @@ use crate::client::{Client, JobResult};
 use crate::service::{ServeOptions, serve};
 use anyhow::Context as _;
 use ropewalk_shared::factor_file::FactorFile;
-use ropewalk_shared::status::JobStatus;
+use ropewalk_shared::status::{JobState, JobStatus};
 use ropewalk_worker::cost::{self, Format, Load, Memory};
 use ropewalk_worker::device::{Devices, Dtype};
 use ropewalk_worker::evaluator::{self, Evaluator, EvaluatorOptions};
@@ -184,7 +184,8 @@ impl LocalSearch<'_> {
         let id = id.as_str();
         let before: JobStatus = client.job(id).await.or_work()?;
         if before.state.is_final() {
-            note(format!("this search was done before; delete {} to search again", self.out.display()));
+            let how = if before.state == JobState::Done { "was done" } else { "ended without a result" };
+            note(format!("this search {how} before; delete {} to search again", self.out.display()));
         } else if !created {
             note(format!("going on after {} of {} candidates", before.evaluations, before.planned_evaluations));
         }

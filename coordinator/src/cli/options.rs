@@ -202,7 +202,7 @@ pub struct SearchArgs {
     /// Windows that must not get worse, LENGTH:PERCENT each: at LENGTH tokens the perplexity on the beginnings of the documents
     /// searched may lie PERCENT above that of the model as shipped; what exceeds a limit ranks behind all that does not, and
     /// --racing drops nothing
-    #[arg(long, value_name = "LENGTH:PERCENT", num_args = 1..)]
+    #[arg(long, value_name = "LENGTH:PERCENT", num_args = 1.., value_parser = crate::units::short_window)]
     pub keep_short: Vec<ShortWindow>,
 }
 

@@ -110,6 +110,9 @@ struct Time {
     tflops: f64,
     seconds_per_pass: f64,
     seconds_of_search: f64,
+    /// Document passes that --time-budget buys, where those of the search are more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passes_in_time: Option<u64>,
 }
 
 pub(super) async fn run(args: PlanArgs) -> Outcome {
@@ -150,6 +153,7 @@ impl PlanArgs {
         let of_short = |&(length, passes): &(u32, u64)| passes as f64 * Work::of(&spec, length as usize).total();
         let passes = Passes { long: planned.long, work, short_work: planned.short.iter().map(of_short).sum() };
         let moving = placements.seconds_moving();
+        let budget = self.search.time_budget.map(|seconds| (seconds, self.workers));
         let speeds = self.tflops.map_or(SPEEDS.to_vec(), |tflops| vec![tflops]);
         Ok(Plan {
             model: folder.name,
@@ -173,7 +177,10 @@ impl PlanArgs {
             attention_share: work.attention / work.total(),
             evaluations: planned.evaluations,
             passes: planned.long,
-            times: speeds.iter().map(|&tflops| Time::at(tflops, &passes, moving, self.workers)).collect(),
+            times: speeds
+                .iter()
+                .map(|&tflops| Time::at(tflops, &passes, moving, self.workers).within(budget))
+                .collect(),
             placements,
         })
     }
@@ -203,7 +210,15 @@ impl Time {
     fn at(tflops: f64, passes: &Passes, seconds_moving: f64, workers: u32) -> Self {
         let seconds_per_pass = passes.work.total() / (tflops * 1e12) + seconds_moving;
         let seconds = seconds_per_pass * passes.long as f64 + passes.short_work / (tflops * 1e12);
-        Self { tflops, seconds_per_pass, seconds_of_search: seconds / f64::from(workers) }
+        let seconds_of_search = seconds / f64::from(workers);
+        Self { tflops, seconds_per_pass, seconds_of_search, passes_in_time: None }
+    }
+
+    /// With what a time budget on so many workers buys, where the search takes longer.
+    fn within(self, budget: Option<(u64, u32)>) -> Self {
+        let short = budget.filter(|&(seconds, _)| (seconds as f64) < self.seconds_of_search);
+        let bought = |(seconds, workers)| (seconds as f64 * f64::from(workers) / self.seconds_per_pass) as u64;
+        Self { passes_in_time: short.map(bought), ..self }
     }
 }
 
@@ -261,8 +276,14 @@ impl Plan {
             ),
         ]);
         lines.extend(self.times.iter().map(|time| {
-            let pass = output::duration(time.seconds_per_pass);
-            format!("{:>22}   {pass}   {}", time.tflops, output::duration(time.seconds_of_search))
+            let pass = match time.seconds_per_pass {
+                seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+                seconds => output::duration(seconds),
+            };
+            let bought = time
+                .passes_in_time
+                .map_or_else(String::new, |passes| format!(", of which --time-budget buys {passes} passes"));
+            format!("{:>22}   {pass}   {}{bought}", time.tflops, output::duration(time.seconds_of_search))
         }));
         lines.join("\n")
     }

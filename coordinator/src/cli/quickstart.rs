@@ -3,6 +3,7 @@
 mod assets;
 
 use super::failure::{OrFail as _, Outcome};
+use super::files::check_folder;
 use super::local::{LocalSearch, Machine};
 use super::options::{JsonArgs, SamplingArgs, SourceArgs};
 use super::output::{self, note};
@@ -43,6 +44,7 @@ pub struct QuickstartArgs {
 
 pub(super) async fn run(args: QuickstartArgs) -> Outcome {
     let started = Instant::now();
+    check_folder(&args.out)?;
     let (model, text) = assets::write(&args.out)?;
     let strategy = StrategyKind::Ropewalk;
     let options =

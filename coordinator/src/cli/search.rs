@@ -2,6 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::failure::{Failure, OrFail as _, Outcome};
+use super::files::check_folder;
 use super::forecast::forecast;
 use super::local::{LocalSearch, Machine};
 use super::options::JsonArgs;
@@ -53,6 +54,7 @@ pub(super) fn checked_fingerprint(folder: &ModelFolder) -> Result<Fingerprint, F
 }
 
 pub(super) async fn run(args: SearchCommand) -> Outcome {
+    check_folder(&args.out)?;
     let folder = ModelFolder::open(&args.job.model)?;
     let fingerprint = checked_fingerprint(&folder)?;
     let job = args.job.prepare(&folder, fingerprint, &[])?;

@@ -30,6 +30,11 @@ pub(super) fn print(status: &JobStatus, json: JsonArgs) -> Outcome {
     if json.json { output::json(status) } else { output::line(describe(status)) }
 }
 
+/// What a job that has not ended waits for, as far as is known.
+pub(super) fn waits_for(status: &JobStatus) -> Option<&str> {
+    status.reason.as_deref().filter(|_| !status.state.is_final())
+}
+
 fn of_training(training: &TrainingProgress) -> Vec<String> {
     let loss = training.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
     let mut lines = vec![format!("steps        {} of {}{loss}", training.steps_done, training.steps)];
@@ -68,8 +73,11 @@ fn describe(status: &JobStatus) -> String {
     }
     lines.push(format!("generation   {} of {}", status.generation, status.generations));
     lines.push(format!(
-        "evaluations  {} of {} ({} document passes)",
-        status.evaluations, status.planned_evaluations, status.passes
+        "evaluations  {} of {} ({} document {}, those of the comparison included)",
+        status.evaluations,
+        status.planned_evaluations,
+        status.passes,
+        if status.passes == 1 { "pass" } else { "passes" }
     ));
     if !status.state.is_final() {
         lines.push(format!(
@@ -79,9 +87,10 @@ fn describe(status: &JobStatus) -> String {
     }
     if let (Some(perplexity), Some(best)) = (status.best_perplexity, &status.best) {
         lines.push(format!(
-            "best         {} {perplexity:.4}, {} starting tokens",
+            "best         {} {perplexity:.4}, {} starting token{}",
             measure(status.objective),
-            best.start_tokens
+            best.start_tokens,
+            if best.start_tokens == 1 { "" } else { "s" }
         ));
         let factors: Vec<String> = best.factors.iter().map(f64::to_string).collect();
         lines.push(format!("             {}", factors.join(" ")));

@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 /// Why a search ends whose first candidates, the published methods among them, all gave infinity or no number.
 const NO_NUMBER: &str = "no candidate of the first generation gave a finite loss, so the search was ended: the model's \
-    weights may hold NaN, or the number format is too narrow for it (as f16 may be); try --dtype f32 and check the model with \
-    `ropewalk eval`, then launch under another name";
+    weights may hold NaN, or a worker's number format is too narrow for it (as f16 may be); check the model with \
+    `ropewalk eval --dtype f32`, and search again with workers of that format";
 
 /// Why candidates failed; nothing for those of which it was forgotten.
 pub(super) type Failures = HashMap<(JobId, RescaleId), Option<String>>;

@@ -263,7 +263,7 @@ impl ActiveJob {
         let (stage_done, stage_units) = self.stage.progress();
         let (best, best_perplexity) = self.best_so_far().unzip();
         let open = if in_search { self.stage.settled() } else { 0 };
-        let waiting = self.waiting.as_ref().filter(|_| self.record.ended.is_none());
+        let waiting = self.waiting.as_ref().filter(|_| self.record.ended.is_none() && !self.record.paused);
         let closed = self.strategy.history().len() as u32;
         JobStatus {
             job_id: self.id.clone(),

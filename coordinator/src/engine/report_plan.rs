@@ -41,7 +41,7 @@ pub(super) fn baselines(
             entries.push((format!("{}{WINNERS}", baseline.name()), as_searched));
         }
     }
-    if let Some(winner) = winner.filter(|winner| winner.start_tokens > 0) {
+    if let Some(winner) = winner.filter(|winner| winner.has_start_tokens()) {
         entries.push((WITHOUT_START_TOKENS.to_owned(), Rescale { start_tokens: 0, ..winner.clone() }));
     }
     if let Some(winner) = winner.filter(|winner| winner.has_pair_attention()) {

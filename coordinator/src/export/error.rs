@@ -13,9 +13,9 @@ use std::path::PathBuf;
 pub enum ExportError {
     /// A format that has no place for starting tokens.
     #[error(
-        "the factors leave {start_tokens} starting tokens unscaled, which no engine can do and format {format} cannot say; \
-         either search with --start-tokens 0, or export with --drop-start-tokens, which says what they are worth where \
-         that was measured"
+        "the factors leave {start_tokens} starting tokens unscaled, which no engine can do and only format json can say; \
+         export with --drop-start-tokens, which says what they are worth where that was measured, or search with \
+         --start-tokens 0"
     )]
     StartTokens {
         /// How many.

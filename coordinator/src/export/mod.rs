@@ -74,14 +74,14 @@ pub struct StartTokensWorth {
 // === impl DroppedStartTokens ===
 
 impl DroppedStartTokens {
-    /// Those of a factor file; `None` where it has no starting tokens.
+    /// Those of a factor file; `None` where it has none that matter.
     pub fn of(file: &FactorFile) -> Option<Self> {
         let (objective, without) = (file.objective.as_ref(), file.baselines.get(WITHOUT_START_TOKENS));
         let worth = objective.zip(without).map(|(with, without)| match with.held_out.zip(without.held_out) {
             Some((with, without)) => StartTokensWorth { with, without, held_out: true },
             None => StartTokensWorth { with: with.value, without: without.value, held_out: false },
         });
-        (file.start_tokens > 0).then_some(Self { start_tokens: file.start_tokens, worth })
+        file.rescale().has_start_tokens().then_some(Self { start_tokens: file.start_tokens, worth })
     }
 }
 
@@ -147,9 +147,11 @@ fn refuse_start_tokens(
     format: Format,
     dropped: Option<&DroppedStartTokens>,
 ) -> Result<Option<String>, ExportError> {
-    match (file.start_tokens, dropped) {
-        (0, None) => Ok(None),
-        (start_tokens, None) => Err(ExportError::StartTokens { start_tokens, format }),
-        (_, Some(dropped)) => Ok(Some(dropped.to_string())),
+    match dropped {
+        Some(dropped) => Ok(Some(dropped.to_string())),
+        None if file.rescale().has_start_tokens() => {
+            Err(ExportError::StartTokens { start_tokens: file.start_tokens, format })
+        }
+        None => Ok(None),
     }
 }

@@ -191,7 +191,7 @@ fn options(fields: &mut Fields<'_>, seed: u64, halved: bool) -> SearchOptions {
 fn keep_short(fields: &mut Fields<'_>) -> Vec<ShortWindow> {
     let mut windows = Vec::new();
     for text in fields.texts("keep_short").unwrap_or_default() {
-        match text.parse() {
+        match units::short_window(&text) {
             Ok(window) => windows.push(window),
             Err(error) => fields.problem("keep_short", error),
         }

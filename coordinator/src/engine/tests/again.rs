@@ -100,6 +100,8 @@ fn a_search_that_fails_again_tells_the_reason_again() {
         rig.core.launch(spec.clone(), rig.now()).unwrap();
         rig.commit();
         assert_eq!(rig.status(&spec).state, JobState::Running);
+        // The worker of the last time asks for nothing any more: no unit that fails is left to it.
+        rig.pass(Duration::from_secs(11));
         rig.work_with(50, fails);
         assert_eq!((rig.status(&spec).state, rig.status(&spec).reason), (JobState::Failed, reason.clone()));
     }

@@ -4,6 +4,7 @@ use super::Ingredients;
 use crate::export::ExportError;
 use crate::report::comparison::{Comparison, perplexity, thousands};
 use ropewalk_shared::factor_file::{FactorFile, WITHOUT_START_TOKENS};
+use ropewalk_shared::job::StrategyKind;
 use ropewalk_shared::model_description::ModelDescription;
 use std::fmt::Write as _;
 
@@ -82,12 +83,17 @@ fn provenance(factors: &FactorFile) -> String {
     match &factors.search {
         Some(search) => format!(
             "{model}, by strategy {} with seed {} in {} evaluations.",
-            plain(&search.strategy),
+            plain(command_line_name(&search.strategy)),
             search.seed,
             search.evaluations
         ),
         None => format!("{model}."),
     }
+}
+
+/// Factor files call the paper's search by the name that they had for it from the first.
+fn command_line_name(strategy: &str) -> &str {
+    if strategy == "evolution" { StrategyKind::LongRope.name() } else { strategy }
 }
 
 /// The comparison of the factor file in Markdown.
@@ -119,7 +125,7 @@ fn table(factors: &FactorFile) -> String {
         "\n`none` is the model as it was; names that end in `-attention` have the attention factor of the search.\n",
     );
     match factors.start_tokens {
-        0 => text.push_str("This folder runs the row `searched`.\n"),
+        0 | 1 => text.push_str("This folder runs the row `searched`.\n"),
         start_tokens => {
             let _ = writeln!(
                 text,
