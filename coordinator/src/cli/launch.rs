@@ -12,10 +12,11 @@ use crate::client::Client;
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
 use ropewalk_shared::job::JobId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long after the launch it is looked whether the job waits: workers ask, and the coordinator notices, in less.
-const LOOK_AFTER: Duration = Duration::from_millis(600);
+/// So long after the launch it is looked whether the job waits: the coordinator notices in less. And how often.
+const LOOKED: Duration = Duration::from_millis(800);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Start a search on a coordinator, and print the job's id.
 ///
@@ -70,13 +71,19 @@ pub(super) async fn run(args: LaunchArgs) -> Outcome {
     Ok(())
 }
 
-/// Tells what a job waits for that was just launched.
+/// Tells what a job waits for that was just launched; nothing as soon as a worker has begun.
 async fn tell_wait(client: &Client, id: &JobId) {
-    tokio::time::sleep(LOOK_AFTER).await;
-    // It is launched, whatever becomes of this question.
-    let Ok(job) = client.job(id.as_str()).await else { return };
-    if let Some(reason) = status::waits_for(&job) {
-        note(reason);
+    let start = Instant::now();
+    while start.elapsed() < LOOKED {
+        // It is launched, whatever becomes of this question.
+        let Ok(job) = client.job(id.as_str()).await else { return };
+        if let Some(reason) = status::waits_for(&job) {
+            return note(reason);
+        }
+        if job.leased > 0 || job.passes > 0 || job.state.is_final() {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -8,7 +8,7 @@ use super::output::{self, note};
 use super::stop::stop_signal;
 #[cfg(feature = "local")]
 use crate::driver::{PlanOptions, order::PlanRoot};
-use crate::service::{ServeError, ServeOptions, serve};
+use crate::service::{ServeOptions, serve};
 #[cfg(feature = "local")]
 use anyhow::Context as _;
 use clap::Args;
@@ -61,7 +61,7 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
         return Err(Failure::input_message(format!("--store {store} is a file; name a folder, which may be new")));
     }
     let serving = serve(&args.listen, &args.store, options, stop_signal()).await;
-    let serving = serving.map_err(|error| Failure::sorted(is_input(&error), error))?;
+    let serving = serving.map_err(|error| Failure::sorted(error.is_input(), error))?;
     // As it was asked for: who listens on 0.0.0.0 is reached from other machines.
     let (scheme, address) = (if encrypts { "https" } else { "http" }, serving.address());
     output::line(format!("listening on {scheme}://{address}"))?;
@@ -88,11 +88,6 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
         }
     }
     serving.finished().await.or_work()
-}
-
-/// Whether what was given is wrong: an address that cannot be had is, as that of the dashboard.
-fn is_input(error: &ServeError) -> bool {
-    error.is_input() || matches!(error, ServeError::PortInUse { .. } | ServeError::Bind { .. })
 }
 
 // === impl ServeArgs ===

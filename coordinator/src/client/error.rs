@@ -3,9 +3,6 @@
 use ropewalk_shared::wire::connection::{AccessError, root_cause, tls_problem};
 use tonic::{Code, Status};
 
-/// What a coordinator says of a beginning of an id that fits several jobs.
-const SEVERAL_JOBS: &str = "jobs begin with";
-
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,9 +56,7 @@ impl ClientError {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Url { .. } | Self::Access(_) => true,
-            Self::Refused { code: Code::NotFound | Code::InvalidArgument, .. } => true,
-            // A beginning of an id that fits several jobs has the code of a job in the wrong state: the words tell.
-            Self::Refused { code: Code::FailedPrecondition, message } => message.contains(SEVERAL_JOBS),
+            Self::Refused { code, .. } => matches!(code, Code::NotFound | Code::InvalidArgument),
             _ => false,
         }
     }

@@ -48,9 +48,9 @@ pub enum ServeError {
 // === impl ServeError ===
 
 impl ServeError {
-    /// Whether the request itself was wrong.
+    /// Whether the request itself was wrong: an address that cannot be had is.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::NoAddress { .. } | Self::Dashboard(_))
+        matches!(self, Self::PortInUse { .. } | Self::Bind { .. } | Self::NoAddress { .. } | Self::Dashboard(_))
     }
 }
 
@@ -59,7 +59,8 @@ impl ServeError {
 /// For `map_err`: the one map from the engine's errors to gRPC.
 pub(super) fn refused(error: EngineError) -> Status {
     let code = match &error {
-        EngineError::InvalidJob(_)
+        EngineError::AmbiguousJob { .. }
+        | EngineError::InvalidJob(_)
         | EngineError::InvalidTraining(_)
         | EngineError::InvalidPlan(_)
         | EngineError::ShortSample { .. }
@@ -67,7 +68,6 @@ pub(super) fn refused(error: EngineError) -> Status {
         | EngineError::TooMuchState { .. } => Code::InvalidArgument,
         EngineError::UnknownJob(_) | EngineError::UnknownWorker(_) => Code::NotFound,
         EngineError::MissingSamples { .. }
-        | EngineError::AmbiguousJob { .. }
         | EngineError::WrongState { .. }
         | EngineError::NoResult(_)
         | EngineError::NoFactors(_)
