@@ -9,7 +9,7 @@ mod searches;
 use rand::RngExt as _;
 use ropewalk_coordinator::search::evolution::DocumentOptions;
 use ropewalk_coordinator::search::rng::{Purpose, stream};
-use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, RaceMemory, Score, Strategy as _};
+use ropewalk_coordinator::search::{Ask, Evolution, EvolutionSettings, Outcome, RaceMemory, Strategy as _};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::grid::Grid;
 use ropewalk_shared::racing::Racing;
@@ -77,13 +77,7 @@ fn search(racing: Racing, seed: u64) -> End {
     let mut passes = 0;
     while let Ask::Evaluate { generation, candidates } = strategy.ask() {
         let race = strategy.race();
-        let outcome = |(slot, candidate): (usize, &Candidate)| {
-            let means = losses(candidate, searched);
-            let dropped = race.as_ref().and_then(|race| race.dropped(slot, &means));
-            let dropped = dropped.map(|(seen, estimate)| (seen, Score::dropped(estimate)));
-            let (seen, score) = dropped.unwrap_or_else(|| (DOCUMENTS, Score::new(perplexity(&means))));
-            Outcome { score, means: means[..seen].to_vec(), slope: None, passes: seen as u64 }
-        };
+        let outcome = |(slot, candidate)| Outcome::of_known(race.as_ref(), slot, &losses(candidate, searched));
         let outcomes: Vec<Outcome> = candidates.iter().enumerate().map(outcome).collect();
         passes += outcomes.iter().map(|outcome| outcome.passes).sum::<u64>();
         strategy.tell_outcomes(generation, &outcomes).unwrap();

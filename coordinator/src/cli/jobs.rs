@@ -3,7 +3,6 @@
 use super::failure::{OrFail as _, Outcome};
 use super::options::{CoordinatorArgs, JsonArgs};
 use super::output;
-use super::watch::same_coordinator;
 use clap::Args;
 use ropewalk_shared::status::JobStatus;
 
@@ -22,7 +21,7 @@ pub(super) async fn run(args: JobsArgs) -> Outcome {
         return jobs.iter().try_for_each(output::json);
     }
     if jobs.is_empty() {
-        let there = same_coordinator(&args.coordinator);
+        let there = args.coordinator.again();
         output::note(format!("no jobs yet; `ropewalk launch{there}` starts one"));
         return Ok(());
     }

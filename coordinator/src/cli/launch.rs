@@ -6,7 +6,6 @@ use super::options::{CoordinatorArgs, JsonArgs};
 use super::output::{self, note};
 use super::prepare::{JobArgs, ModelFolder};
 use super::progress::bar;
-use super::watch::same_coordinator;
 use super::{budget, status};
 use crate::client::Client;
 use clap::Args;
@@ -66,7 +65,7 @@ pub(super) async fn run(args: LaunchArgs) -> Outcome {
         return output::json(&serde_json::json!({ "job_id": id, "created": created }));
     }
     output::line(id.as_str())?;
-    note(format!("`ropewalk watch {id}{}` follows it", same_coordinator(&args.coordinator)));
+    note(format!("`ropewalk watch {id}{}` follows it", args.coordinator.again()));
     tell_wait(&client, &id).await;
     Ok(())
 }

@@ -34,6 +34,12 @@ impl CoordinatorArgs {
     pub async fn connect(&self) -> Result<Client, Failure> {
         connect(&self.coordinator, &self.access).await
     }
+
+    /// What the next command takes to reach the same coordinator: its address, where that command would go to another without.
+    pub fn again(&self) -> String {
+        let usual = std::env::var("ROPEWALK_COORDINATOR").unwrap_or_else(|_| DEFAULT_COORDINATOR.to_owned());
+        if self.coordinator == usual { String::new() } else { format!(" --coordinator {}", self.coordinator) }
+    }
 }
 
 /// Connects to a coordinator whose address was typed.

@@ -1,7 +1,7 @@
 //! `ropewalk watch`: follows a job until it ends.
 
 use super::failure::{Failure, OrFail as _, Outcome};
-use super::options::{CoordinatorArgs, DEFAULT_COORDINATOR, JsonArgs};
+use super::options::{CoordinatorArgs, JsonArgs};
 use super::output::{self, note};
 use super::progress::{JobProgress, ProgressStyleChoice};
 use super::{compare, status};
@@ -42,7 +42,7 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
     } else if last.state == JobState::Done && last.training.is_none() && last.plan.is_none() {
         let result = client.result(last.job_id.as_str()).await.or_work()?;
         compare::print(&result.factors)?;
-        let there = same_coordinator(&args.coordinator);
+        let there = args.coordinator.again();
         // No engine leaves starting tokens unscaled.
         let drop = if result.factors.rescale().has_start_tokens() { " --drop-start-tokens" } else { "" };
         note(format!("`ropewalk export {} --format hf{drop}{there}` writes what an engine loads", last.job_id));
@@ -50,12 +50,6 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
         status::print(&last, args.output)?;
     }
     ended_well(&last)
-}
-
-/// What the next command takes to reach the same coordinator: its address, where that command would go to another without.
-pub(super) fn same_coordinator(args: &CoordinatorArgs) -> String {
-    let usual = std::env::var("ROPEWALK_COORDINATOR").unwrap_or_else(|_| DEFAULT_COORDINATOR.to_owned());
-    if args.coordinator == usual { String::new() } else { format!(" --coordinator {}", args.coordinator) }
 }
 
 /// Shows a job that this program works for until it ends, and returns how it stands then.

@@ -1,5 +1,7 @@
 //! What came of one candidate.
 
+use super::neighbours::average;
+use super::racing::Race;
 use super::score::Score;
 use super::strategy::Slope;
 
@@ -15,4 +17,18 @@ pub struct Outcome {
     pub slope: Option<Slope>,
     /// Document passes that it cost; one that failed costs what it would have cost, a gradient three times a loss.
     pub passes: u64,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Of the candidate of a slot whose mean losses on all samples are known: evaluated one sample after the other until the
+    /// race, if there is one, drops it.
+    pub fn of_known(race: Option<&Race>, slot: usize, means: &[f64]) -> Self {
+        let (seen, score) = match race.and_then(|race| race.dropped(slot, means)) {
+            Some((seen, estimate)) => (seen, Score::dropped(estimate)),
+            None => (means.len(), Score::new(average(means).exp())),
+        };
+        Self { score, means: means[..seen].to_vec(), slope: None, passes: seen as u64 }
+    }
 }

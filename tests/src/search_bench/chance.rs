@@ -8,19 +8,17 @@ use super::landscape::Landscape;
 use super::results::median;
 use anyhow::{Context as _, Result};
 use rand::seq::SliceRandom as _;
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use ropewalk_coordinator::search::rng::{Purpose, stream};
-use ropewalk_coordinator::search::{Ask, Outcome, Score, strategy};
+use ropewalk_coordinator::search::{Ask, Outcome, strategy};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::racing::Racing;
 use ropewalk_shared::rope::Rescale;
-use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::ops::Range;
-use std::panic::resume_unwind;
-use std::thread;
 
 /// Ends of searches that are read before a landscape is fitted again, and how often that is done.
 const ENDS: usize = 20;
@@ -29,7 +27,7 @@ const ROUNDS: usize = 24;
 const READ: usize = 1 << 20;
 
 /// A mean, and how far it is off by chance.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mean {
     /// Of all pairs.
     pub value: f64,
@@ -38,7 +36,7 @@ pub struct Mean {
 }
 
 /// Where searches that race end against those that do not, in per cent.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chance {
     /// How they race.
     pub racing: Racing,
@@ -111,17 +109,8 @@ pub fn anchored(
 }
 
 /// What comes of numbers, in their order; all cores take part.
-fn side_by_side<T: Send>(numbers: Range<usize>, of: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let share =
-        |first: usize| numbers.clone().skip(first).step_by(threads).map(|number| Ok((number, of(number)?))).collect();
-    let shares: Vec<Result<Vec<(usize, T)>>> = thread::scope(|scope| {
-        let tasks: Vec<_> = (0..threads).map(|first| scope.spawn(move || share(first))).collect();
-        tasks.into_iter().map(|task| task.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-    });
-    let mut all: Vec<(usize, T)> = shares.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-    all.sort_by_key(|(number, _)| *number);
-    Ok(all.into_iter().map(|(_, value)| value).collect())
+fn side_by_side<T: Send>(numbers: Range<usize>, of: impl Fn(usize) -> Result<T> + Send + Sync) -> Result<Vec<T>> {
+    numbers.into_par_iter().map(of).collect()
 }
 
 /// Compares races with searches that evaluate everything, as the job describes them.
@@ -179,13 +168,7 @@ fn search(
     let mut passes = 0;
     while let Ask::Evaluate { generation, candidates } = strategy.ask() {
         let race = strategy.race();
-        let outcome = |(slot, candidate): (usize, &Candidate)| {
-            let means = losses(candidate, searched);
-            let dropped = race.as_ref().and_then(|race| race.dropped(slot, &means));
-            let dropped = dropped.map(|(seen, estimate)| (seen, Score::dropped(estimate)));
-            let (seen, score) = dropped.unwrap_or_else(|| (means.len(), Score::new(mean(&means).exp())));
-            Outcome { score, means: means[..seen].to_vec(), slope: None, passes: seen as u64 }
-        };
+        let outcome = |(slot, candidate)| Outcome::of_known(race.as_ref(), slot, &losses(candidate, searched));
         let outcomes: Vec<Outcome> = candidates.iter().enumerate().map(outcome).collect();
         passes += outcomes.iter().map(|outcome| outcome.passes).sum::<u64>();
         strategy.tell_outcomes(generation, &outcomes)?;

@@ -124,15 +124,15 @@ fn table(factors: &FactorFile) -> String {
     text.push_str(
         "\n`none` is the model as it was; names that end in `-attention` have the attention factor of the search.\n",
     );
-    match factors.start_tokens {
-        0 | 1 => text.push_str("This folder runs the row `searched`.\n"),
-        start_tokens => {
-            let _ = writeln!(
-                text,
-                "The row `searched` leaves {start_tokens} starting tokens unscaled, which no engine does: this folder \
-                 runs `{WITHOUT_START_TOKENS}`."
-            );
-        }
+    if factors.rescale().has_start_tokens() {
+        let _ = writeln!(
+            text,
+            "The row `searched` leaves {} starting tokens unscaled, which no engine does: this folder runs \
+             `{WITHOUT_START_TOKENS}`.",
+            factors.start_tokens
+        );
+    } else {
+        text.push_str("This folder runs the row `searched`.\n");
     }
     text
 }

@@ -150,8 +150,8 @@ impl Plan {
         }
         let factor = f64::from(target) / f64::from(original);
         let short_set = options.short.clone().unwrap_or_else(|| ShortSet::default_for(&model, file));
-        if short_set.start_tokens() > 1 {
-            return Err(ExportError::ShortStartTokens { start_tokens: short_set.start_tokens(), original });
+        if let Some(start_tokens) = short_set.start_tokens() {
+            return Err(ExportError::ShortStartTokens { start_tokens, original });
         }
         let long = file.rescale_factors.clone();
         let short = short_set.factors(&model, &long);

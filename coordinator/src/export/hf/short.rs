@@ -41,13 +41,14 @@ impl ShortSet {
         }
     }
 
-    /// Starting tokens that it was found with.
-    pub(super) fn start_tokens(&self) -> u32 {
-        match self {
-            Self::Window(window) => window.rescale.start_tokens,
-            Self::Given(rescale) => rescale.start_tokens,
-            Self::Same | Self::Ones | Self::Shipped => 0,
-        }
+    /// Starting tokens that it was found with, where they change anything.
+    pub(super) fn start_tokens(&self) -> Option<u32> {
+        let found = match self {
+            Self::Window(window) => &window.rescale,
+            Self::Given(rescale) => rescale,
+            Self::Same | Self::Ones | Self::Shipped => return None,
+        };
+        found.has_start_tokens().then_some(found.start_tokens)
     }
 
     pub(super) fn factors(&self, model: &ModelDescription, long: &[f64]) -> Vec<f64> {
