@@ -1,18 +1,15 @@
 //! Racing: dropping a candidate before it was evaluated on every sample.
 //!
 //! All candidates are evaluated on the same samples, so that differences are paired: what a candidate loses on the first
-//! samples, against what was expected of it there, foretells what it loses on all. How well, is measured on the candidates
-//! that were evaluated in full before: their full difference is fitted to their differences on the first `m` samples. A
-//! candidate is dropped when the lower end of its prediction lies above what it would have to reach. The one-sided bound is
-//! Student's, and the scatter of the fit grows with the difference to what was expected and with how far away those are who
-//! were asked, as it does in truth.
+//! samples, against what the nearest of those evaluated before lead to expect of it there ([`super::neighbours`]), foretells
+//! what it loses on all. How well, is measured on the candidates that were evaluated in full before: their full difference
+//! is fitted to their differences on the first `m` samples. A candidate is dropped when the lower end of its prediction lies
+//! above what it would have to reach: in a safe race what the last of the parents has, in a fast one what the best has. The
+//! one-sided bound is Student's, and the scatter of the fit grows with the difference to what was expected and with how far
+//! away those are who were asked, as it does in truth. What was predicted of a dropped candidate stays with it: in a fast
+//! race it can still be a parent, in the place that the prediction gives it.
 //!
-//! What is expected is, in a safe race, what the parents lose on average, and a candidate has to become a parent. A fast race
-//! has a second rule, which expects what the nearest of those evaluated lose ([`super::neighbours`]): that is nearer to the
-//! truth by far, but far off more often than chance would have it. There a candidate has to become the best, and what was
-//! predicted of a dropped one stays with it: it can still be a parent, in the place that the prediction gives it.
-//!
-//! The rules of a generation come from closed generations, and a verdict from the rules and the candidate's own losses:
+//! The rule of a generation comes from closed generations, and a verdict from the rule and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
 //! bend the rule, since they were picked by what the fit is given, not by what it predicts.
 //!
@@ -38,9 +35,8 @@ pub const MAX_SAMPLES: usize = 32;
 const FLOOR: f64 = 0.5;
 /// One-sided quantile of the normal distribution at 99.9 %, the confidence that a candidate will not become a parent.
 const NO_PARENT: f64 = 3.090_232_306_167_813;
-/// The same at 99.99 %, the confidence that it will not become the best: there are some thousand verdicts in a search, and
-/// the best one is missed more than a parent among many.
-const NOT_THE_BEST: f64 = 3.719_016_485_455_709;
+/// The same at 99.5 %, the confidence that it will not become the best. With 97.7 % searches end noticeably higher.
+const NOT_THE_BEST: f64 = 2.575_829_303_548_901;
 
 /// What the candidates evaluated so far lost on each sample, as far as racing needs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,17 +61,10 @@ struct Known {
     expected: Option<Expected>,
 }
 
-/// The rules of one generation: a candidate is dropped when one of them says so.
+/// The rule of one generation: what a candidate has to reach, and how that is foretold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Race {
     samples: usize,
-    /// The one whose predictions are the best comes first.
-    rules: Vec<Rule>,
-}
-
-/// What a candidate has to reach, and how that is foretold.
-#[derive(Clone, Debug, PartialEq)]
-struct Rule {
     /// Of each candidate.
     expected: Vec<Expected>,
     /// What the mean over all samples must not exceed.
@@ -86,7 +75,7 @@ struct Rule {
     fits: Vec<Option<Ahead>>,
 }
 
-/// What a rule foretells, in nats.
+/// What is foretold of a candidate, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Forecast {
     /// The mean over all samples.
@@ -132,7 +121,7 @@ impl RaceMemory {
 
     /// Takes in a closed generation, as far as it was evaluated in full: candidates and their mean losses, in nats. The
     /// best `parents` are kept for good.
-    pub fn note(&mut self, racing: Racing, generation: &[(&Candidate, &[f64])], parents: usize) {
+    pub fn note(&mut self, generation: &[(&Candidate, &[f64])], parents: usize) {
         let samples = self.evaluated.front().map(|first| first.means.len());
         let is_usable = |means: &[f64]| {
             samples.is_none_or(|samples| samples == means.len())
@@ -141,7 +130,7 @@ impl RaceMemory {
         };
         let usable = generation.iter().filter(|(_, means)| is_usable(means));
         // What is expected of a candidate comes from generations before it.
-        let before = if racing == Racing::Fast { self.known() } else { Vec::new() };
+        let before = self.known();
         let new = usable.map(|&(candidate, means)| Known {
             candidate: candidate.clone(),
             means: means.to_vec(),
@@ -172,41 +161,27 @@ impl RaceMemory {
             .zip(outcomes)
             .filter(|(_, outcome)| outcome.means.len() == samples && outcome.score.value().is_some());
         let whole: Vec<_> = whole.map(|(candidate, outcome)| (candidate, outcome.means.as_slice())).collect();
-        self.note(documents.racing, &whole, parents);
+        self.note(&whole, parents);
     }
 
-    /// The rules of the next generation; `None` where nothing is dropped: without racing, and while there are fewer
+    /// The rule of the next generation; `None` where nothing is dropped: without racing, and while there are fewer
     /// candidates than parents.
     pub fn race(&self, racing: Racing, parents: usize, generation: &[Candidate]) -> Option<Race> {
-        if racing.is_off() || parents == 0 || self.leaders.len() < parents {
+        let (rank, quantile) = match racing {
+            Racing::Off => return None,
+            Racing::Safe => (parents, NO_PARENT),
+            Racing::Fast => (1, NOT_THE_BEST),
+        };
+        if parents == 0 || self.leaders.len() < parents {
             return None;
         }
         let samples = self.leaders[0].means.len();
-        let safe = self.safe_rule(samples, parents, generation.len());
-        let rules = match racing {
-            Racing::Fast => self.fast_rule(generation).into_iter().chain([safe]).collect(),
-            Racing::Off | Racing::Safe => vec![safe],
-        };
-        Some(Race { samples, rules })
-    }
-
-    /// Drops what will not become a parent; what the parents lose on average is expected of everybody.
-    fn safe_rule(&self, samples: usize, parents: usize, candidates: usize) -> Rule {
-        let of_parents = |sample: usize| {
-            self.leaders.iter().map(|leader| leader.means[sample]).sum::<f64>() / self.leaders.len() as f64
-        };
-        let parents_lose = Expected { means: (0..samples).map(of_parents).collect(), doubt: 0.0, distance: 1.0 };
-        let past: Vec<Past<'_>> = self.evaluated.iter().map(|known| known.against(&parents_lose)).collect();
-        Rule::new((self.cut(parents), NO_PARENT), vec![parents_lose.clone(); candidates], &past)
-    }
-
-    /// Drops what will not become the best; what the nearest lose is expected.
-    fn fast_rule(&self, generation: &[Candidate]) -> Option<Rule> {
         let known = self.known();
         let expected = generation.iter().map(|candidate| self.metric.expected(candidate, known.iter().copied()));
         let past = self.evaluated.iter().filter_map(|known| Some(known.against(known.expected.as_ref()?)));
         let past: Vec<Past<'_>> = past.collect();
-        Some(Rule::new((self.cut(1), NOT_THE_BEST), expected.collect::<Option<_>>()?, &past))
+        let fits = (1..samples).map(|seen| Ahead::after(seen, &past)).collect();
+        Some(Race { samples, expected: expected.collect::<Option<_>>()?, cut: self.cut(rank), quantile, fits })
     }
 
     /// What the leader of a rank has lost.
@@ -262,12 +237,9 @@ impl Race {
         if means.iter().any(|mean| !mean.is_finite()) {
             return Verdict::Drop { estimate: f64::INFINITY };
         }
-        let forecasts = || self.rules.iter().filter_map(|rule| Some((rule, rule.forecast(slot, means)?)));
-        match forecasts().next() {
+        match self.forecast(slot, means) {
             // Written so that a prediction that is no number drops nobody.
-            Some((_, best)) if forecasts().any(|(rule, forecast)| forecast.low > rule.cut) => {
-                Verdict::Drop { estimate: best.predicted.exp() }
-            }
+            Some(forecast) if forecast.low > self.cut => Verdict::Drop { estimate: forecast.predicted.exp() },
             _ => Verdict::Continue,
         }
     }
@@ -279,15 +251,6 @@ impl Race {
             Verdict::Drop { estimate } => Some((seen, estimate)),
             Verdict::Continue => None,
         })
-    }
-}
-
-// === impl Rule ===
-
-impl Rule {
-    fn new((cut, quantile): (f64, f64), expected: Vec<Expected>, past: &[Past<'_>]) -> Self {
-        let samples = past.first().map_or(0, |past| past.differences.len());
-        Self { expected, cut, quantile, fits: (1..samples).map(|seen| Ahead::after(seen, past)).collect() }
     }
 
     /// What the first samples foretell of the candidate of a slot, where enough is known for that.

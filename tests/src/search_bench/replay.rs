@@ -53,7 +53,7 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceM
                 whole.push((&candidate.candidate, &candidate.means));
             }
         }
-        memory.note(racing, &whole, parents);
+        memory.note(&whole, parents);
         if race.is_some() {
             races += 1;
             other_parents += others(&known, parents);
