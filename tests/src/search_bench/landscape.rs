@@ -12,7 +12,7 @@
 
 use super::course::{Tried, mean};
 use anyhow::{Context as _, Result, ensure};
-use nalgebra::{DMatrix, DVector, Dyn, linalg::Cholesky};
+use nalgebra::{DMatrix, Dyn, linalg::Cholesky};
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::rope::Rescale;
 
@@ -29,13 +29,22 @@ pub struct Landscape {
     reach: f64,
     noise: f64,
     /// Where losses were recorded.
-    places: Vec<Vec<f64>>,
+    places: Places,
     /// `w`, one row a candidate and one column a document.
     weights: DMatrix<f64>,
     /// Of each document.
     averages: Vec<f64>,
     /// By how much a candidate's mean over documents is off when it is foretold from the others, in nats: the middle one.
     pub error: f64,
+}
+
+/// Places of candidates.
+#[derive(Clone, Debug)]
+struct Places {
+    /// One row each.
+    at: DMatrix<f64>,
+    /// The square of each one's length.
+    squares: Vec<f64>,
 }
 
 // === impl Landscape ===
@@ -71,13 +80,15 @@ impl Landscape {
     }
 
     fn with(tried: &[Tried], scales: &[f64], (reach, noise): (f64, f64)) -> Option<Self> {
-        let places: Vec<Vec<f64>> = tried.iter().map(|tried| place(scales, &tried.rescale)).collect();
         let of_document = |document: usize| tried.iter().map(|tried| tried.means[document]).collect::<Vec<_>>();
         let averages: Vec<f64> = (0..tried.first()?.means.len()).map(|document| mean(&of_document(document))).collect();
         let losses = DMatrix::from_fn(tried.len(), averages.len(), |row, document| {
             tried[row].means[document] - averages[document]
         });
-        let covariance = covariances(&places, reach, noise).cholesky()?;
+        let candidates: Vec<Rescale> = tried.iter().map(|tried| tried.rescale.clone()).collect();
+        let places = Places::of(&candidates, scales);
+        let noises = DMatrix::from_diagonal_element(tried.len(), tried.len(), noise);
+        let covariance = (places.covariances(&places, reach) + noises).cholesky()?;
         let weights = covariance.solve(&losses);
         let error = left_out(&covariance, &weights);
         Some(Self { scales: scales.to_vec(), reach, noise, places, weights, averages, error })
@@ -88,33 +99,52 @@ impl Landscape {
         self.averages.len()
     }
 
-    /// Mean loss on each document, in nats.
-    pub fn losses(&self, rescale: &Rescale) -> Vec<f64> {
-        let at = place(&self.scales, rescale);
-        let near = DVector::from_iterator(
-            self.places.len(),
-            self.places.iter().map(|other| covariance(&at, other, self.reach)),
-        );
-        let foretold = self.weights.tr_mul(&near);
-        self.averages.iter().zip(foretold.iter()).map(|(average, foretold)| average + foretold).collect()
+    /// Mean losses in nats: of each candidate, on each of `documents`.
+    pub fn losses(&self, candidates: &[Rescale], documents: &[usize]) -> Vec<Vec<f64>> {
+        let near = self.places.covariances(&Places::of(candidates, &self.scales), self.reach);
+        let foretold = near.tr_mul(&self.weights.select_columns(documents));
+        let averages = || documents.iter().map(|&document| self.averages[document]);
+        let of_candidate = |candidate| averages().zip(foretold.row(candidate).iter()).map(|(a, b)| a + b).collect();
+        (0..candidates.len()).map(of_candidate).collect()
+    }
+
+    /// Mean losses over all documents, in nats.
+    pub fn means(&self, candidates: &[Rescale]) -> Vec<f64> {
+        let all: Vec<usize> = (0..self.documents()).collect();
+        self.losses(candidates, &all).iter().map(|losses| mean(losses)).collect()
     }
 }
 
-fn place(scales: &[f64], rescale: &Rescale) -> Vec<f64> {
-    let factors = rescale.factors.iter().zip(scales).map(|(factor, scale)| factor.ln() * scale);
-    factors.chain([f64::from(rescale.start_tokens).ln_1p()]).collect()
+// === impl Places ===
+
+impl Places {
+    fn of(candidates: &[Rescale], scales: &[f64]) -> Self {
+        let coordinate = |row: usize, column: usize| match candidates[row].factors.get(column) {
+            Some(factor) => factor.ln() * scales[column],
+            None => f64::from(candidates[row].start_tokens).ln_1p(),
+        };
+        let at = DMatrix::from_fn(candidates.len(), scales.len() + 1, coordinate);
+        let squares = at.row_iter().map(|row| row.norm_squared()).collect();
+        Self { at, squares }
+    }
+
+    /// Covariances of these, one row each, with others, one column each.
+    fn covariances(&self, others: &Self, reach: f64) -> DMatrix<f64> {
+        let mut products = &self.at * others.at.transpose();
+        for (mut column, other) in products.column_iter_mut().zip(&others.squares) {
+            for (product, own) in column.iter_mut().zip(&self.squares) {
+                // |a - b|^2, which rounding may leave below nothing.
+                *product = covariance((own + other - 2.0 * *product).max(0.0), reach);
+            }
+        }
+        products
+    }
 }
 
-fn covariance(a: &[f64], b: &[f64], reach: f64) -> f64 {
-    let square: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+/// Of two places, by the square of their distance.
+fn covariance(square: f64, reach: f64) -> f64 {
     let far = (5.0 * square).sqrt() / reach;
     (1.0 + far + far * far / 3.0) * (-far).exp()
-}
-
-fn covariances(places: &[Vec<f64>], reach: f64, noise: f64) -> DMatrix<f64> {
-    DMatrix::from_fn(places.len(), places.len(), |a, b| {
-        covariance(&places[a], &places[b], reach) + if a == b { noise } else { 0.0 }
-    })
 }
 
 /// The middle error with which the mean over documents of each candidate is foretold from all others: `w_i / (K^-1)_ii`.
@@ -162,8 +192,8 @@ mod tests {
         let landscape = landscape.fit_again(recorded).unwrap();
         assert_eq!(landscape.documents(), 3);
         let off = |tried: &Tried| {
-            let foretold = landscape.losses(&tried.rescale);
-            foretold.iter().zip(&tried.means).map(|(foretold, mean)| (foretold - mean).abs()).fold(0.0, f64::max)
+            let foretold = landscape.losses(std::slice::from_ref(&tried.rescale), &[0, 1, 2]);
+            foretold[0].iter().zip(&tried.means).map(|(foretold, mean)| (foretold - mean).abs()).fold(0.0, f64::max)
         };
         // Candidates differ by 0.2 nats or so.
         let kept = recorded.iter().map(off).fold(0.0, f64::max);

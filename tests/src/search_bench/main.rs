@@ -103,17 +103,18 @@ fn main() -> Result<()> {
                     let table = prefixes::table(&rows);
                     std::io::stdout().write_all(format!("{ratio}x seed {seed} {name}: {table}").as_bytes())?;
                 }
+                let mut landscape = None;
                 if let Some(pairs) = options.landscape.filter(|_| contender.racing.is_off()) {
                     let mut of_pair = job.clone();
                     of_pair.samples.truncate(search.len() / 3);
-                    let described = (&of_pair, &description);
                     let mut read = |rescale: &Rescale| -> Result<Vec<f64>> {
                         search.iter().map(|sample| Ok(losses.loss(rescale, sample)?.mean())).collect()
                     };
-                    let (landscape, off) = chance::anchored(course.tried.clone(), described, &mut read)?;
-                    let races = chance::compare(&landscape, described, &[Racing::Safe, Racing::Fast], pairs as usize)?;
-                    let text = chance::table(&landscape, off, &races);
+                    let (recorded, described) = (course.tried.clone(), (&of_pair, &description));
+                    let found = chance::compare(recorded, described, pairs as usize, &mut read)?;
+                    let text = found.table();
                     std::io::stdout().write_all(format!("{ratio}x seed {seed} {name}: {text}").as_bytes())?;
+                    landscape = Some(found);
                 }
                 let passes = course.points.last().map_or(0, |point| point.passes);
                 yardstick_passes.get_or_insert(passes);
@@ -127,12 +128,13 @@ fn main() -> Result<()> {
                 };
                 let races = [Racing::Safe, Racing::Fast].into_iter().filter(|_| can_be_replayed);
                 let races = races.filter_map(replayed).collect();
-                results.runs.push(Run { ratio, seed, strategy: name, best_baseline, course, races });
+                results.runs.push(Run { ratio, seed, strategy: name, best_baseline, course, races, landscape });
             }
         }
     }
     std::io::stdout().write_all(results.table().as_bytes())?;
     std::io::stdout().write_all(results.races().as_bytes())?;
+    std::io::stdout().write_all(results.landscapes().as_bytes())?;
     std::io::stdout().write_all(methods_table::table(&results).as_bytes())?;
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&results)?).with_context(|| path.display().to_string())?;

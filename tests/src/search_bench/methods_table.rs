@@ -115,6 +115,7 @@ mod tests {
                 best_baseline: method("yarn", 1.25, 20.0),
                 course,
                 races: vec![],
+                landscape: None,
             }
         };
         let results = Results {

@@ -1,5 +1,6 @@
 //! What the comparison found, as a table, CSV and JSON.
 
+use super::chance::{OnLandscape, over_landscapes};
 use super::course::{Course, Tried};
 use super::methods::Method;
 use super::methods_table::Published;
@@ -24,6 +25,8 @@ pub struct Run {
     pub course: Course,
     /// What races would have made of it; empty where it raced itself.
     pub races: Vec<(Racing, Replay)>,
+    /// What they do on a landscape of what it recorded, where that was asked for.
+    pub landscape: Option<OnLandscape>,
 }
 
 /// Everything.
@@ -48,6 +51,21 @@ impl Results {
             .find(|other| (other.ratio, other.seed, &other.strategy) == (run.ratio, run.seed, &self.yardstick))
     }
 
+    /// Ratios and strategies that were run, in their order.
+    fn groups(&self) -> Vec<(u32, &str)> {
+        let mut groups: Vec<(u32, &str)> = Vec::new();
+        for run in &self.runs {
+            if !groups.contains(&(run.ratio, &run.strategy)) {
+                groups.push((run.ratio, &run.strategy));
+            }
+        }
+        groups
+    }
+
+    fn group<'a>(&'a self, ratio: u32, strategy: &'a str) -> impl Iterator<Item = &'a Run> {
+        self.runs.iter().filter(move |run| run.ratio == ratio && run.strategy == strategy)
+    }
+
     /// One line for each run, and the medians of each strategy at each ratio.
     pub fn table(&self) -> String {
         let mut text = String::from(
@@ -56,15 +74,8 @@ impl Results {
         text.push_str(
             "                                                    held-out                               search           held-out\n",
         );
-        let mut groups: Vec<(u32, &str)> = Vec::new();
-        for run in &self.runs {
-            if !groups.contains(&(run.ratio, &run.strategy)) {
-                groups.push((run.ratio, &run.strategy));
-            }
-        }
-        for (ratio, strategy) in groups {
-            let runs: Vec<&Run> =
-                self.runs.iter().filter(|run| run.ratio == ratio && run.strategy == strategy).collect();
+        for (ratio, strategy) in self.groups() {
+            let runs: Vec<&Run> = self.group(ratio, strategy).collect();
             let mut shares: [Vec<f64>; 4] = Default::default();
             for run in &runs {
                 let (search, held_out) = run.course.end();
@@ -137,6 +148,19 @@ impl Results {
         text
     }
 
+    /// What races do in the mean over all landscapes of each ratio and strategy.
+    pub fn landscapes(&self) -> String {
+        let mut text = String::new();
+        for (ratio, strategy) in self.groups() {
+            let landscapes: Vec<&OnLandscape> =
+                self.group(ratio, strategy).filter_map(|run| run.landscape.as_ref()).collect();
+            for line in over_landscapes(&landscapes).lines() {
+                let _ = writeln!(text, "{ratio}x {strategy}, {line}");
+            }
+        }
+        text
+    }
+
     /// All curves.
     pub fn csv(&self) -> String {
         let mut text = String::from("ratio,strategy,seed,passes,search,held_out\n");
@@ -197,7 +221,7 @@ mod tests {
             tried: vec![],
         };
         let best_baseline = Method { name: "yarn".into(), attention_factor: 1.2, search: 19.0, held_out: 20.0 };
-        Run { ratio: 8, seed: 0, strategy: strategy.into(), best_baseline, course, races: vec![] }
+        Run { ratio: 8, seed: 0, strategy: strategy.into(), best_baseline, course, races: vec![], landscape: None }
     }
 
     #[test]
