@@ -120,6 +120,27 @@ fn folders_are_gone_through_in_order_without_hidden_files() {
     assert!(matches!(read(&room, &[], 10), Err(DocumentsError::NoPaths)));
 }
 
+#[test]
+fn what_is_no_text_is_left_out_of_a_folder_and_counted() {
+    let room = Room::new();
+    room.write("d/a.txt", "w1 w2");
+    let image = room.write("d/b.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR");
+    room.write("d/c.txt", "w3 w4");
+    let (tokenizer, folder) = (room.tokenizer(Some(99), 100), [room.path("d")]);
+    let documents = Documents::Text { paths: &folder, tokenizer: &tokenizer };
+    let (samples, tally) = documents.in_order(3, 9).unwrap();
+    assert_eq!((samples.len(), tally.binary, tally.too_short()), (2, 1, 0));
+    let drawn = documents.draw(&SamplePlan { length: 3, search: 1, held_out: 1, seed: 0 }).unwrap();
+    assert_eq!((drawn.tally.binary, drawn.tally.long_enough), (1, 2));
+    assert!(drawn.tally.to_string().ends_with("; 1 file left out that is no text"), "{}", drawn.tally);
+    let whole = documents.whole(10, 1000).unwrap();
+    assert_eq!((whole.documents.len(), whole.binary, whole.complete), (2, 1, true));
+    // Named itself it is meant, and what is wrong with it is said; so is text in another encoding, wherever it lies.
+    assert!(read(&room, &[image], 10).unwrap_err().to_string().contains("b.png: not UTF-8 text"));
+    room.write("d/d.txt", b"caf\xe9 w1");
+    assert!(read(&room, &folder, 10).unwrap_err().to_string().contains("d.txt: not UTF-8 text"));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_link_to_its_own_folder_ends_in_an_error() {

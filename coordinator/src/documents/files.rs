@@ -8,8 +8,17 @@ const MAX_FILES: usize = 1_000_000;
 /// Deeper than any corpus; a link that leads back up ends here.
 const MAX_DEPTH: usize = 64;
 
+/// A file that a path led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// It was named itself, and not a folder around it.
+    pub is_named: bool,
+}
+
 /// All files the paths lead to, each folder's in the order of their names. Hidden names inside folders are left out.
-pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DocumentsError> {
+pub fn expand(paths: &[PathBuf]) -> Result<Vec<FoundFile>, DocumentsError> {
     if paths.is_empty() {
         return Err(DocumentsError::NoPaths);
     }
@@ -24,7 +33,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DocumentsError> {
     Ok(files)
 }
 
-fn collect(root: &Path, path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), DocumentsError> {
+fn collect(root: &Path, path: &Path, depth: usize, files: &mut Vec<FoundFile>) -> Result<(), DocumentsError> {
     let too_many = |what, limit| DocumentsError::TooMany { path: root.to_owned(), what, limit };
     let metadata = fs::metadata(path).map_err(DocumentsError::io(path))?;
     if !metadata.is_dir() {
@@ -34,7 +43,7 @@ fn collect(root: &Path, path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> 
         if files.len() == MAX_FILES {
             return Err(too_many("files", MAX_FILES));
         }
-        files.push(path.to_owned());
+        files.push(FoundFile { path: path.to_owned(), is_named: depth == 0 });
         return Ok(());
     }
     if depth == MAX_DEPTH {

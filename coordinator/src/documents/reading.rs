@@ -1,12 +1,12 @@
 //! Documents of any form, as one stream.
 
 use super::error::DocumentsError;
-use super::files::expand;
+use super::files::{FoundFile, expand};
 use super::jsonl::{Field, Lines};
 use super::parquet_rows::Rows;
 use super::source::{Body, Document};
 use super::tokenizer::DocumentTokenizer;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Documents to be read, and how they become token ids.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,8 @@ type FileDocuments = Box<dyn Iterator<Item = Result<Document, DocumentsError>>>;
 // === impl Documents ===
 
 impl Documents<'_> {
-    /// All documents, files in the order of the paths, folders in the order of their names.
+    /// All documents, files in the order of the paths, folders in the order of their names. What lies in a folder and is no
+    /// text comes as [`Document::is_binary`].
     ///
     /// # Errors
     /// When a path leads nowhere. Files are opened as their turn comes.
@@ -42,8 +43,8 @@ impl Documents<'_> {
             Self::Text { paths, .. } => (paths, None),
             Self::Tokens { paths, vocab_size } => (paths, Some(*vocab_size)),
         };
-        let open = move |path: PathBuf| -> FileDocuments {
-            open_file(&path, vocab_size).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
+        let open = move |file: FoundFile| -> FileDocuments {
+            open_file(&file, vocab_size).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
         };
         Ok(expand(paths)?.into_iter().flat_map(open))
     }
@@ -55,6 +56,7 @@ impl Documents<'_> {
     pub fn tokens(&self, document: &Document, length: usize) -> Result<Vec<u32>, DocumentsError> {
         match (self, &document.body) {
             (_, Body::Ids(ids)) => Ok(ids[..ids.len().min(length)].to_vec()),
+            (_, Body::Binary) => Ok(Vec::new()),
             // Text is only ever read where there is a tokenizer.
             (Self::Tokens { .. }, _) => Ok(Vec::new()),
             (Self::Text { tokenizer, .. }, _) => tokenizer
@@ -67,13 +69,16 @@ impl Documents<'_> {
     }
 }
 
-fn open_file(path: &Path, vocab_size: Option<usize>) -> Result<FileDocuments, DocumentsError> {
+fn open_file(file: &FoundFile, vocab_size: Option<usize>) -> Result<FileDocuments, DocumentsError> {
+    let path = file.path.as_path();
     let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
     match (vocab_size, extension.as_ref().and_then(|extension| extension.to_str())) {
         (Some(vocab_size), _) => Ok(Box::new(Lines::open(path, Field::InputIds { vocab_size })?)),
         (None, Some("jsonl" | "json" | "ndjson")) => Ok(Box::new(Lines::open(path, Field::Text)?)),
         (None, Some("parquet")) => Ok(Box::new(Rows::open(path)?)),
-        (None, _) => Ok(Box::new(std::iter::once(Document::of_file(path)))),
+        // Whoever names a file means it: what is wrong with it is said.
+        (None, _) if file.is_named => Ok(Box::new(std::iter::once(Document::of_file(path)))),
+        (None, _) => Ok(Box::new(std::iter::once(Document::of_found_file(path)))),
     }
 }
 

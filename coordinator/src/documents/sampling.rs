@@ -58,6 +58,10 @@ impl Documents<'_> {
         let mut tally = Tally::new(plan.length);
         for (number, document) in self.iter()?.enumerate() {
             let document = document?;
+            if document.is_binary() {
+                tally.binary += 1;
+                continue;
+            }
             let mut hash = blake3::Hasher::new_derive_key("ropewalk document draw v1");
             hash.update(&plan.seed.to_le_bytes());
             document.hash_into(&mut hash)?;
@@ -100,6 +104,10 @@ impl Documents<'_> {
                 break;
             }
             let document = document?;
+            if document.is_binary() {
+                tally.binary += 1;
+                continue;
+            }
             let tokens = self.tokens(&document, length)?;
             if tokens.is_empty() {
                 tally.empty += 1;

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Bytes that stand for a whole document where documents are told apart before they are tokenised.
 const KEY_BYTES: usize = 64 << 10;
 
+/// As far as a file is looked at to tell whether it is text.
+const LOOK_BYTES: usize = 8000;
+
 /// What some programs write before a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -39,6 +42,8 @@ pub(super) enum Body {
     Text(String),
     /// Token ids, used as they are.
     Ids(Vec<u32>),
+    /// A file that is no text.
+    Binary,
 }
 
 // === impl Place ===
@@ -69,12 +74,25 @@ impl Document {
         Ok(Self { place: Place::file(path), body: Body::File(size) })
     }
 
+    /// A file that lies in a folder with others: one with a zero byte near its beginning, such as an image, is no document.
+    pub(super) fn of_found_file(path: &Path) -> Result<Self, DocumentsError> {
+        let document = Self::of_file(path)?;
+        let is_binary = document.read(LOOK_BYTES)?.contains(&0);
+        Ok(if is_binary { Self { body: Body::Binary, ..document } } else { document })
+    }
+
+    /// Whether it is no text at all.
+    pub fn is_binary(&self) -> bool {
+        matches!(self.body, Body::Binary)
+    }
+
     /// Size in bytes, before tokenising.
     fn size(&self) -> usize {
         match &self.body {
             Body::File(size) => usize::try_from(*size).unwrap_or(usize::MAX),
             Body::Text(text) => text.len(),
             Body::Ids(ids) => 4 * ids.len(),
+            Body::Binary => 0,
         }
     }
 
@@ -91,6 +109,7 @@ impl Document {
             Body::File(_) => {
                 hash.update(&self.read(KEY_BYTES)?);
             }
+            Body::Binary => {}
         }
         Ok(())
     }

@@ -20,6 +20,9 @@ pub struct Tally {
     pub duplicates: u64,
     /// Documents that the draw passed over, so that their length is not known.
     pub not_examined: u64,
+    /// Files in folders that are no text.
+    #[serde(default)]
+    pub binary: u64,
     /// Tokens of the longest document that is too short.
     pub longest_too_short: usize,
 }
@@ -69,8 +72,20 @@ impl fmt::Display for Tally {
         if self.longest_too_short > 0 {
             write!(f, "; the longest of the short ones has {}", self.longest_too_short)?;
         }
+        if self.binary > 0 {
+            write!(
+                f,
+                "; {} left out that {} no text",
+                files(self.binary),
+                if self.binary == 1 { "is" } else { "are" }
+            )?;
+        }
         Ok(())
     }
+}
+
+fn files(count: u64) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }
 
 #[cfg(test)]
@@ -83,11 +98,11 @@ mod tests {
         for tokens in [2048, 1024, 2047, 1023, 3] {
             tally.count(tokens);
         }
-        tally.empty = 1;
+        (tally.empty, tally.binary) = (1, 2);
         assert_eq!(
             tally.to_string(),
             "6 documents: 1 of 2048 tokens or more, 2 of 1024 to 2047, 2 shorter than 1024, 1 empty; \
-             the longest of the short ones has 2047"
+             the longest of the short ones has 2047; 2 files left out that are no text"
         );
         assert_eq!(tally.too_short(), 5);
     }

@@ -4,7 +4,7 @@ use super::error::DocumentsError;
 use super::reading::Documents;
 
 /// Token ids of documents, in the order of reading.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Whole {
     /// Their ids; none is empty.
     pub documents: Vec<Vec<u32>>,
@@ -12,6 +12,8 @@ pub struct Whole {
     pub complete: bool,
     /// How many of them may go on beyond what was read.
     pub cut: usize,
+    /// Files in folders that are no text.
+    pub binary: usize,
 }
 
 impl Documents<'_> {
@@ -20,18 +22,21 @@ impl Documents<'_> {
     /// # Errors
     /// Whatever reading them brings up.
     pub fn whole(&self, length: usize, budget: u64) -> Result<Whole, DocumentsError> {
-        let (mut documents, mut total, mut cut) = (Vec::new(), 0, 0);
+        let mut whole = Whole::default();
+        let mut total = 0;
         for document in self.iter()? {
             if total >= budget {
-                return Ok(Whole { documents, complete: false, cut });
+                return Ok(whole);
             }
-            let tokens = self.tokens(&document?, length)?;
+            let document = document?;
+            let tokens = self.tokens(&document, length)?;
             total += tokens.len() as u64;
-            cut += usize::from(tokens.len() == length);
+            whole.cut += usize::from(tokens.len() == length);
+            whole.binary += usize::from(document.is_binary());
             if !tokens.is_empty() {
-                documents.push(tokens);
+                whole.documents.push(tokens);
             }
         }
-        Ok(Whole { documents, complete: true, cut })
+        Ok(Whole { complete: true, ..whole })
     }
 }

@@ -25,9 +25,14 @@ pub fn sequences(folder: &ModelFolder, source: &SourceArgs, spec: &TrainSpec) ->
     let read = folder.source(source)?.whole(most, budget)?;
     let total: usize = read.documents.iter().map(Vec::len).sum();
     let rest = if read.complete { "" } else { "; the rest is not needed and was not read" };
+    let binary = match read.binary {
+        0 => String::new(),
+        1 => "; 1 file left out that is no text".to_owned(),
+        count => format!("; {count} files left out that are no text"),
+    };
     let long = read.documents.iter().filter(|document| document.len() >= spec.length as usize).count();
     note(format!(
-        "{} documents of {total} tokens in all, {long} of them of {} and more{rest}",
+        "{} documents of {total} tokens in all, {long} of them of {} and more{binary}{rest}",
         read.documents.len(),
         spec.length
     ));
