@@ -13,6 +13,7 @@ pub mod factor_file;
 pub mod fingerprint;
 pub mod grid;
 pub mod job;
+pub mod log_filter;
 pub mod model_description;
 pub mod outcome;
 pub mod plain_name;

@@ -3,6 +3,7 @@
 mod access;
 
 use clap::{Parser, ValueEnum};
+use ropewalk_shared::log_filter;
 use ropewalk_worker::device::{self, DeviceChoice, Devices, Dtype};
 use ropewalk_worker::work_loop::{WorkerConfig, WorkerError, WorkerSummary, run};
 use ropewalk_worker::{kernels, memory};
@@ -84,6 +85,7 @@ struct Cli {
 
     /// What to log to standard error: error, warn, info, debug, or a filter such as ropewalk_worker=debug
     #[arg(long, env = "ROPEWALK_LOG", value_name = "FILTER", default_value = "info", help_heading = "Logging")]
+    #[arg(value_parser = log_filter::parse)]
     log: String,
 
     /// Form of log lines

@@ -1,6 +1,7 @@
 //! Logging: to standard error, quiet unless asked.
 
 use clap::{Args, ValueEnum};
+use ropewalk_shared::log_filter;
 use std::io::{IsTerminal as _, stderr};
 use tracing_subscriber::EnvFilter;
 
@@ -9,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 pub struct LoggingArgs {
     /// What to log to standard error: error, warn, info, debug, or a filter such as ropewalk=debug
     #[arg(long, global = true, env = "ROPEWALK_LOG", value_name = "FILTER", help_heading = "Logging")]
+    #[arg(value_parser = log_filter::parse)]
     log: Option<String>,
 
     /// Form of log lines
