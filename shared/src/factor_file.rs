@@ -5,6 +5,7 @@ mod windows;
 pub use windows::{FactorWindow, InvalidWindows, MAX_WINDOWS};
 
 use crate::fingerprint::Fingerprint;
+use crate::job::StrategyKind;
 use crate::outcome::non_finite;
 use crate::rope::{InvalidRescale, Rescale, RopeGeometry};
 use serde::{Deserialize, Serialize};
@@ -162,7 +163,7 @@ pub struct Measured {
 /// How factors were found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchRecord {
-    /// Name of the strategy.
+    /// Name of the strategy, which for the paper's is not that of the command line ([`SearchRecord::strategy_name`]).
     pub strategy: String,
     /// Its seed.
     pub seed: u64,
@@ -174,6 +175,23 @@ pub struct SearchRecord {
     pub passes: u64,
     /// The job.
     pub job: String,
+}
+
+/// As factor files have called the paper's search from the first.
+const PAPER_STRATEGY: &str = "evolution";
+
+// === impl SearchRecord ===
+
+impl SearchRecord {
+    /// What files call a strategy.
+    pub fn strategy_in_files(kind: StrategyKind) -> &'static str {
+        if kind == StrategyKind::LongRope { PAPER_STRATEGY } else { kind.name() }
+    }
+
+    /// What the command line calls the strategy of this record.
+    pub fn strategy_name(&self) -> &str {
+        if self.strategy == PAPER_STRATEGY { StrategyKind::LongRope.name() } else { &self.strategy }
+    }
 }
 
 /// A factor file that cannot be used.

@@ -123,9 +123,13 @@ impl Placement {
     /// Whether it takes no more than there is.
     fn fits(&self, load: Load<'_>, room: Room) -> bool {
         let need = self.need(load);
-        // Of several devices the first has the most, so this is an upper bound.
-        let of_host = need.host + if load.format.cpu { need.device() * self.devices as u64 } else { 0 };
-        need.device() <= room.device && of_host <= room.host
+        need.device() <= room.device && self.of_host(&need, load.format.cpu) <= room.host
+    }
+
+    /// What it takes of the host's memory, where `cpu` or a device computes. Of several devices the first has the most, so this
+    /// is an upper bound.
+    fn of_host(&self, need: &Need, cpu: bool) -> u64 {
+        need.host + if cpu { need.device() * self.devices as u64 } else { 0 }
     }
 
     /// Every placement of one candidate. What passes from device to device goes through the host's memory, so that hidden
@@ -210,9 +214,8 @@ impl Room {
     /// What a placement leaves where it computes.
     pub(crate) fn left(self, load: Load<'_>, place: &Placement) -> u64 {
         let need = place.need(load);
-        let device = self.device.saturating_sub(need.device());
-        let of_host = need.device() * place.devices as u64 + need.host;
-        if load.format.cpu { device.min(self.host.saturating_sub(of_host)) } else { device }
+        let (cpu, device) = (load.format.cpu, self.device.saturating_sub(need.device()));
+        if cpu { device.min(self.host.saturating_sub(place.of_host(&need, cpu))) } else { device }
     }
 }
 

@@ -6,7 +6,6 @@ use super::objective;
 use super::report_plan::baselines;
 use super::short;
 use ropewalk_shared::factor_file::{FactorFile, FactorModel, Measured, Objective, SearchRecord};
-use ropewalk_shared::job::StrategyKind;
 use ropewalk_shared::rope::Rescale;
 use std::collections::BTreeMap;
 
@@ -54,7 +53,7 @@ fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
             kept_short: Vec::new(),
         }),
         search: Some(SearchRecord {
-            strategy: strategy_name(spec.search.strategy).into(),
+            strategy: SearchRecord::strategy_in_files(spec.search.strategy).into(),
             seed: spec.search.seed,
             generations: (job.strategy.history().len() as u32).saturating_sub(1),
             evaluations,
@@ -65,14 +64,6 @@ fn factor_file(job: &ActiveJob, rescale: Rescale, value: f64) -> FactorFile {
         }),
         created_by: Some(CREATED_BY.into()),
         ..FactorFile::from_rescale(rescale)
-    }
-}
-
-fn strategy_name(kind: StrategyKind) -> &'static str {
-    match kind {
-        // As factor files have called it from the first.
-        StrategyKind::LongRope => "evolution",
-        other => other.name(),
     }
 }
 

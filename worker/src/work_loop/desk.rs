@@ -165,7 +165,11 @@ impl Desk {
                 self.held.started(number, Instant::now());
             }
             Notice::Models { loaded, missing } => {
-                self.unnamed.extend(missing.iter().filter(|model| !self.missing.contains(model)));
+                for model in missing.iter().filter(|model| !self.missing.contains(model)) {
+                    if !self.unnamed.contains(model) {
+                        self.unnamed.push(*model);
+                    }
+                }
                 (self.loaded, self.missing) = (loaded, missing);
                 self.unloading &= self.loaded.is_some();
                 self.looked = Instant::now();

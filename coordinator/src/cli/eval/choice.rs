@@ -35,18 +35,15 @@ impl FactorChoice {
     /// Reads the texts of the option, and the files that they name; files of the same name are told apart by their folders.
     pub fn read_all(texts: &[String], description: &ModelDescription) -> Result<Vec<Self>, Failure> {
         let paths: Vec<&Path> = texts.iter().map(Path::new).collect();
-        let read = |(text, apart): (&String, String)| {
-            let mut choice = Self::read(text, description)?;
-            if let Self::File { name, .. } = &mut choice {
-                *name = apart;
-            }
-            Ok(choice)
-        };
-        texts.iter().zip(names(&paths)).map(read).collect()
+        texts.iter().zip(names(&paths)).map(|(text, name)| Self::read_as(name, text, description)).collect()
     }
 
     /// Reads the text of the option, and the file if it names one.
     pub fn read(text: &str, description: &ModelDescription) -> Result<Self, Failure> {
+        Self::read_as(text.to_owned(), text, description)
+    }
+
+    fn read_as(name: String, text: &str, description: &ModelDescription) -> Result<Self, Failure> {
         if text == "none" {
             return Ok(Self::None);
         }
@@ -63,7 +60,6 @@ impl FactorChoice {
             )));
         }
         let file = Box::new(read_file(path, description)?);
-        let name = path.file_name().map_or_else(|| text.to_owned(), |name| name.to_string_lossy().into_owned());
         Ok(Self::File { name, path: path.to_owned(), file })
     }
 

@@ -4,7 +4,6 @@ use super::Ingredients;
 use crate::export::ExportError;
 use crate::report::comparison::{Comparison, perplexity, thousands};
 use ropewalk_shared::factor_file::{FactorFile, WITHOUT_START_TOKENS};
-use ropewalk_shared::job::StrategyKind;
 use ropewalk_shared::model_description::ModelDescription;
 use std::fmt::Write as _;
 
@@ -83,17 +82,12 @@ fn provenance(factors: &FactorFile) -> String {
     match &factors.search {
         Some(search) => format!(
             "{model}, by strategy {} with seed {} in {} evaluations.",
-            plain(command_line_name(&search.strategy)),
+            plain(search.strategy_name()),
             search.seed,
             search.evaluations
         ),
         None => format!("{model}."),
     }
-}
-
-/// Factor files call the paper's search by the name that they had for it from the first.
-fn command_line_name(strategy: &str) -> &str {
-    if strategy == "evolution" { StrategyKind::LongRope.name() } else { strategy }
 }
 
 /// The comparison of the factor file in Markdown.
