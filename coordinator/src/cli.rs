@@ -45,6 +45,7 @@ mod search;
 mod serve;
 mod status;
 mod stop;
+mod typed;
 mod watch;
 mod workers;
 

@@ -129,14 +129,9 @@ impl Serving {
         url_of(self.address, self.encrypted)
     }
 
-    /// The dashboard's address as browsers on this machine write it; absent where there is none.
-    pub fn dashboard_url(&self) -> Option<String> {
-        self.dashboard.map(|address| url_of(address, false))
-    }
-
-    /// Whether the dashboard, if there is one, can be reached from this machine alone.
-    pub fn dashboard_is_private(&self) -> bool {
-        self.dashboard.is_none_or(|address| address.ip().is_loopback())
+    /// The dashboard's bound address; absent where there is none.
+    pub fn dashboard(&self) -> Option<SocketAddr> {
+        self.dashboard
     }
 
     /// Waits until the coordinator has stopped, everything is flushed and the store is free.

@@ -317,13 +317,18 @@ fn options_of_a_search_that_cannot_be() -> Result<()> {
             &["35 document passes buy 11 candidates on 3 samples", "12", "at least 36"],
         ),
         (&["--racing", "sometimes"], &["\"sometimes\" is no way of racing", "off, safe or fast"]),
-        (&["--strategy", "dim-mono"], &["start_tokens", "3 choices are given", "give one"]),
+        (&["--strategy", "dim-mono"], &["--start-tokens: 3 choices are given", "give one"]),
         (&["--init", "job:some"], &["--init job:some", "give the folder of a search"]),
         (&["--init", &empty], &["no factors.json"]),
     ];
     for (options, expected) in cases {
         with(options)?.assert_failed(2, expected);
     }
+    // Before documents are read, which may take minutes.
+    let missing = ["search", "--model", &text(&models::tiny()), "--tokens", "no/such/file", "--target-length", "128"];
+    ropewalk(missing.iter().chain(&["--max-passes", "1"]))?
+        .assert_failed(2, &["--max-passes: 1 document passes buy 0"]);
+    ropewalk(missing)?.assert_failed(2, &["no/such/file"]);
     Ok(())
 }
 

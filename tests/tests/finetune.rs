@@ -141,7 +141,7 @@ fn wrong_requests_say_what_to_do() -> Result<()> {
     let training = Training::new()?;
     let failed = |more: &[&str]| training.run("out", more);
     // Several at once.
-    failed(&["--clip=-1", "--retrieval-share", "2"])?.assert_failed(2, &["clip_norm: -1", "retrieval_share: 2"]);
+    failed(&["--clip=-1", "--retrieval-share", "2"])?.assert_failed(2, &["--clip: -1", "--retrieval-share: 2"]);
     failed(&["--factors", "nowhere.json"])?.assert_failed(2, &["cannot be used multiple times"]);
     let tokens = documents::write(training.folder.path(), 1, 1, TINY_VOCABULARY, 4)?;
     let swap = |from: &str, to: &str| -> Result<Ended> {

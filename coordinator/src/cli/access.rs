@@ -26,6 +26,17 @@ pub struct AccessArgs {
 // === impl AccessArgs ===
 
 impl AccessArgs {
+    /// What the next command takes to be let in as this one was, so far as the environment does not say it.
+    pub fn again(&self) -> String {
+        let told = |variable: &str, path: &Path| std::env::var_os(variable).is_some_and(|value| value == path);
+        let options = [("token-file", "ROPEWALK_TOKEN_FILE", &self.token_file), ("ca", "ROPEWALK_CA", &self.ca)];
+        let typed = options.iter().filter_map(|(option, variable, path)| {
+            let path = path.as_deref().filter(|path| !told(variable, path))?;
+            Some(format!(" --{option} {}", path.display()))
+        });
+        typed.collect()
+    }
+
     /// Reads what is to be brought to the coordinator at this address, and warns once if others could read it on the way.
     pub fn to(&self, url: &str) -> Result<Access, Failure> {
         static WARNED: Once = Once::new();

@@ -11,6 +11,7 @@ use super::numbers::threads;
 use super::options::{JsonArgs, SourceArgs};
 use super::output::{self, note};
 use super::prepare::ModelFolder;
+use super::typed::wrong_training;
 use crate::report::loss_plot;
 use anyhow::Context as _;
 use clap::Args;
@@ -87,7 +88,7 @@ fn finetune(args: &FinetuneArgs, stop: &AtomicBool) -> Outcome {
     let choice = FactorChoice::read(&args.factors, &folder.description)?;
     let spec = args.training.spec(choice.at(&folder.description, args.training.reach(), None));
     args.training.check()?;
-    spec.check(&folder.description).or_input()?;
+    spec.check(&folder.description).map_err(wrong_training)?;
     let is_own = |file: &FactorFile| file.search.is_none() && file.rescale() == spec.rescale;
     keep_factors(&args.out.join("factors.json"), "training", is_own)?;
     let sequences = data::sequences(&folder, &args.source, &spec)?;

@@ -41,11 +41,8 @@ pub(super) async fn run(args: LaunchArgs) -> Outcome {
     let folder = ModelFolder::open(&args.job.model)?;
     // The coordinator first: reading documents can take a while, and would be for nothing.
     let client = args.coordinator.connect().await?;
-    let fingerprint = match args.fingerprint {
-        Some(fingerprint) => fingerprint,
-        None => fingerprint_of(&folder)?,
-    };
     let fetched = init::fetch(args.job.init(), &client).await?;
+    let fingerprint = || args.fingerprint.map_or_else(|| fingerprint_of(&folder), Ok);
     let job = args.job.prepare(&folder, fingerprint, &fetched)?;
     budget::on_coordinator(&client, &job.spec).await?;
 

@@ -189,7 +189,7 @@ impl LocalSearch<'_> {
         } else if !created {
             note(format!("going on after {} of {} candidates", before.evaluations, before.planned_evaluations));
         }
-        let status = follow(&client, id, 1, self.json).await?;
+        let status = follow(&client, id, self.json).await?;
         ended_well(&status)?;
         client.result(id).await.or_work()
     }

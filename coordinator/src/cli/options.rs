@@ -35,11 +35,18 @@ impl CoordinatorArgs {
         connect(&self.coordinator, &self.access).await
     }
 
-    /// What the next command takes to reach the same coordinator: its address, where that command would go to another without.
+    /// What the next command takes to reach the same coordinator.
     pub fn again(&self) -> String {
-        let usual = std::env::var("ROPEWALK_COORDINATOR").unwrap_or_else(|_| DEFAULT_COORDINATOR.to_owned());
-        if self.coordinator == usual { String::new() } else { format!(" --coordinator {}", self.coordinator) }
+        again(&self.coordinator, &self.access)
     }
+}
+
+/// What the next command takes to reach the coordinator at this address: the address, where that command would go to another
+/// without, and what it has to bring along.
+pub fn again(url: &str, access: &AccessArgs) -> String {
+    let usual = std::env::var("ROPEWALK_COORDINATOR").unwrap_or_else(|_| DEFAULT_COORDINATOR.to_owned());
+    let address = if url == usual { String::new() } else { format!(" --coordinator {url}") };
+    address + &access.again()
 }
 
 /// Connects to a coordinator whose address was typed.

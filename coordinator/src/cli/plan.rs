@@ -8,6 +8,7 @@ use super::numbers::tflops as speed;
 use super::options::{JsonArgs, SamplingArgs, SearchArgs, tokens};
 use super::output;
 use super::prepare::ModelFolder;
+use super::typed::wrong_job;
 use crate::documents::PER_DOCUMENT;
 use crate::engine::SearchPasses;
 use crate::plan::stand_ins;
@@ -199,7 +200,7 @@ impl PlanArgs {
         };
         let target_length = self.target_length;
         let job = JobSpec { name: "plan".into(), model, target_length, search, samples, held_out: Vec::new() };
-        job.check_new().map(drop).or_input()
+        job.check_new().map(drop).map_err(wrong_job)
     }
 }
 

@@ -5,9 +5,11 @@ use super::init::{self, Init};
 use super::needle::NeedleArgs;
 use super::options::{SamplingArgs, SearchArgs, SourceArgs, tokens};
 use super::output::note;
+use super::typed::wrong_job;
 #[cfg(feature = "local")]
 use crate::documents::Whole;
-use crate::documents::{DocumentTokenizer, Documents, NamedSample, NeedlePlan, SamplePlan, SampleSets};
+use crate::documents::{DocumentTokenizer, Documents, NamedSample, NeedlePlan, PER_DOCUMENT, SamplePlan, SampleSets};
+use crate::plan::stand_ins;
 use anyhow::Context as _;
 use clap::Args;
 use ropewalk_shared::fingerprint::Fingerprint;
@@ -134,7 +136,7 @@ impl Source<'_> {
     /// The first `limit` documents that are long enough, cut to `length` tokens.
     pub fn first(&self, length: u32, limit: usize) -> Result<Vec<Sample>, Failure> {
         let (named, tally) = self.documents().in_order(length as usize, limit).or_input()?;
-        if tally.too_short() > 0 {
+        if tally.too_short() > 0 || tally.binary > 0 {
             note(format!("{tally}"));
         }
         // A document of token ids may be longer than asked for.
@@ -172,7 +174,7 @@ impl JobArgs {
     pub fn prepare(
         &self,
         folder: &ModelFolder,
-        fingerprint: Fingerprint,
+        fingerprint: impl FnOnce() -> Result<Fingerprint, Failure>,
         fetched: &[Init],
     ) -> Result<PreparedJob, Failure> {
         let mut options = self.search.options().or_input()?;
@@ -189,10 +191,11 @@ impl JobArgs {
     }
 }
 
-/// Reads, tokenises and draws the samples, and states the job; everything is checked before anything is launched.
+/// Reads, tokenises and draws the samples, and states the job; everything is checked before anything is launched, and the
+/// options before weights and documents are read, which may take minutes.
 pub fn prepare(
     folder: &ModelFolder,
-    fingerprint: Fingerprint,
+    fingerprint: impl FnOnce() -> Result<Fingerprint, Failure>,
     name: Option<&str>,
     target_length: u32,
     (source, sampling, mut options, needles): (&SourceArgs, SamplingArgs, SearchOptions, Option<NeedlePlan>),
@@ -204,6 +207,22 @@ pub fn prepare(
             "--target-length {target_length} is not above the model's original length of {original} tokens: nothing to extend"
         )));
     }
+    let name = name.map_or_else(|| default_name(&folder.name, target_length), str::to_owned);
+    let state = |fingerprint, search, samples, held_out| JobSpec {
+        name: name.clone(),
+        model: ModelIdentity { name: folder.name.clone(), fingerprint, config_json: folder.config_json.clone() },
+        target_length,
+        search,
+        samples,
+        held_out,
+    };
+    let for_each = needles.as_ref().map_or(PER_DOCUMENT, |plan| plan.per_document);
+    let judged = options.objective.judged(sampling.samples as u64, for_each.into()) as usize;
+    let mut tried = options.clone();
+    let drawn_later = stand_ins(&mut tried, judged);
+    state(Fingerprint::from([0; 32]), tried, drawn_later, Vec::new()).check_new().map_err(wrong_job)?;
+    let fingerprint = fingerprint()?;
+
     let plan = SamplePlan {
         length: target_length as usize,
         search: sampling.samples,
@@ -215,15 +234,8 @@ pub fn prepare(
     let (short, others) = short_samples(&mut options.keep_short, (&sets.search, &sets.held_out))?;
     let (search, held_out) = samples_of(folder, (&sets.search, &sets.held_out), options.objective, needles)?;
     let ids = |samples: &[Sample]| samples.iter().map(Sample::id).collect();
-    let spec = JobSpec {
-        name: name.map_or_else(|| default_name(&folder.name, target_length), str::to_owned),
-        model: ModelIdentity { name: folder.name.clone(), fingerprint, config_json: folder.config_json.clone() },
-        target_length,
-        search: options,
-        samples: ids(&search),
-        held_out: ids(&held_out),
-    };
-    spec.check_new().or_input()?;
+    let spec = state(fingerprint, options, ids(&search), ids(&held_out));
+    spec.check_new().map_err(wrong_job)?;
     Ok(PreparedJob { spec, samples: search.into_iter().chain(short).chain(held_out).chain(others).collect() })
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn run(args: QuickstartArgs) -> Outcome {
     ));
     let source = SourceArgs { data: vec![text.clone()], tokens: Vec::new() };
     let sampling = SamplingArgs { samples: SAMPLES, held_out: HELD_OUT };
-    let fingerprint = fingerprint_dir(&folder.path).or_input()?;
+    let fingerprint = || fingerprint_dir(&folder.path).or_input();
     let job = prepare(&folder, fingerprint, Some("quickstart"), TARGET_LENGTH, (&source, sampling, options, None))?;
 
     let machine = Machine::new(args.machine, &folder, TARGET_LENGTH, SAMPLES)?;

@@ -56,8 +56,7 @@ pub(super) fn checked_fingerprint(folder: &ModelFolder) -> Result<Fingerprint, F
 pub(super) async fn run(args: SearchCommand) -> Outcome {
     check_folder(&args.out)?;
     let folder = ModelFolder::open(&args.job.model)?;
-    let fingerprint = checked_fingerprint(&folder)?;
-    let job = args.job.prepare(&folder, fingerprint, &[])?;
+    let job = args.job.prepare(&folder, || checked_fingerprint(&folder), &[])?;
     let devices = args.machine.device.devices();
     if job.spec.search.slope_steps > 0 && !devices.is_cpu() {
         return Err(Failure::input_message(format!(

@@ -65,9 +65,9 @@ pub(super) async fn run(args: ServeArgs) -> Outcome {
     // As it was asked for: who listens on 0.0.0.0 is reached from other machines.
     let (scheme, address) = (if encrypts { "https" } else { "http" }, serving.address());
     output::line(format!("listening on {scheme}://{address}"))?;
-    if let Some(url) = serving.dashboard_url() {
-        note(format!("dashboard: {url}"));
-        if !serving.dashboard_is_private() {
+    if let Some(address) = serving.dashboard() {
+        note(format!("dashboard: http://{address}"));
+        if !address.ip().is_loopback() {
             note(
                 "warning: anybody who reaches the dashboard's address can read it; put a proxy with a login before it",
             );

@@ -52,23 +52,26 @@ pub(super) async fn run(args: WatchArgs) -> Outcome {
     ended_well(&last)
 }
 
-/// Shows a job that this program works for until it ends, and returns how it stands then.
+/// Shows a job that this process itself works on until it ends, and returns how it stands then.
 #[cfg(feature = "local")]
-pub(super) async fn follow(client: &Client, job: &str, from: u64, json: JsonArgs) -> Result<JobStatus, Failure> {
-    follow_with(client, job, from, json, &mut |_| ()).await
+pub(super) async fn follow(client: &Client, job: &str, json: JsonArgs) -> Result<JobStatus, Failure> {
+    follow_in(style_of_own(json), client, job, 1, &mut |_| (), None).await
 }
 
-/// The same for whoever wants to hear of every event.
+/// Shows a job that this program wants done by workers elsewhere, who may keep it waiting, and tells of every event.
 #[cfg(feature = "local")]
-pub(super) async fn follow_with(
+pub(super) async fn follow_elsewhere(
     client: &Client,
     job: &str,
-    from: u64,
     json: JsonArgs,
     hear: &mut (dyn FnMut(&Event) + Send),
 ) -> Result<JobStatus, Failure> {
-    let style = if json.json { ProgressStyleChoice::Json { of_others: false } } else { ProgressStyleChoice::People };
-    follow_in(style, client, job, from, hear, None).await
+    follow_in(style_of_own(json), client, job, 1, hear, Some(Waits::default())).await
+}
+
+#[cfg(feature = "local")]
+fn style_of_own(json: JsonArgs) -> ProgressStyleChoice {
+    if json.json { ProgressStyleChoice::Json { of_others: false } } else { ProgressStyleChoice::People }
 }
 
 async fn follow_in(

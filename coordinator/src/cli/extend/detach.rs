@@ -6,7 +6,7 @@ use super::inputs::Inputs;
 use super::order::Order;
 use super::runner::Runner;
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
-use crate::cli::options::connect;
+use crate::cli::options::{again, connect};
 use crate::cli::output::{self, note};
 use anyhow::Context as _;
 use ropewalk_shared::plan::PlanJob;
@@ -40,6 +40,6 @@ pub async fn run(args: &ExtendArgs, inputs: &Inputs, text: String) -> Outcome {
         return output::json(&serde_json::json!({ "job_id": id, "created": created }));
     }
     output::line(id.as_str())?;
-    note(format!("`ropewalk watch {id} --coordinator {url}` follows it"));
+    note(format!("`ropewalk watch {id}{}` follows it", again(url, &args.access)));
     Ok(())
 }

@@ -7,10 +7,11 @@ use super::runner::{Runner, StageModel};
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::local::{LocalSearch, Machine};
 use crate::cli::needle::NeedleArgs;
+use crate::cli::options::again;
 use crate::cli::output::note;
 use crate::cli::prepare::{PreparedJob, samples_of, short_samples};
 use crate::cli::results::Results;
-use crate::cli::watch::{ended_well, follow};
+use crate::cli::watch::{ended_well, follow_elsewhere};
 use crate::client::{Client, ClientError, JobResult};
 use crate::plan::{FactorSource, RecoverStage, SearchStage, Stage, job};
 use anyhow::Context as _;
@@ -164,9 +165,9 @@ impl Runner<'_> {
         client.put_samples(&job.samples, |_, _| ()).await?;
         let (id, created) = client.launch(&job.spec).await?;
         if created {
-            note(format!("launched as {id}; `ropewalk watch {id} --coordinator {url}` follows it too"));
+            note(format!("launched as {id}; `ropewalk watch {id}{}` follows it too", again(url, &self.args.access)));
         }
-        let status = match follow(&client, id.as_str(), 1, self.args.of_jobs()).await {
+        let status = match follow_elsewhere(&client, id.as_str(), self.args.of_jobs(), &mut |_| ()).await {
             Ok(status) => status,
             Err(failure) => return unless_away(failure),
         };

@@ -38,7 +38,7 @@ pub fn run(out: &Path, json: JsonArgs) -> Outcome {
         serde_json::from_str(&text.or_input()?).with_context(|| path.display().to_string()).or_input()?;
     let stages = recorded.stages.into_iter().map(|stage| of(out, stage)).collect::<Result<Vec<_>, _>>()?;
     if json.json {
-        return output::json(&stages);
+        return stages.iter().try_for_each(output::json);
     }
     let rows = stages.into_iter().map(|stage| {
         let seconds = stage.result.as_ref().map(|result| output::duration(result.seconds));

@@ -6,8 +6,9 @@ use super::super::remote::{patiently, unless_away};
 use super::super::runner::{Runner, StageModel};
 use crate::cli::failure::{Failure, OrFail as _, Outcome};
 use crate::cli::finetune::data;
+use crate::cli::options::again;
 use crate::cli::output::note;
-use crate::cli::watch::{ended_well, follow_with};
+use crate::cli::watch::{ended_well, follow_elsewhere};
 use crate::client::{Client, ClientError};
 use crate::plan::{FinetuneStage, Stage};
 use ropewalk_shared::event::{Event, JobEvent};
@@ -98,7 +99,7 @@ impl Runner<'_> {
         let client = Client::connect_with(url, &access).await?;
         let (id, created) = client.launch_training(job).await?;
         if created {
-            note(format!("launched as {id}; `ropewalk watch {id} --coordinator {url}` follows it too"));
+            note(format!("launched as {id}; `ropewalk watch {id}{}` follows it too", again(url, &self.args.access)));
         }
         let was_done = !created && client.job(id.as_str()).await?.state == JobState::Done;
         let mut told = Told { was_done, ..Told::default() };
@@ -107,7 +108,7 @@ impl Runner<'_> {
             JobEvent::Trained { fingerprint } => told.fingerprint = Some(*fingerprint),
             _ => {}
         };
-        let status = match follow_with(&client, id.as_str(), 1, self.args.of_jobs(), &mut hear).await {
+        let status = match follow_elsewhere(&client, id.as_str(), self.args.of_jobs(), &mut hear).await {
             Ok(status) => status,
             Err(failure) => return unless_away(failure),
         };
