@@ -5,7 +5,7 @@ use super::runner::Runner;
 use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::output::note;
 use crate::cli::prepare::ModelFolder;
-use crate::export::checkpoint::{Checkpoint, Ingredients, same_weights};
+use crate::export::checkpoint::{Checkpoint, Ingredients, remove_leftovers, same_weights};
 use crate::export::{DroppedStartTokens, HfOptions};
 use crate::plan::{ExportStage, Stage};
 use anyhow::Context as _;
@@ -51,6 +51,8 @@ impl Runner<'_> {
         if out.exists() {
             std::fs::remove_dir_all(&out).with_context(|| format!("cannot replace {}", out.display())).or_work()?;
         }
+        // The plan's folder is this process's alone, so that nobody is writing a model beside it.
+        remove_leftovers(&out).or_work()?;
         let fold = |profile: &[f64], to: &Path| fold::write(&folder.path, profile, to).map_err(Into::into);
         checkpoint.write(&out, &fold).or_work()?;
         checkpoint.notes.iter().for_each(note);

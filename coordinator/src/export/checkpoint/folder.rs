@@ -38,6 +38,32 @@ pub(super) fn resolve(out: &Path) -> Result<PathBuf, CheckpointError> {
     }
 }
 
+/// Removes what killed processes left beside `out`: whoever calls this knows that nobody is writing there.
+///
+/// # Errors
+/// [`CheckpointError::Io`] when something cannot be removed.
+pub fn remove_leftovers(out: &Path) -> Result<(), CheckpointError> {
+    let (Some(parent), Some(name)) = (out.parent(), out.file_name()) else { return Ok(()) };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_leftover = |other: &str| {
+        let middle = other.strip_prefix(&*name.to_string_lossy()).and_then(|rest| rest.strip_prefix('.'));
+        let numbers = middle.and_then(|rest| rest.strip_suffix(".part")?.split_once('-'));
+        numbers.is_some_and(|(process, attempt)| is_number(process) && is_number(attempt))
+    };
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CheckpointError::io("look into", parent)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(CheckpointError::io("look into", parent))?;
+        if is_leftover(&entry.file_name().to_string_lossy()) {
+            fs::remove_dir_all(entry.path()).map_err(CheckpointError::io("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 // === impl Part ===
 
 impl Part {
@@ -148,6 +174,25 @@ mod tests {
         assert_ne!(first.path, second.path);
         drop((first, second));
         assert_eq!(fs::read_dir(room.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn leftovers_are_removed_and_nothing_else() {
+        let room = tempfile::tempdir().unwrap();
+        let others =
+            ["out", "out.part", "out.1-.part", "out.x-0.part", "out2.1-0.part", "out.1-0.parts", "out.f.1-0.part"];
+        for name in others.iter().chain(&["out.1-0.part", "out.4711-13.part"]) {
+            fs::create_dir(room.path().join(name)).unwrap();
+            fs::write(room.path().join(name).join("model.safetensors"), b"half").unwrap();
+        }
+        remove_leftovers(&room.path().join("out")).unwrap();
+        let left = fs::read_dir(room.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
+        left.sort();
+        let mut expected = others.map(str::to_owned);
+        expected.sort();
+        assert_eq!(left, expected);
+        remove_leftovers(&room.path().join("no/such/out")).unwrap();
     }
 
     #[test]

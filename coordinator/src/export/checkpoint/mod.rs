@@ -11,6 +11,7 @@ mod folded;
 mod folder;
 
 pub use error::CheckpointError;
+pub use folder::remove_leftovers;
 
 use super::{ExportError, HfOptions, hf, json};
 use folder::Part;
