@@ -24,6 +24,6 @@ pub use needles::{NeedleError, NeedlePlan, PER_DOCUMENT};
 pub use reading::Documents;
 pub use sampling::{NamedSample, SamplePlan, SampleSets};
 pub use source::{Document, Place};
-pub use tally::Tally;
+pub use tally::{Tally, left_out};
 pub use tokenizer::{DocumentTokenizer, TokenizerError};
 pub use whole::Whole;

@@ -72,20 +72,17 @@ impl fmt::Display for Tally {
         if self.longest_too_short > 0 {
             write!(f, "; the longest of the short ones has {}", self.longest_too_short)?;
         }
-        if self.binary > 0 {
-            write!(
-                f,
-                "; {} left out that {} no text",
-                files(self.binary),
-                if self.binary == 1 { "is" } else { "are" }
-            )?;
-        }
-        Ok(())
+        f.write_str(&left_out(self.binary))
     }
 }
 
-fn files(count: u64) -> String {
-    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+/// Words for so many files that are no text, to go on with after a sentence; nothing for none.
+pub fn left_out(binary: u64) -> String {
+    match binary {
+        0 => String::new(),
+        1 => "; 1 file left out that is no text".to_owned(),
+        count => format!("; {count} files left out that are no text"),
+    }
 }
 
 #[cfg(test)]

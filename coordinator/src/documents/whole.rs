@@ -13,7 +13,7 @@ pub struct Whole {
     /// How many of them may go on beyond what was read.
     pub cut: usize,
     /// Files in folders that are no text.
-    pub binary: usize,
+    pub binary: u64,
 }
 
 impl Documents<'_> {
@@ -32,7 +32,7 @@ impl Documents<'_> {
             let tokens = self.tokens(&document, length)?;
             total += tokens.len() as u64;
             whole.cut += usize::from(tokens.len() == length);
-            whole.binary += usize::from(document.is_binary());
+            whole.binary += u64::from(document.is_binary());
             if !tokens.is_empty() {
                 whole.documents.push(tokens);
             }

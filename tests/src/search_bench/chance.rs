@@ -117,7 +117,7 @@ pub fn compare(
     let whole = ends(Racing::Off)?;
     let chance = |racing| Ok(Chance::of(racing, &ends(racing)?, &whole));
     let races = [Racing::Safe, Racing::Fast].into_iter().map(chance).collect::<Result<_>>()?;
-    Ok(OnLandscape { documents: landscape.documents(), left_out: landscape.error, at_ends, races })
+    Ok(OnLandscape { documents: landscape.documents(), left_out: landscape.left_out(), at_ends, races })
 }
 
 /// A landscape fitted to what was recorded and to where searches on it end, which is read on the real documents: left to

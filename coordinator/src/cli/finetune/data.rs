@@ -4,7 +4,7 @@ use crate::cli::failure::{Failure, OrFail as _};
 use crate::cli::options::SourceArgs;
 use crate::cli::output::note;
 use crate::cli::prepare::ModelFolder;
-use crate::documents::DocumentTokenizer;
+use crate::documents::{DocumentTokenizer, left_out};
 use ropewalk_shared::training::{RetrievalTexts, TrainSequence, TrainSpec, pack};
 
 /// Of one document at most so many windows are read, and of all of them together at most so many tokens, or so many times
@@ -25,11 +25,7 @@ pub fn sequences(folder: &ModelFolder, source: &SourceArgs, spec: &TrainSpec) ->
     let read = folder.source(source)?.whole(most, budget)?;
     let total: usize = read.documents.iter().map(Vec::len).sum();
     let rest = if read.complete { "" } else { "; the rest is not needed and was not read" };
-    let binary = match read.binary {
-        0 => String::new(),
-        1 => "; 1 file left out that is no text".to_owned(),
-        count => format!("; {count} files left out that are no text"),
-    };
+    let binary = left_out(read.binary);
     let long = read.documents.iter().filter(|document| document.len() >= spec.length as usize).count();
     note(format!(
         "{} documents of {total} tokens in all, {long} of them of {} and more{binary}{rest}",
