@@ -102,7 +102,7 @@ impl Stage {
 
     /// The same stage, whose candidates are dropped by this rule; a rule for other samples drops nobody.
     pub fn racing(mut self, race: Option<Race>) -> Self {
-        self.race = race.filter(|race| race.samples() == self.samples.len());
+        self.race = race.filter(|race| race.order().len() == self.samples.len());
         self
     }
 
@@ -140,19 +140,25 @@ impl Stage {
         Some(UnitKey::now(*self.by_id.get(&rescale)?, *self.samples.get(&sample)?))
     }
 
-    /// Units that wait for a result, candidate by candidate; in a race, one of each.
+    /// Units that wait for a result, candidate by candidate; in a race, the next one of each.
     pub fn open_units(&self) -> impl Iterator<Item = UnitKey> + '_ {
-        let at_once = if self.race.is_some() { 1 } else { usize::MAX };
         self.slots.iter().zip(0..).filter(|(slot, _)| !slot.is_settled()).flat_map(move |(slot, index)| {
-            let open = slot.losses.iter().zip(0..).filter(|(loss, _)| loss.is_none());
-            open.take(at_once).map(move |(_, sample)| UnitKey::now(index, sample))
+            let at_once = if self.race.is_some() { 1 } else { usize::MAX };
+            let open = self.order().filter(|&sample| slot.losses[sample].is_none());
+            open.take(at_once).map(move |sample| UnitKey::now(index, sample as u32))
         })
     }
 
-    /// Judges a candidate by the results it has, sample by sample; the answer depends on nothing else.
+    /// The samples in the order in which a candidate is evaluated on them, by their numbers.
+    fn order(&self) -> impl Iterator<Item = usize> + '_ {
+        let place = |place| self.race.as_ref().map_or(place, |race| race.order()[place]);
+        (0..self.samples.len()).map(place)
+    }
+
+    /// Judges a candidate by the results it has, sample by sample in the order of the race; the answer depends on nothing else.
     pub fn judge(&mut self, index: u32) -> Raced {
         let (Some(race), Some(slot)) = (&self.race, self.slots.get_mut(index as usize)) else { return Raced::Nothing };
-        let means = slot.means(self.weights.as_deref(), usize::MAX);
+        let means = slot.means(self.weights.as_deref(), race.order().iter().copied());
         // Also where everything is known already: the answer is the same as it would have been one by one.
         while slot.failure.is_none() && slot.dropped.is_none() && slot.judged < means.len() {
             slot.judged += 1;
@@ -165,7 +171,7 @@ impl Stage {
         if slot.is_settled() {
             return Raced::Nothing;
         }
-        Raced::Next(UnitKey::now(index, means.len() as u32))
+        Raced::Next(UnitKey::now(index, race.order()[means.len()] as u32))
     }
 
     pub fn is_complete(&self) -> bool {
@@ -216,17 +222,18 @@ impl Stage {
     }
 
     fn outcome(&self, slot: &Slot) -> Outcome {
-        let documents = match slot.dropped {
-            // What was known beyond them was evaluated for something else.
-            Some(_) => slot.judged,
-            // Which unit of a failed candidate failed is up to the workers, and must not be seen.
-            None => self.counted,
-        };
+        let cost = self.measure.cost();
+        if let Some(estimate) = slot.dropped {
+            // What was known beyond the samples it was judged by was evaluated for something else.
+            return Outcome::dropped(estimate, slot.judged as u64 * cost);
+        }
+        // Which unit of a failed candidate failed is up to the workers, and must not be seen.
+        let means = slot.failure.is_none().then(|| slot.means(self.weights.as_deref(), 0..self.counted));
         Outcome {
             score: self.score(slot),
-            means: if slot.failure.is_none() { slot.means(self.weights.as_deref(), documents) } else { Vec::new() },
+            means: means.unwrap_or_default(),
             slope: slot.slope(self.weights.as_deref()),
-            passes: documents as u64 * self.measure.cost(),
+            passes: self.counted as u64 * cost,
         }
     }
 
@@ -274,18 +281,18 @@ impl Slot {
         self.missing == 0 || self.failure.is_some() || self.dropped.is_some()
     }
 
-    /// The mean losses on the first samples, as many as follow one another and at most `limit`, each as it weighs in the score: their average
-    /// over all samples is the logarithm of the score.
-    fn means(&self, weights: Option<&[f64]>, limit: usize) -> Vec<f64> {
+    /// The mean losses on samples given by number, as far as they are known one after the other, each as it weighs in the
+    /// score: their average over all samples is the logarithm of the score.
+    fn means(&self, weights: Option<&[f64]>, samples: impl Iterator<Item = usize>) -> Vec<f64> {
         let count = self.losses.len() as f64;
-        let known = self.losses.iter().take(limit).map_while(|loss| loss.map(|loss| loss.mean()));
+        let known = samples.map_while(|sample| Some((sample, self.losses.get(sample)?.as_ref()?.mean())));
         let weighed = |(sample, mean): (usize, f64)| match weights.map(|weights| weights[sample]) {
             None => mean,
             // A sample that does not count may be as bad as it likes.
             Some(0.0) => 0.0,
             Some(weight) => mean * weight * count,
         };
-        known.enumerate().map(weighed).collect()
+        known.map(weighed).collect()
     }
 
     /// The derivatives of the logarithm of the score: the mean over samples of the per-sample mean loss.

@@ -1,11 +1,13 @@
 //! Weighted linear least squares without an intercept, and how far a prediction may be off.
 
+use super::cholesky::{Cholesky, dot};
+
 /// A fit of `y` to the numbers of each row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
     coefficients: Vec<f64>,
-    /// Lower triangle of the Cholesky factor of the weighted normal matrix, row by row.
-    factor: Vec<Vec<f64>>,
+    /// Of the weighted normal matrix.
+    normal: Cholesky,
     /// Variance of an observation of weight 1.
     variance: f64,
     freedom: usize,
@@ -32,15 +34,17 @@ impl Fit {
                 }
             }
         }
-        let factor = cholesky(&normal)?;
-        let mut coefficients = forward(&factor, &right);
-        backward(&factor, &mut coefficients);
+        for (i, row) in normal.iter_mut().enumerate() {
+            row[i] *= 1.0 + RIDGE;
+        }
+        let normal = Cholesky::of(&normal)?;
+        let coefficients = normal.solved(&right);
         let mut squares = 0.0;
         for ((row, target), weight) in rows.iter().zip(targets).zip(weights) {
             squares += weight * (target - dot(row, &coefficients)).powi(2);
         }
         let variance = squares / freedom as f64;
-        variance.is_finite().then_some(Self { coefficients, factor, variance, freedom })
+        variance.is_finite().then_some(Self { coefficients, normal, variance, freedom })
     }
 
     /// The fitted value at `row`.
@@ -50,50 +54,13 @@ impl Fit {
 
     /// Standard error of an observation of this weight at `row`, that of the coefficients included.
     pub fn error(&self, row: &[f64], weight: f64) -> f64 {
-        let leverage: f64 = forward(&self.factor, row).iter().map(|x| x * x).sum();
+        let leverage: f64 = self.normal.half_solved(row).iter().map(|x| x * x).sum();
         (self.variance * (1.0 / weight + leverage)).sqrt()
     }
 
     /// Rows beyond the number of columns.
     pub fn freedom(&self) -> usize {
         self.freedom
-    }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// The lower triangle `L` with `L Lᵀ = matrix`, of which only the lower triangle is read.
-fn cholesky(matrix: &[Vec<f64>]) -> Option<Vec<Vec<f64>>> {
-    let mut factor: Vec<Vec<f64>> = Vec::with_capacity(matrix.len());
-    for (i, entries) in matrix.iter().enumerate() {
-        let mut row = Vec::with_capacity(i + 1);
-        for (j, former) in factor.iter().enumerate() {
-            row.push((entries[j] - dot(&row, &former[..j])) / former[j]);
-        }
-        let left = entries[i] * (1.0 + RIDGE) - dot(&row, &row);
-        // NaN is not above 0 either.
-        row.push(Some(left).filter(|&left| left > 0.0)?.sqrt());
-        factor.push(row);
-    }
-    Some(factor)
-}
-
-/// Solves `L x = right`.
-fn forward(factor: &[Vec<f64>], right: &[f64]) -> Vec<f64> {
-    let mut solved = Vec::with_capacity(right.len());
-    for (i, (row, right)) in factor.iter().zip(right).enumerate() {
-        solved.push((right - dot(&row[..i], &solved)) / row[i]);
-    }
-    solved
-}
-
-/// Solves `Lᵀ x = right` in place.
-fn backward(factor: &[Vec<f64>], right: &mut [f64]) {
-    for i in (0..right.len()).rev() {
-        let known: f64 = (i + 1..right.len()).map(|j| factor[j][i] * right[j]).sum();
-        right[i] = (right[i] - known) / factor[i][i];
     }
 }
 

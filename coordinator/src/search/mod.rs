@@ -6,12 +6,14 @@
 
 pub mod archive;
 mod authors;
+mod cholesky;
 pub mod critical_dimension;
 pub mod crossover;
 pub mod evolution;
 pub mod history;
 mod isotonic;
 mod least_squares;
+mod metric;
 pub mod mutation;
 mod neighbours;
 pub mod operators;

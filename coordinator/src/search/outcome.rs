@@ -10,8 +10,7 @@ use super::strategy::Slope;
 pub struct Outcome {
     /// How good it is.
     pub score: Score,
-    /// Mean loss in nats on each sample, in their order; empty where the evaluation failed, and shorter than the samples
-    /// where it was dropped.
+    /// Mean loss in nats on each sample, in their order; empty where the evaluation failed or the candidate was dropped.
     pub means: Vec<f64>,
     /// How the score changes with the candidate, where that was wanted and could be had.
     pub slope: Option<Slope>,
@@ -25,10 +24,17 @@ impl Outcome {
     /// Of the candidate of a slot whose mean losses on all samples are known: evaluated one sample after the other until the
     /// race, if there is one, drops it.
     pub fn of_known(race: Option<&Race>, slot: usize, means: &[f64]) -> Self {
-        let (seen, score) = match race.and_then(|race| race.dropped(slot, means)) {
-            Some((seen, estimate)) => (seen, Score::dropped(estimate)),
-            None => (means.len(), Score::new(average(means).exp())),
-        };
-        Self { score, means: means[..seen].to_vec(), slope: None, passes: seen as u64 }
+        match race.and_then(|race| race.dropped(slot, means)) {
+            Some((seen, estimate)) => Self::dropped(estimate, seen as u64),
+            None => {
+                let score = Score::new(average(means).exp());
+                Self { score, means: means.to_vec(), slope: None, passes: means.len() as u64 }
+            }
+        }
+    }
+
+    /// Of a candidate that was dropped after so many passes.
+    pub fn dropped(estimate: f64, passes: u64) -> Self {
+        Self { score: Score::dropped(estimate), means: Vec::new(), slope: None, passes }
     }
 }

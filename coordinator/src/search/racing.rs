@@ -3,11 +3,11 @@
 //! All candidates are evaluated on the same samples, so that differences are paired: what a candidate loses on the first
 //! samples, against what the nearest of those evaluated before lead to expect of it there ([`super::neighbours`]), foretells
 //! what it loses on all. How well, is measured on the candidates that were evaluated in full before: their full difference
-//! is fitted to their differences on the first `m` samples. A candidate is dropped when the lower end of its prediction lies
-//! above what it would have to reach: in a safe race what the last of the parents has, in a fast one what the best has. The
-//! one-sided bound is Student's, and the scatter of the fit grows with the difference to what was expected and with how far
-//! away those are who were asked, as it does in truth. What was predicted of a dropped candidate stays with it: in a fast
-//! race it can still be a parent, in the place that the prediction gives it.
+//! is fitted to their differences on the first `m` samples, and the samples that tell most come first ([`telling`]). A
+//! candidate is dropped when the lower end of its prediction lies above what it would have to reach: in a safe race what the
+//! last of the parents has, in a fast one what the best has. The one-sided bound is Student's, and the scatter of the fit grows
+//! with the difference to what was expected and with how unsure that was, as it does in truth. What was predicted of a
+//! dropped candidate stays with it: in a fast race it can still be a parent, in the place that the prediction gives it.
 //!
 //! The rule of a generation comes from closed generations, and a verdict from the rule and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
@@ -17,13 +17,16 @@
 
 use super::evolution::DocumentOptions;
 use super::least_squares::Fit;
-use super::neighbours::{Expected, Metric, average};
+use super::metric::Metric;
+use super::neighbours::{Expected, average, expected};
 use super::outcome::Outcome;
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
 use ropewalk_shared::rope::RopeGeometry;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+
+mod telling;
 
 /// Candidates evaluated in full from which the rule is fitted: the latest.
 pub const WINDOW: usize = 320;
@@ -33,10 +36,9 @@ const MIN_FREEDOM: usize = 24;
 pub const MAX_SAMPLES: usize = 32;
 /// Where the scatter of a fit stops shrinking, as a share of the usual difference to what was expected.
 const FLOOR: f64 = 0.5;
-/// One-sided quantile of the normal distribution at 99.9 %, the confidence that a candidate will not become a parent.
-const NO_PARENT: f64 = 3.090_232_306_167_813;
-/// The same at 99.5 %, the confidence that it will not become the best. With 97.7 % searches end noticeably higher.
-const NOT_THE_BEST: f64 = 2.575_829_303_548_901;
+/// One-sided quantile of the normal distribution at 99.9 %: how sure it must be that a candidate will not become a parent, or
+/// the best.
+const CONFIDENCE: f64 = 3.090_232_306_167_813;
 
 /// What the candidates evaluated so far lost on each sample, as far as racing needs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,21 +58,20 @@ struct Known {
     candidate: Candidate,
     /// Mean losses by sample.
     means: Vec<f64>,
-    /// What was expected of it, where somebody was known.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What was expected of it, where somebody was known. What versions before stored as `expected` was expected otherwise.
+    #[serde(rename = "foretold", skip_serializing_if = "Option::is_none")]
     expected: Option<Expected>,
 }
 
 /// The rule of one generation: what a candidate has to reach, and how that is foretold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Race {
-    samples: usize,
-    /// Of each candidate.
-    expected: Vec<Expected>,
+    /// The samples, those that tell most first.
+    order: Vec<usize>,
+    /// Of each candidate, on the samples in that order.
+    expected: Vec<Option<Expected>>,
     /// What the mean over all samples must not exceed.
     cut: f64,
-    /// How sure it has to be that it does, as a quantile of the normal distribution.
-    quantile: f64,
     /// What the first sample tells, the first two, and so on.
     fits: Vec<Option<Ahead>>,
 }
@@ -99,16 +100,17 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq)]
 struct Ahead {
     fit: Fit,
-    /// Square of the size at which the scatter stops shrinking, for a candidate at distance 1 from whom was asked.
+    /// Square of the size at which the scatter stops shrinking, for a candidate of which was expected with variance 1.
     floor: f64,
 }
 
 /// A candidate that was evaluated in full, against what was expected of it.
 #[derive(Clone, Debug, PartialEq)]
-struct Past<'a> {
-    /// Differences by sample.
+struct Past {
+    /// Differences on the samples, those that tell most first.
     differences: Vec<f64>,
-    expected: &'a Expected,
+    /// Of what was expected.
+    variance: f64,
 }
 
 // === impl RaceMemory ===
@@ -134,7 +136,7 @@ impl RaceMemory {
         let new = usable.map(|&(candidate, means)| Known {
             candidate: candidate.clone(),
             means: means.to_vec(),
-            expected: self.metric.expected(candidate, before.iter().copied()),
+            expected: expected(&self.metric, candidate, before.iter().copied()),
         });
         for known in new.collect::<Vec<_>>() {
             let place = self.leaders.partition_point(|leader| average(&leader.means) <= average(&known.means));
@@ -167,21 +169,30 @@ impl RaceMemory {
     /// The rule of the next generation; `None` where nothing is dropped: without racing, and while there are fewer
     /// candidates than parents.
     pub fn race(&self, racing: Racing, parents: usize, generation: &[Candidate]) -> Option<Race> {
-        let (rank, quantile) = match racing {
+        let rank = match racing {
             Racing::Off => return None,
-            Racing::Safe => (parents, NO_PARENT),
-            Racing::Fast => (1, NOT_THE_BEST),
+            Racing::Safe => parents,
+            Racing::Fast => 1,
         };
         if parents == 0 || self.leaders.len() < parents {
             return None;
         }
         let samples = self.leaders[0].means.len();
-        let known = self.known();
-        let expected = generation.iter().map(|candidate| self.metric.expected(candidate, known.iter().copied()));
-        let past = self.evaluated.iter().filter_map(|known| Some(known.against(known.expected.as_ref()?)));
-        let past: Vec<Past<'_>> = past.collect();
+        let past = self.evaluated.iter().filter_map(|known| Some((known, known.expected.as_ref()?)));
+        let (differences, expectations): (Vec<Vec<f64>>, Vec<&Expected>) =
+            past.map(|(known, expected)| (difference(&known.means, &expected.means), expected)).unzip();
+        let order = telling::order(samples, &differences);
+        let in_order = |of: &[f64]| order.iter().map(|&sample| of[sample]).collect::<Vec<f64>>();
+        let past = differences.iter().zip(expectations);
+        let past: Vec<Past> =
+            past.map(|(by, expected)| Past { differences: in_order(by), variance: expected.variance }).collect();
         let fits = (1..samples).map(|seen| Ahead::after(seen, &past)).collect();
-        Some(Race { samples, expected: expected.collect::<Option<_>>()?, cut: self.cut(rank), quantile, fits })
+        let known = self.known();
+        let expected = generation.iter().map(|candidate| {
+            let expected = expected(&self.metric, candidate, known.iter().copied())?;
+            Some(Expected { means: in_order(&expected.means), ..expected })
+        });
+        Some(Race { expected: expected.collect(), cut: self.cut(rank), fits, order })
     }
 
     /// What the leader of a rank has lost.
@@ -207,30 +218,20 @@ impl RaceMemory {
         self.evaluated.iter().chain(&self.leaders).all(|known| {
             let of_expected = known.expected.as_ref();
             is_sound(&known.means)
-                && of_expected.is_none_or(|expected| {
-                    is_sound(&expected.means) && expected.doubt.is_finite() && expected.distance >= 0.0
-                })
+                && of_expected.is_none_or(|expected| is_sound(&expected.means) && expected.variance > 0.0)
         })
-    }
-}
-
-// === impl Known ===
-
-impl Known {
-    fn against<'a>(&self, expected: &'a Expected) -> Past<'a> {
-        Past { differences: difference(&self.means, &expected.means), expected }
     }
 }
 
 // === impl Race ===
 
 impl Race {
-    /// How many samples there are.
-    pub fn samples(&self) -> usize {
-        self.samples
+    /// The samples in the order in which candidates are evaluated on them, by their numbers.
+    pub fn order(&self) -> &[usize] {
+        &self.order
     }
 
-    /// Judges the candidate of a slot by its mean losses on the first samples, in nats.
+    /// Judges the candidate of a slot by its mean losses on the first samples of [`Self::order`], in nats.
     ///
     /// One that is infinite or not a number on any of them is so on all, and dropped.
     pub fn verdict(&self, slot: usize, means: &[f64]) -> Verdict {
@@ -244,10 +245,11 @@ impl Race {
         }
     }
 
-    /// What becomes of the candidate of a slot whose mean losses on all samples are known: after how many of them it is
-    /// dropped, and the perplexity estimated then; `None` where it goes all the way.
+    /// What becomes of the candidate of a slot whose mean losses on all samples are known, by their numbers: after how many of
+    /// them it is dropped, and the perplexity estimated then; `None` where it goes all the way.
     pub fn dropped(&self, slot: usize, means: &[f64]) -> Option<(usize, f64)> {
-        (1..self.samples).find_map(|seen| match self.verdict(slot, means.get(..seen)?) {
+        let means: Vec<f64> = self.order.iter().map_while(|&sample| means.get(sample).copied()).collect();
+        (1..self.order.len()).find_map(|seen| match self.verdict(slot, means.get(..seen)?) {
             Verdict::Drop { estimate } => Some((seen, estimate)),
             Verdict::Continue => None,
         })
@@ -256,11 +258,11 @@ impl Race {
     /// What the first samples foretell of the candidate of a slot, where enough is known for that.
     fn forecast(&self, slot: usize, means: &[f64]) -> Option<Forecast> {
         let ahead = self.fits.get(means.len().checked_sub(1)?)?.as_ref()?;
-        let expected = self.expected.get(slot)?;
+        let expected = self.expected.get(slot)?.as_ref()?;
         let seen = difference(means, &expected.means);
         let predicted = average(&expected.means) + ahead.fit.predict(&seen);
-        let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected));
-        Some(Forecast { predicted, low: predicted - student(self.quantile, ahead.fit.freedom()) * error })
+        let error = ahead.fit.error(&seen, weight(ahead.floor, &seen, expected.variance));
+        Some(Forecast { predicted, low: predicted - student(CONFIDENCE, ahead.fit.freedom()) * error })
     }
 }
 
@@ -268,27 +270,25 @@ impl Race {
 
 impl Ahead {
     /// Fits the mean difference over all samples to the differences on the first `seen`.
-    fn after(seen: usize, past: &[Past<'_>]) -> Option<Self> {
+    fn after(seen: usize, past: &[Past]) -> Option<Self> {
         let rows: Vec<&[f64]> = past.iter().map(|past| &past.differences[..seen]).collect();
         let targets: Vec<f64> = past.iter().map(|past| average(&past.differences)).collect();
-        let size = middle(rows.iter().zip(past).map(|(row, past)| size(row, past.expected.doubt)))?;
-        let distance = middle(past.iter().map(|past| past.expected.distance))?;
-        let floor = (FLOOR * FLOOR * size / distance.max(f64::MIN_POSITIVE)).clamp(f64::MIN_POSITIVE, f64::MAX);
-        let weights: Vec<f64> = rows.iter().zip(past).map(|(row, past)| weight(floor, row, past.expected)).collect();
+        let usual = middle(rows.iter().map(|row| size(row)))? / middle(past.iter().map(|past| past.variance))?;
+        let floor = (FLOOR * FLOOR * usual).clamp(f64::MIN_POSITIVE, f64::MAX);
+        let weights: Vec<f64> = rows.iter().zip(past).map(|(row, past)| weight(floor, row, past.variance)).collect();
         let fit = Fit::of(&rows, &targets, &weights).filter(|fit| fit.freedom() >= MIN_FREEDOM)?;
         Some(Self { fit, floor })
     }
 }
 
-/// The weight of a candidate by its differences on the first samples.
-fn weight(floor: f64, seen: &[f64], expected: &Expected) -> f64 {
-    1.0 / (floor * expected.distance + size(seen, expected.doubt))
+/// The weight of a candidate by its differences on the first samples and the variance of what was expected.
+fn weight(floor: f64, seen: &[f64], variance: f64) -> f64 {
+    1.0 / (floor * variance + size(seen))
 }
 
-/// The square of what scatter grows with: the mean difference to what was expected, and the doubt there was.
-fn size(row: &[f64], doubt: f64) -> f64 {
-    let distance = row.iter().map(|difference| difference.abs()).sum::<f64>() / row.len() as f64;
-    distance.powi(2) + doubt.powi(2)
+/// The square of what scatter grows with: the mean difference to what was expected.
+fn size(row: &[f64]) -> f64 {
+    (row.iter().map(|difference| difference.abs()).sum::<f64>() / row.len() as f64).powi(2)
 }
 
 /// The upper one of the middle values.

@@ -36,7 +36,7 @@ pub struct Tried {
     pub candidate: Candidate,
     /// Its factors.
     pub rescale: Rescale,
-    /// Mean losses by document, in nats; fewer than the documents where it was dropped.
+    /// Mean losses by document, in nats; none where it was dropped.
     pub means: Vec<f64>,
 }
 
@@ -78,7 +78,7 @@ pub fn perplexity_on(losses: &mut Losses, rescale: &Rescale, samples: &[Sample])
     Ok(perplexity(&all))
 }
 
-/// Evaluates a candidate as the service does: its documents in their order, each judged before the next.
+/// Evaluates a candidate as the service does: on its documents in the order of the race, and judged after each.
 fn outcome(
     losses: &mut Losses,
     rescale: &Rescale,
@@ -86,20 +86,21 @@ fn outcome(
     (race, slot): (Option<&Race>, usize),
 ) -> Result<Outcome> {
     let before = losses.passes;
-    let mut all: Vec<Loss> = Vec::new();
-    let mut score = None;
-    for sample in samples {
-        all.push(losses.loss(rescale, sample)?);
-        let means: Vec<f64> = all.iter().map(Loss::mean).collect();
-        if all.len() < samples.len()
+    let natural: Vec<usize> = (0..samples.len()).collect();
+    let mut all: Vec<Option<Loss>> = vec![None; samples.len()];
+    let mut means = Vec::new();
+    for &sample in race.map_or(natural.as_slice(), Race::order) {
+        let loss = losses.loss(rescale, &samples[sample])?;
+        all[sample] = Some(loss);
+        means.push(loss.mean());
+        if means.len() < samples.len()
             && let Some(Verdict::Drop { estimate }) = race.map(|race| race.verdict(slot, &means))
         {
-            score = Some(Score::dropped(estimate));
-            break;
+            return Ok(Outcome::dropped(estimate, losses.passes - before));
         }
     }
-    let score = score.unwrap_or_else(|| Score::new(perplexity(&all)));
-    let means = all.iter().map(Loss::mean).collect();
+    let all: Vec<Loss> = all.into_iter().flatten().collect();
+    let (score, means) = (Score::new(perplexity(&all)), all.iter().map(Loss::mean).collect());
     Ok(Outcome { score, means, slope: None, passes: losses.passes - before })
 }
 

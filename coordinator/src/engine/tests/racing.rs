@@ -49,7 +49,8 @@ fn closed(rig: &Rig, spec: &JobSpec) -> Vec<(u32, u64)> {
 
 #[test]
 fn every_pass_is_counted_and_samples_follow_one_another() {
-    let spec = racing_job(1);
+    let mut spec = racing_job(1);
+    spec.search.evolution.generations = 20;
     let (rig, asked) = search(&spec);
     let closed = closed(&rig, &spec);
     assert_eq!(closed[0], (0, 200), "the first generation is evaluated whole");
@@ -59,8 +60,12 @@ fn every_pass_is_counted_and_samples_follow_one_another() {
     assert_eq!(closed.last().unwrap().1, passes);
     let dropped: u32 = closed.iter().map(|(dropped, _)| dropped).sum();
     assert_eq!(asked.values().filter(|samples| samples.len() < 5).count(), dropped as usize);
-    assert!(dropped > 5, "{dropped} of 88 were dropped");
-    assert!(asked.values().all(|samples| **samples == spec.samples[..samples.len()]));
+    assert!(dropped > 5, "{dropped} of 200 were dropped");
+    // Those of a generation are asked the same samples first; the order is another one once some tell more than others.
+    let orders: std::collections::BTreeSet<&[SampleId]> =
+        asked.values().filter(|samples| samples.len() == 5).map(Vec::as_slice).collect();
+    assert!(orders.contains(&spec.samples[..]) && orders.len() > 1 && orders.len() <= closed.len(), "{orders:?}");
+    assert!(asked.values().all(|samples| orders.iter().any(|order| order.starts_with(samples))));
     let text = rig.core.result(spec.id().as_str(), rig.now()).unwrap().history_json;
     let history: Vec<crate::search::GenerationSummary> = serde_json::from_str(&text).unwrap();
     let summaries: Vec<(u32, u64)> = history.iter().map(|closed| (closed.dropped, closed.document_passes)).collect();
