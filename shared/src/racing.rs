@@ -14,7 +14,7 @@ pub enum Racing {
     Off,
     /// Once it will not become a parent, at a confidence of 99.9 % each time it is judged.
     Safe,
-    /// Once it will not become the best of all, at a confidence of 99.5 % each time it is judged. It can still be a parent, by
+    /// Once it will not become the best of all, at a confidence of 99.9 % each time it is judged. It can still be a parent, by
     /// what is expected of it.
     Fast,
 }

@@ -66,7 +66,8 @@ pub fn expected<'a>(
     // Spreads over all what the weights of a field of mean 0 lack to a sum of 1.
     let spread = (1.0 - of_near.iter().sum::<f64>()) / of_ones.iter().sum::<f64>();
     let weights: Vec<f64> = of_near.iter().zip(&of_ones).map(|(near, one)| near + spread * one).collect();
-    let of_sample = |sample: usize| nearest.iter().zip(&weights).map(|((_, (_, means)), weight)| weight * means[sample]).sum();
+    let of_sample =
+        |sample: usize| nearest.iter().zip(&weights).map(|((_, (_, means)), weight)| weight * means[sample]).sum();
     let means: Vec<f64> = (0..samples).map(of_sample).collect();
     let variance = 1.0 - dot(&of_near, &near) + spread * spread * of_ones.iter().sum::<f64>();
     Some(Expected { means, variance: reach * variance.max(NUGGET) })
