@@ -9,8 +9,10 @@
 //! k(d²) = 1 / (1 + d² / l²)        l² = 4 mean(d² of the nearest)
 //! ```
 //!
-//! A candidate between two that are known is worth what lies between theirs, one beyond them what lies beyond. Only
-//! operations that IEEE 754 rounds exactly are used, so that every platform expects the same.
+//! A candidate between two that are known is worth what lies between theirs, one beyond them what lies beyond. `k` is a
+//! covariance whatever the factors are: the square of a share is four times that of the hyperbolic tangent of half a
+//! logarithm's difference, which Schoenberg's theorem turns into one. Only operations that IEEE 754 rounds exactly are used,
+//! so that every platform expects the same.
 
 use super::cholesky::{Cholesky, dot};
 use super::metric::Metric;

@@ -218,7 +218,9 @@ impl RaceMemory {
         self.evaluated.iter().chain(&self.leaders).all(|known| {
             let of_expected = known.expected.as_ref();
             is_sound(&known.means)
-                && of_expected.is_none_or(|expected| is_sound(&expected.means) && expected.variance > 0.0)
+                && of_expected.is_none_or(|expected| {
+                    is_sound(&expected.means) && expected.variance > 0.0 && expected.variance.is_finite()
+                })
         })
     }
 }
