@@ -142,8 +142,8 @@ impl Stage {
 
     /// Units that wait for a result, candidate by candidate; in a race, the next one of each.
     pub fn open_units(&self) -> impl Iterator<Item = UnitKey> + '_ {
+        let at_once = if self.race.is_some() { 1 } else { usize::MAX };
         self.slots.iter().zip(0..).filter(|(slot, _)| !slot.is_settled()).flat_map(move |(slot, index)| {
-            let at_once = if self.race.is_some() { 1 } else { usize::MAX };
             let open = self.order().filter(|&sample| slot.losses[sample].is_none());
             open.take(at_once).map(move |sample| UnitKey::now(index, sample as u32))
         })

@@ -54,31 +54,31 @@ pub fn expected<'a>(
             nearest.insert(place, (distance, other));
         }
     }
-    let samples = nearest.first()?.1.1.len();
-    let mean = nearest.iter().map(|(distance, _)| distance).sum::<f64>() / nearest.len() as f64;
-    let reach = REACH * mean.max(SAME);
+    let (squares, asked): (Vec<f64>, Vec<(&Candidate, &[f64])>) = nearest.into_iter().unzip();
+    let samples = asked.first()?.1.len();
+    let reach = REACH * average(&squares).max(SAME);
     let covariance = |square: f64| 1.0 / (1.0 + square / reach);
-    let among = |(row, (_, (a, _))): (usize, &(f64, (&Candidate, &[f64])))| {
-        let others = nearest[..row].iter().map(|(_, (b, _))| covariance(metric.distance(a, b)));
-        others.chain([1.0 + NUGGET]).collect::<Vec<f64>>()
+    let row = |row: usize| -> Vec<f64> {
+        let others = asked[..row].iter().map(|(other, _)| covariance(metric.distance(asked[row].0, other)));
+        others.chain([1.0 + NUGGET]).collect()
     };
-    let among = Cholesky::of(&nearest.iter().enumerate().map(among).collect::<Vec<_>>())?;
-    let near: Vec<f64> = nearest.iter().map(|(distance, _)| covariance(*distance)).collect();
+    let among = Cholesky::of(&(0..asked.len()).map(row).collect::<Vec<_>>())?;
+    let near: Vec<f64> = squares.into_iter().map(covariance).collect();
     let (of_near, of_ones) = (among.solved(&near), among.solved(&vec![1.0; near.len()]));
+    let ones: f64 = of_ones.iter().sum();
     // Spreads over all what the weights of a field of mean 0 lack to a sum of 1.
-    let spread = (1.0 - of_near.iter().sum::<f64>()) / of_ones.iter().sum::<f64>();
+    let spread = (1.0 - of_near.iter().sum::<f64>()) / ones;
     let weights: Vec<f64> = of_near.iter().zip(&of_ones).map(|(near, one)| near + spread * one).collect();
-    let of_sample =
-        |sample: usize| nearest.iter().zip(&weights).map(|((_, (_, means)), weight)| weight * means[sample]).sum();
+    let of_sample = |sample: usize| asked.iter().zip(&weights).map(|((_, means), weight)| weight * means[sample]).sum();
     let means: Vec<f64> = (0..samples).map(of_sample).collect();
-    let variance = 1.0 - dot(&of_near, &near) + spread * spread * of_ones.iter().sum::<f64>();
+    let variance = 1.0 - dot(&of_near, &near) + spread * spread * ones;
     Some(Expected { means, variance: reach * variance.max(NUGGET) })
         .filter(|expected| expected.variance.is_finite() && expected.means.iter().all(|mean| mean.is_finite()))
 }
 
-/// The mean of mean losses.
-pub fn average(means: &[f64]) -> f64 {
-    means.iter().sum::<f64>() / means.len() as f64
+/// The mean of numbers: of mean losses, mostly.
+pub fn average(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
 }
 
 #[cfg(test)]

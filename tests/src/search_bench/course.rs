@@ -86,10 +86,10 @@ fn outcome(
     (race, slot): (Option<&Race>, usize),
 ) -> Result<Outcome> {
     let before = losses.passes;
-    let natural: Vec<usize> = (0..samples.len()).collect();
     let mut all: Vec<Option<Loss>> = vec![None; samples.len()];
     let mut means = Vec::new();
-    for &sample in race.map_or(natural.as_slice(), Race::order) {
+    for place in 0..samples.len() {
+        let sample = race.map_or(place, |race| race.order()[place]);
         let loss = losses.loss(rescale, &samples[sample])?;
         all[sample] = Some(loss);
         means.push(loss.mean());

@@ -1,6 +1,6 @@
 //! Which samples tell most of what a candidate loses on all.
 
-use super::{FLOOR, MIN_FREEDOM, middle};
+use super::{FLOOR, MIN_FREEDOM, middle, size};
 use crate::search::neighbours::average;
 
 /// Share of a sample's own sum of squares below which the samples before it tell all of it.
@@ -11,9 +11,9 @@ const TOLD: f64 = 1e-9;
 /// candidate by candidate; the order is that of the numbers where they are too few.
 pub fn order(samples: usize, past: &[Vec<f64>]) -> Vec<usize> {
     let mut left: Vec<usize> = (0..samples).collect();
-    let Some(mut products) = products(samples, past).filter(|_| past.len() >= MIN_FREEDOM + samples) else {
-        return left;
-    };
+    let usual = middle(past.iter().map(|differences| size(differences)));
+    let Some(usual) = usual.filter(|_| past.len() >= MIN_FREEDOM + samples) else { return left };
+    let mut products = products(samples, past, FLOOR * FLOOR * usual);
     let own: Vec<f64> = (0..samples).map(|sample| products[sample][sample]).collect();
     let mut order = Vec::with_capacity(samples);
     while !left.is_empty() {
@@ -31,12 +31,12 @@ pub fn order(samples: usize, past: &[Vec<f64>]) -> Vec<usize> {
     order
 }
 
-/// Weighted products of the differences on any two samples, and in the last row and column of the mean difference.
-fn products(samples: usize, past: &[Vec<f64>]) -> Option<Vec<Vec<f64>>> {
-    let targets: Vec<f64> = past.iter().map(|differences| average(differences)).collect();
-    let floor = FLOOR * FLOOR * middle(past.iter().map(|differences| super::size(differences)))?;
+/// Products of the differences on any two samples, and in the last row and column of the mean difference, added up by weights that
+/// stop growing where its square falls below `floor`.
+fn products(samples: usize, past: &[Vec<f64>], floor: f64) -> Vec<Vec<f64>> {
     let mut products = vec![vec![0.0; samples + 1]; samples + 1];
-    for (differences, &target) in past.iter().zip(&targets) {
+    for differences in past {
+        let target = average(differences);
         let weight = 1.0 / (floor + target.powi(2)).max(f64::MIN_POSITIVE);
         let row: Vec<f64> = differences.iter().copied().chain([target]).collect();
         for (products, a) in products.iter_mut().zip(&row) {
@@ -45,7 +45,7 @@ fn products(samples: usize, past: &[Vec<f64>]) -> Option<Vec<Vec<f64>>> {
             }
         }
     }
-    Some(products)
+    products
 }
 
 /// Leaves of all products what the chosen sample does not explain.

@@ -7,6 +7,10 @@ use rand_chacha::ChaCha8Rng;
 
 const SAMPLES: usize = 5;
 const PARENTS: usize = 32;
+/// What only one document has against a candidate, as a share of how far its mutation went.
+const ALONE: f64 = 0.4;
+/// The same where documents agree so well that four of five tell a hopeless candidate whatever the fifth says.
+const AGREED: f64 = 0.2;
 
 /// Standard normal, but for its tails.
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
@@ -15,10 +19,10 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 
 /// A candidate and its mean losses: how hard each document is, how bad the candidate is, and what only this document has
 /// against it. Both grow with the distance that a mutation went, as on real models, and so does its factor.
-fn drawn(rng: &mut ChaCha8Rng) -> (Candidate, Vec<f64>) {
+fn drawn(rng: &mut ChaCha8Rng, alone: f64) -> (Candidate, Vec<f64>) {
     let size = [0.002, 0.01, 0.05, 0.3][rng.random_range(0..4)];
     let badness = size * (normal(rng) + 1.0);
-    let means = (0..SAMPLES).map(|sample| 2.5 + 0.3 * sample as f64 + badness + 0.2 * size * normal(rng)).collect();
+    let means = (0..SAMPLES).map(|sample| 2.5 + 0.3 * sample as f64 + badness + alone * size * normal(rng)).collect();
     (at(20_000.0 * (1.0 + badness)), means)
 }
 
@@ -27,9 +31,9 @@ fn at(factor: f64) -> Candidate {
 }
 
 /// Takes in one generation after the other.
-fn remembered(rng: &mut ChaCha8Rng, count: usize) -> RaceMemory {
+fn remembered(rng: &mut ChaCha8Rng, count: usize, alone: f64) -> RaceMemory {
     let mut memory = RaceMemory::default();
-    let all: Vec<_> = (0..count).map(|_| drawn(rng)).collect();
+    let all: Vec<_> = (0..count).map(|_| drawn(rng, alone)).collect();
     for generation in all.chunks(20) {
         let generation: Vec<_> = generation.iter().map(|(candidate, means)| (candidate, means.as_slice())).collect();
         memory.note(&generation, PARENTS);
@@ -46,8 +50,8 @@ fn verdict(race: &Race, slot: usize, means: &[f64], seen: usize) -> Verdict {
 /// there were, and the share of passes saved.
 fn race(racing: Racing, rank: usize, seed: u64) -> (usize, usize, f64) {
     let mut rng = stream(seed, 0, 0, Purpose::Initial);
-    let memory = remembered(&mut rng, 300);
-    let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..2000).map(|_| drawn(&mut rng)).unzip();
+    let memory = remembered(&mut rng, 300, ALONE);
+    let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..2000).map(|_| drawn(&mut rng, ALONE)).unzip();
     let race = memory.race(racing, PARENTS, &next).unwrap();
     let bar = average(&memory.leaders[rank - 1].means);
     let (mut mistakes, mut verdicts, mut passes) = (0, 0, 0);
@@ -77,8 +81,8 @@ fn mistakes_are_as_rare_as_stated_and_passes_are_saved() {
 fn a_fast_race_drops_whatever_a_safe_one_does() {
     for (count, seed) in [(60, 3), (300, 4)] {
         let mut rng = stream(seed, 0, 0, Purpose::Initial);
-        let memory = remembered(&mut rng, count);
-        let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..500).map(|_| drawn(&mut rng)).unzip();
+        let memory = remembered(&mut rng, count, ALONE);
+        let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..500).map(|_| drawn(&mut rng, ALONE)).unzip();
         let [safe, fast] = [Racing::Safe, Racing::Fast].map(|racing| memory.race(racing, 8, &next).unwrap());
         let dropped = |race: &Race, slot: usize| verdict(race, slot, &losses[slot], 3) != Verdict::Continue;
         let by_safe: Vec<usize> = (0..next.len()).filter(|&slot| dropped(&safe, slot)).collect();
@@ -91,8 +95,8 @@ fn a_fast_race_drops_whatever_a_safe_one_does() {
 fn estimates_are_near_what_would_have_come() {
     for racing in [Racing::Safe, Racing::Fast] {
         let mut rng = stream(7, 0, 0, Purpose::Initial);
-        let memory = remembered(&mut rng, 200);
-        let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..2000).map(|_| drawn(&mut rng)).unzip();
+        let memory = remembered(&mut rng, 200, ALONE);
+        let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..2000).map(|_| drawn(&mut rng, ALONE)).unzip();
         let race = memory.race(racing, PARENTS, &next).unwrap();
         let parents = memory.leaders.iter().map(|leader| average(&leader.means)).sum::<f64>() / PARENTS as f64;
         let (mut errors, mut distances) = (0.0, 0.0);
@@ -148,13 +152,13 @@ fn whoever_trades_like_its_neighbours_is_known_by_them() {
 #[test]
 fn nothing_is_dropped_before_enough_is_known() {
     let mut rng = stream(1, 0, 0, Purpose::Initial);
-    let next = [drawn(&mut rng).0];
+    let next = [drawn(&mut rng, AGREED).0];
     for racing in [Racing::Safe, Racing::Fast] {
-        let memory = remembered(&mut rng, PARENTS - 1);
+        let memory = remembered(&mut rng, PARENTS - 1, AGREED);
         assert_eq!(memory.race(racing, PARENTS, &next), None);
-        let memory = remembered(&mut rng, 200);
+        let memory = remembered(&mut rng, 200, AGREED);
         assert_eq!(memory.race(Racing::Off, PARENTS, &next), None);
-        let few = remembered(&mut rng, MIN_FREEDOM).race(racing, 8, &next).unwrap();
+        let few = remembered(&mut rng, MIN_FREEDOM, AGREED).race(racing, 8, &next).unwrap();
         assert_eq!(few.verdict(0, &[1e9]), Verdict::Continue);
         let race = memory.race(racing, PARENTS, &next).unwrap();
         assert_eq!(race.verdict(0, &[]), Verdict::Continue);
@@ -203,7 +207,7 @@ fn a_population_of_equals_races_without_harm() {
 #[test]
 fn what_is_remembered_is_bounded_and_survives_storage() {
     let mut rng = stream(2, 0, 0, Purpose::Initial);
-    let mut memory = remembered(&mut rng, WINDOW + 50);
+    let mut memory = remembered(&mut rng, WINDOW + 50, AGREED);
     assert_eq!((memory.evaluated.len(), memory.leaders.len()), (WINDOW, PARENTS));
     assert!(memory.leaders.is_sorted_by(|a, b| average(&a.means) <= average(&b.means)) && memory.is_sound());
     let before = memory.clone();
@@ -212,7 +216,7 @@ fn what_is_remembered_is_bounded_and_survives_storage() {
     assert_eq!(memory, before, "what does not fit is left out");
     let text = serde_json::to_string(&memory).unwrap();
     let read: RaceMemory = serde_json::from_str(&text).unwrap();
-    let next = [drawn(&mut rng).0];
+    let next = [drawn(&mut rng, AGREED).0];
     assert_eq!(read.race(Racing::Fast, PARENTS, &next), before.race(Racing::Fast, PARENTS, &next));
     // What versions before expected is not read, and nobody is dropped until enough was expected anew.
     let old = text.replace("\"foretold\":", "\"expected\":");
@@ -221,7 +225,7 @@ fn what_is_remembered_is_bounded_and_survives_storage() {
     assert!(old.is_sound());
     let first = old.race(Racing::Fast, PARENTS, &next).unwrap();
     assert_eq!(first.verdict(0, &[1e9; SAMPLES - 1]), Verdict::Continue);
-    let more: Vec<_> = (0..MIN_FREEDOM + SAMPLES).map(|_| drawn(&mut rng)).collect();
+    let more: Vec<_> = (0..MIN_FREEDOM + SAMPLES).map(|_| drawn(&mut rng, AGREED)).collect();
     old.note(&more.iter().map(|(candidate, means)| (candidate, means.as_slice())).collect::<Vec<_>>(), PARENTS);
     let second = old.race(Racing::Fast, PARENTS, &next).unwrap();
     assert!(matches!(second.verdict(0, &[1e9; SAMPLES - 1]), Verdict::Drop { .. }));
