@@ -4,27 +4,25 @@
 //! documents cannot tell. Of the documents of the landscape each pair searches another third, and is judged on the rest.
 
 use super::course::{Tried, mean};
-use super::landscape::Landscape;
+use super::landscape::{Landscape, middle};
+use super::mistakes::{Mistakes, as_rough};
+use super::on_landscape::{End, progress, search, side_by_side};
 use super::results::median;
-use anyhow::{Context as _, Result};
-use rand::seq::SliceRandom as _;
-use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
-use ropewalk_coordinator::search::rng::{Purpose, stream};
-use ropewalk_coordinator::search::{Ask, Outcome, strategy};
-use ropewalk_shared::candidate::Candidate;
+use super::roughness::Rough;
+use anyhow::Result;
 use ropewalk_shared::job::JobSpec;
 use ropewalk_shared::model_description::ModelDescription;
 use ropewalk_shared::racing::Racing;
 use ropewalk_shared::rope::Rescale;
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::ops::Range;
 
 /// Ends of searches that are read before a landscape is fitted again, and how often that is done.
 const ENDS: usize = 20;
 const ROUNDS: usize = 24;
-/// Seeds of those searches, apart from those of pairs.
+/// Times that progress is told while pairs are searched.
+const STEPS: usize = 20;
+/// Numbers of those searches, apart from those of pairs.
 const READ: usize = 1 << 20;
 
 /// A mean, and how far it is off by chance.
@@ -62,18 +60,14 @@ pub struct OnLandscape {
     pub left_out: f64,
     /// How far it is off where searches on it end, in per cent of perplexity: the middle one.
     pub at_ends: f64,
+    /// The noise of each candidate, as a share of what the landscape is off by.
+    pub roughness: f64,
+    /// What races mistake on the record.
+    pub mistaken_on_record: Mistakes,
+    /// What they mistake on searches on the landscape.
+    pub mistaken_here: Mistakes,
     /// The pairs.
     pub races: Vec<Chance>,
-}
-
-/// Where a search ended.
-struct End {
-    passes: f64,
-    /// Mean losses, in nats.
-    searched: f64,
-    held_out: f64,
-    candidate: Candidate,
-    best: Rescale,
 }
 
 impl Mean {
@@ -96,11 +90,6 @@ fn deviation(values: &[f64]) -> f64 {
     (square / (values.len() as f64 - 1.0)).sqrt()
 }
 
-/// What comes of numbers, in their order; all cores take part.
-fn side_by_side<T: Send>(numbers: Range<usize>, of: impl Fn(usize) -> Result<T> + Send + Sync) -> Result<Vec<T>> {
-    numbers.into_par_iter().map(of).collect()
-}
-
 /// Compares searches that race with searches that evaluate everything, as the job describes them, on a landscape of what was
 /// recorded; `read` has the losses on the real documents.
 ///
@@ -112,12 +101,26 @@ pub fn compare(
     pairs: usize,
     read: &mut dyn FnMut(&Rescale) -> Result<Vec<f64>>,
 ) -> Result<OnLandscape> {
-    let (landscape, at_ends) = anchored(recorded, (job, description), read)?;
-    let ends = |racing| side_by_side(0..pairs, |pair| search(&landscape, (job, description), racing, pair));
-    let whole = ends(Racing::Off)?;
-    let chance = |racing| Ok(Chance::of(racing, &ends(racing)?, &whole));
-    let races = [Racing::Safe, Racing::Fast].into_iter().map(chance).collect::<Result<_>>()?;
-    Ok(OnLandscape { documents: landscape.documents(), left_out: landscape.left_out(), at_ends, races })
+    let job = (job, description);
+    let mistaken_on_record = Mistakes::on_record(&recorded, job)?;
+    let (landscape, at_ends) = anchored(recorded, job, read)?;
+    let left_out = landscape.left_out();
+    let (rough, roughness, mistaken_here) = as_rough(&landscape, &left_out, mistaken_on_record, job)?;
+    let pair = |pair| {
+        let end = |racing| search(&rough, job, racing, pair, drop);
+        Ok((end(Racing::Off)?, [end(Racing::Safe)?, end(Racing::Fast)?]))
+    };
+    let mut ends = Vec::with_capacity(pairs);
+    while ends.len() < pairs {
+        let upto = pairs.min(ends.len() + pairs.div_ceil(STEPS));
+        ends.extend(side_by_side(ends.len()..upto, pair)?);
+        progress(&format!("{upto} of {pairs} pairs"));
+    }
+    let (whole, raced): (Vec<End>, Vec<[End; 2]>) = ends.into_iter().unzip();
+    let [safe, fast]: [Vec<End>; 2] = [0, 1].map(|race| raced.iter().map(|ends| ends[race].clone()).collect());
+    let races = vec![Chance::of(Racing::Safe, &safe, &whole), Chance::of(Racing::Fast, &fast, &whole)];
+    let (documents, left_out) = (landscape.documents(), middle(&left_out));
+    Ok(OnLandscape { documents, left_out, at_ends, roughness, mistaken_on_record, mistaken_here, races })
 }
 
 /// A landscape fitted to what was recorded and to where searches on it end, which is read on the real documents: left to
@@ -135,7 +138,9 @@ fn anchored(
     let mut off = f64::NAN;
     for round in 0..ROUNDS {
         let from = READ + round * ENDS;
-        let ends = side_by_side(from..from + ENDS, |seed| search(&landscape, (job, description), Racing::Off, seed))?;
+        let smooth = Rough::smooth(&landscape);
+        let ends =
+            side_by_side(from..from + ENDS, |seed| search(&smooth, (job, description), Racing::Off, seed, drop))?;
         let bests: Vec<Rescale> = ends.iter().map(|end| end.best.clone()).collect();
         let mut errors = Vec::new();
         for (End { best, candidate, .. }, foretold) in ends.into_iter().zip(landscape.means(&bests)) {
@@ -144,11 +149,10 @@ fn anchored(
             recorded.push(Tried { generation: 0, candidate, rescale: best, means });
         }
         off = median(errors);
-        let _ = writeln!(
-            std::io::stderr(),
-            "landscape: off by {off:.2} % of perplexity at the ends of {ENDS} searches, fitted again ({} of {ROUNDS})",
+        progress(&format!(
+            "off by {off:.2} % of perplexity at the ends of {ENDS} searches, fitted again ({} of {ROUNDS})",
             round + 1
-        );
+        ));
         landscape = landscape.fit_again(&recorded)?;
     }
     Ok((landscape, off))
@@ -173,44 +177,18 @@ impl Chance {
     }
 }
 
-/// One search of a pair on its documents, with its random numbers.
-fn search(
-    landscape: &Landscape,
-    (job, description): (&JobSpec, &ModelDescription),
-    racing: Racing,
-    pair: usize,
-) -> Result<End> {
-    let mut job = job.clone();
-    (job.search.racing, job.search.seed) = (racing, pair as u64);
-    let mut documents: Vec<usize> = (0..landscape.documents()).collect();
-    documents.shuffle(&mut stream(pair as u64, 0, 0, Purpose::Initial));
-    let (searched, held_out) = documents.split_at(job.samples.len());
-    let (grid, attention) = (job.search.grid, job.attention_factor(description));
-    let rescale = |candidate: &Candidate| candidate.rescale(grid, attention);
-    let mut strategy = strategy::begin(&job, description)?;
-    let mut passes = 0;
-    while let Ask::Evaluate { generation, candidates } = strategy.ask() {
-        let race = strategy.race();
-        let losses = landscape.losses(&candidates.iter().map(rescale).collect::<Vec<_>>(), searched);
-        let outcome = |(slot, losses): (usize, &Vec<f64>)| Outcome::of_known(race.as_ref(), slot, losses);
-        let outcomes: Vec<Outcome> = losses.iter().enumerate().map(outcome).collect();
-        passes += outcomes.iter().map(|outcome| outcome.passes).sum::<u64>();
-        strategy.tell_outcomes(generation, &outcomes)?;
-    }
-    let (best, _) = strategy.best().context("nothing was evaluated")?;
-    let (candidate, best) = (best.clone(), rescale(best));
-    let at = |of: &[usize]| mean(&landscape.losses(std::slice::from_ref(&best), of)[0]);
-    let (searched, held_out) = (at(searched), at(held_out));
-    Ok(End { passes: passes as f64, searched, held_out, candidate, best })
-}
-
 impl OnLandscape {
     /// What came of it, in words.
     pub fn table(&self) -> String {
         let mut text = format!(
             "on a landscape of {} documents (off by {:.1e} nats where a candidate is left out, by {:.2} % of perplexity where \
-             searches end)\n",
-            self.documents, self.left_out, self.at_ends
+             searches end), with {:.2} of that as noise of each candidate (on searches of its own, `fast` {}; on the record it {})\n",
+            self.documents,
+            self.left_out,
+            self.at_ends,
+            self.roughness,
+            mistakes(&self.mistaken_here),
+            mistakes(&self.mistaken_on_record)
         );
         for Chance { racing, pairs, saved, searched, held_out, apart } in &self.races {
             let _ = writeln!(
@@ -225,6 +203,15 @@ impl OnLandscape {
         }
         text
     }
+}
+
+fn mistakes(of: &Mistakes) -> String {
+    let Mistakes { saved, other_parents, parents_higher } = of;
+    format!(
+        "saves {:.1} % and takes {:.1} % other parents, {parents_higher:.3} % too high in the mean",
+        100.0 * saved,
+        100.0 * other_parents
+    )
 }
 
 fn difference(mean: &Mean) -> String {
@@ -266,6 +253,7 @@ pub fn over_landscapes(all: &[&OnLandscape]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ropewalk_shared::candidate::Candidate;
 
     #[test]
     fn means_come_with_their_errors() {
@@ -282,7 +270,16 @@ mod tests {
         let on = |saved, held_out| {
             let (saved, searched, held_out) = (mean(saved, 0.0), mean(0.0, 0.0), mean(held_out, 0.03));
             let fast = Chance { racing: Racing::Fast, pairs: 9, saved, searched, held_out, apart: 1.0 };
-            OnLandscape { documents: 15, left_out: 0.0, at_ends: 0.0, races: vec![fast] }
+            let mistakes = Mistakes { saved: 0.5, other_parents: 0.1, parents_higher: 0.01 };
+            OnLandscape {
+                documents: 15,
+                left_out: 0.0,
+                at_ends: 0.0,
+                roughness: 0.2,
+                mistaken_on_record: mistakes,
+                mistaken_here: mistakes,
+                races: vec![fast],
+            }
         };
         let (one, other) = (on(40.0, 0.1), on(42.0, 0.0));
         assert_eq!(over_landscapes(&[&one]), "", "nothing to be said of a single one");
@@ -313,12 +310,5 @@ mod tests {
         // 1 / 1.02 - 1, in per cent, and nothing.
         near(chance.held_out, -0.980_392_156_862_745, 0.980_392_156_862_745);
         assert_eq!(chance.pairs, 2);
-    }
-
-    #[test]
-    fn what_is_done_side_by_side_comes_in_order() {
-        assert_eq!(side_by_side(3..10, |number| Ok(number * number)).unwrap(), [9, 16, 25, 36, 49, 64, 81]);
-        let failed = side_by_side(0..4, |number| if number == 2 { anyhow::bail!("two") } else { Ok(()) });
-        assert_eq!(failed.unwrap_err().to_string(), "two");
     }
 }

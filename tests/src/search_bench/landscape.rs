@@ -11,6 +11,7 @@
 //! recorded candidate best from all others.
 
 use super::course::{Tried, mean};
+use super::results::median;
 use anyhow::{Context as _, Result, ensure};
 use nalgebra::{DMatrix, Dyn, linalg::Cholesky};
 use ropewalk_shared::model_description::ModelDescription;
@@ -68,7 +69,7 @@ impl Landscape {
         let scales: Vec<f64> = (0..description.geometry.pairs()).map(|pair| turns(pair).sqrt()).collect();
         let choices = REACHES.into_iter().flat_map(|reach| NOISES.map(|noise| (reach, noise)));
         let fits = choices.filter_map(|choice| Self::with(tried, &scales, choice));
-        let fits = fits.map(|fit| (fit.left_out(), fit));
+        let fits = fits.map(|fit| (middle(&fit.left_out()), fit));
         let best = fits.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, fit)| fit);
         best.context("no landscape fits what was recorded")
     }
@@ -95,14 +96,15 @@ impl Landscape {
         Some(Self { scales: scales.to_vec(), reach, noise, places, weights, averages, covariance })
     }
 
-    /// By how much a candidate's mean over documents is off when it is foretold from all others, in nats: the middle one of
-    /// `w_i / (K^-1)_ii`. Takes longer than the fit.
-    pub fn left_out(&self) -> f64 {
+    /// By how much it is off where a recorded candidate is left out, in nats: one row each, and one column a document. `w_i / (K^-1)_ii`,
+    /// which takes longer than the fit.
+    pub fn left_out(&self) -> DMatrix<f64> {
         let of_inverse = self.covariance.inverse().diagonal();
-        let rows = self.weights.row_iter().zip(of_inverse.iter());
-        let mut errors: Vec<f64> = rows.map(|(row, own)| (row.mean() / own).abs()).collect();
-        errors.sort_by(f64::total_cmp);
-        errors[errors.len() / 2]
+        let mut errors = self.weights.clone();
+        for (mut row, own) in errors.row_iter_mut().zip(of_inverse.iter()) {
+            row /= *own;
+        }
+        errors
     }
 
     /// Number of documents.
@@ -152,6 +154,11 @@ impl Places {
     }
 }
 
+/// What a landscape is off by in the mean over documents, where a candidate is left out: the middle one, without its sign.
+pub fn middle(left_out: &DMatrix<f64>) -> f64 {
+    median(left_out.row_iter().map(|row| row.mean().abs()).collect())
+}
+
 /// Of two places, by the square of their distance.
 fn covariance(square: f64, reach: f64) -> f64 {
     let far = (5.0 * square).sqrt() / reach;
@@ -159,14 +166,20 @@ fn covariance(square: f64, reach: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use rand::RngExt as _;
     use ropewalk_coordinator::search::rng::{Purpose, stream};
     use ropewalk_shared::candidate::Candidate;
 
-    const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 1,
+    /// Of a model with four pairs.
+    pub const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 1,
         "num_attention_heads": 2, "max_position_embeddings": 256}"#;
+
+    /// That model.
+    pub fn description() -> ModelDescription {
+        ModelDescription::from_config_json(CONFIG).unwrap()
+    }
 
     /// Smooth in the logarithms of factors, and another bowl for each document.
     fn truth(factors: &[f64], document: usize) -> f64 {
@@ -174,7 +187,8 @@ mod tests {
         2.0 + document as f64 + factors.iter().enumerate().map(bowl).sum::<f64>()
     }
 
-    fn tried(count: u32) -> Vec<Tried> {
+    /// So many candidates, with their losses on three documents.
+    pub fn tried(count: u32) -> Vec<Tried> {
         let one = |number| {
             let mut rng = stream(7, number, 0, Purpose::Initial);
             let factors: Vec<f64> = (0..4).map(|_| rng.random_range(1.0..3.0)).collect();
@@ -187,7 +201,7 @@ mod tests {
 
     #[test]
     fn losses_are_foretold_between_what_was_recorded() {
-        let description = ModelDescription::from_config_json(CONFIG).unwrap();
+        let description = description();
         let all = tried(220);
         let (recorded, others) = all.split_at(200);
         let landscape = Landscape::fit(recorded, &description).unwrap();
@@ -204,13 +218,13 @@ mod tests {
         errors.sort_by(f64::total_cmp);
         assert!(errors[10] < 0.01, "{errors:?}");
         // What it says of itself is of that size too, for the mean of the three.
-        let left_out = landscape.left_out();
+        let left_out = middle(&landscape.left_out());
         assert!(left_out > 1e-5 && left_out < 0.01, "{left_out}");
     }
 
     #[test]
     fn what_nothing_can_be_fitted_to_is_refused() {
-        let description = ModelDescription::from_config_json(CONFIG).unwrap();
+        let description = description();
         let refused = |change: &dyn Fn(&mut Vec<Tried>)| {
             let mut all = tried(20);
             change(&mut all);

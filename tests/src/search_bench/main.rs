@@ -9,11 +9,14 @@ mod landscape;
 mod losses;
 mod methods;
 mod methods_table;
+mod mistakes;
+mod on_landscape;
 mod options;
 mod plot;
 mod prefixes;
 mod replay;
 mod results;
+mod roughness;
 mod valley;
 
 use anyhow::{Context as _, Result};

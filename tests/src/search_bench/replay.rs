@@ -15,6 +15,9 @@ pub struct Replay {
     pub other_parents: f64,
     /// The same for the best quarter of them.
     pub other_best: f64,
+    /// By how much the average of the parents lies above that of those who would have been parents, in per cent of perplexity and in the
+    /// mean over generations.
+    pub parents_higher: f64,
     /// Generations whose best candidate so far had been dropped.
     pub best_dropped: usize,
 }
@@ -35,7 +38,7 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceM
     }
     let mut known: Vec<Known> = Vec::new();
     let (mut passes, mut races, mut best_dropped) = (0, 0, 0);
-    let (mut other_parents, mut other_best) = (0.0, 0.0);
+    let (mut other_parents, mut other_best, mut higher) = (0.0, 0.0, 0.0);
     for generation in generations(tried) {
         let asked: Vec<Candidate> = generation.iter().map(|tried| tried.candidate.clone()).collect();
         let race = memory.race(racing, parents, &asked);
@@ -58,6 +61,10 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceM
             races += 1;
             other_parents += others(&known, parents);
             other_best += others(&known, (parents / 4).max(1));
+            let [raced, truth] = [|known: &Known| known.raced, |known: &Known| known.measured].map(|by| {
+                mean(&best(&known, parents, by).into_iter().map(|index| known[index].measured).collect::<Vec<_>>())
+            });
+            higher += 100.0 * (raced - truth).exp_m1();
             let best = known.iter().min_by(|a, b| a.measured.total_cmp(&b.measured));
             best_dropped += usize::from(best.is_some_and(|best| best.dropped));
         }
@@ -66,20 +73,24 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceM
         saved: 1.0 - passes as f64 / (tried.len() * samples) as f64,
         other_parents: other_parents / f64::from(races),
         other_best: other_best / f64::from(races),
+        parents_higher: higher / f64::from(races),
         best_dropped,
     })
 }
 
 /// Share of the best `count` by the race that are not among the best `count` in truth.
 fn others(known: &[Known], count: usize) -> f64 {
-    let best = |value: fn(&Known) -> f64| {
-        let mut order: Vec<usize> = (0..known.len()).collect();
-        order.sort_by(|&a, &b| value(&known[a]).total_cmp(&value(&known[b])));
-        order.truncate(count);
-        order
-    };
-    let (truth, raced) = (best(|known| known.measured), best(|known| known.raced));
+    let truth = best(known, count, |known| known.measured);
+    let raced = best(known, count, |known| known.raced);
     raced.iter().filter(|index| !truth.contains(index)).count() as f64 / raced.len().max(1) as f64
+}
+
+/// The best `count` by a value.
+fn best(known: &[Known], count: usize, by: fn(&Known) -> f64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..known.len()).collect();
+    order.sort_by(|&a, &b| by(&known[a]).total_cmp(&by(&known[b])));
+    order.truncate(count);
+    order
 }
 
 #[cfg(test)]
@@ -116,6 +127,7 @@ mod tests {
         let slandered = replay(&all, Racing::Fast, 8, RaceMemory::default()).unwrap();
         assert_eq!(slandered.best_dropped, 1, "{slandered:?}");
         assert!(slandered.other_best > plain.other_best && slandered.other_parents > plain.other_parents);
+        assert!(slandered.parents_higher > plain.parents_higher && plain.parents_higher >= 0.0, "{slandered:?}");
     }
 
     #[test]

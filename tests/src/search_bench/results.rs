@@ -134,11 +134,11 @@ impl Results {
         for run in &self.runs {
             for (racing, replay) in &run.races {
                 let Run { ratio, strategy, seed, .. } = run;
-                let Replay { saved, other_parents, other_best, best_dropped } = replay;
+                let Replay { saved, other_parents, other_best, parents_higher, best_dropped } = replay;
                 let _ = writeln!(
                     text,
                     "{ratio}x seed {seed} {strategy}, replayed with --racing {racing}: saves {:.1} % of its passes; {:.1} % of all parents and {:.1} % \
-                     of the best quarter are others; the best candidate had been dropped in {best_dropped} generations",
+                     of the best quarter are others, and parents lie {parents_higher:.3} % too high in the mean; the best candidate had been dropped in {best_dropped} generations",
                     100.0 * saved,
                     100.0 * other_parents,
                     100.0 * other_best
