@@ -49,8 +49,8 @@ pub(super) struct Slot {
     /// In the order of the samples; empty where only losses are wanted.
     slopes: Vec<Option<LossSlope>>,
     failure: Option<String>,
-    /// Estimate of the perplexity, once it was dropped.
-    dropped: Option<f64>,
+    /// What is foretold of its mean losses on all samples, once it was dropped.
+    dropped: Option<Vec<f64>>,
     /// Results on which a verdict was given.
     judged: usize,
     missing: u32,
@@ -162,8 +162,8 @@ impl Stage {
         // Also where everything is known already: the answer is the same as it would have been one by one.
         while slot.failure.is_none() && slot.dropped.is_none() && slot.judged < means.len() {
             slot.judged += 1;
-            if let Verdict::Drop { estimate } = race.verdict(index as usize, &means[..slot.judged]) {
-                slot.dropped = Some(estimate);
+            if let Verdict::Drop { means } = race.verdict(index as usize, &means[..slot.judged]) {
+                slot.dropped = Some(means);
                 self.open -= u64::from(slot.missing);
                 return Raced::Dropped;
             }
@@ -223,9 +223,9 @@ impl Stage {
 
     fn outcome(&self, slot: &Slot) -> Outcome {
         let cost = self.measure.cost();
-        if let Some(estimate) = slot.dropped {
+        if let Some(means) = &slot.dropped {
             // What was known beyond the samples it was judged by was evaluated for something else.
-            return Outcome::dropped(estimate, slot.judged as u64 * cost);
+            return Outcome::dropped(means.clone(), slot.judged as u64 * cost);
         }
         // Which unit of a failed candidate failed is up to the workers, and must not be seen.
         let means = slot.failure.is_none().then(|| slot.means(self.weights.as_deref(), 0..self.counted));
@@ -239,8 +239,8 @@ impl Stage {
 
     /// The score of a candidate: the perplexity over all samples of the stage by their weights, once all are there.
     fn score(&self, slot: &Slot) -> Score {
-        if let Some(estimate) = slot.dropped {
-            return Score::dropped(estimate);
+        if let Some(means) = &slot.dropped {
+            return Score::foretold(means);
         }
         if slot.failure.is_none()
             && let Some(excess) = short::excess(&self.kept, &slot.losses).filter(|excess| *excess > 0.0)

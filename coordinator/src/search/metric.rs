@@ -38,16 +38,25 @@ impl Metric {
     /// The square of the distance of two candidates: of the shares by which their factors differ, weighed and added up.
     /// Numbers of starting tokens count as the factor of a pair that turns once.
     pub fn distance(&self, a: &Candidate, b: &Candidate) -> f64 {
-        let weight = |pair: usize| self.turns.get(pair).map_or(1.0, |&turns| f64::from(turns));
-        let factors = a.factors.iter().zip(&b.factors).enumerate();
-        let factors: f64 = factors.map(|(pair, (&a, &b))| weight(pair) * share(a, b).powi(2)).sum();
+        self.distance_below(a, b, f64::INFINITY).unwrap_or(f64::INFINITY)
+    }
+
+    /// The same where it is less than a limit: of those far away, most of the work is spared.
+    pub fn distance_below(&self, a: &Candidate, b: &Candidate, limit: f64) -> Option<f64> {
+        let mut factors = 0.0;
+        for (pair, (&a, &b)) in a.factors.iter().zip(&b.factors).enumerate() {
+            factors += self.turns.get(pair).map_or(1.0, |&turns| f64::from(turns)) * share(a, b).powi(2);
+            if factors >= limit {
+                return None;
+            }
+        }
         let start = share(a.start_tokens.saturating_add(1), b.start_tokens.saturating_add(1)).powi(2);
         let attention = a.attention.zip(b.attention).map_or(0.0, |(a, b)| share(a, b).powi(2));
         // Those of pairs are 1 where there are none.
         let of_pair = |candidate: &Candidate, pair: usize| candidate.pair_attention.get(pair).copied().unwrap_or(ONE);
         let pairs = 0..a.pair_attention.len().max(b.pair_attention.len());
         let of_pairs: f64 = pairs.map(|pair| share(of_pair(a, pair), of_pair(b, pair)).powi(2)).sum();
-        factors + start + ATTENTION * ATTENTION * (attention + of_pairs)
+        Some(factors + start + ATTENTION * ATTENTION * (attention + of_pairs)).filter(|distance| *distance < limit)
     }
 }
 
@@ -70,6 +79,9 @@ mod tests {
         assert_eq!(alike.distance(&a, &a), 0.0);
         // 2 (300 - 100) / 400 = 1 for either pair; from 0 starting tokens to 2: 2 (3 - 1) / 4 = 1.
         assert_eq!(alike.distance(&a, &candidate([300, 100], 2)), 3.0);
+        assert_eq!(alike.distance_below(&a, &candidate([300, 100], 2), 3.1), Some(3.0));
+        // Too far by all, or already by a factor.
+        assert_eq!([3.0, 0.5].map(|limit| alike.distance_below(&a, &candidate([300, 100], 2), limit)), [None; 2]);
         let attentive = |point| Candidate { attention: Some(point), pair_attention: vec![1000, point], ..a.clone() };
         assert_eq!(alike.distance(&attentive(1000), &attentive(3000)), 50.0);
         let even = Candidate { pair_attention: vec![], ..attentive(1000) };

@@ -9,6 +9,8 @@
 //! k(d²) = 1 / (1 + d² / l²)        l² = 4 mean(d² of the nearest)
 //! ```
 //!
+//! Neighbours that were dropped are asked too, with what was foretold of them: it may be off, by a variance of its own.
+//!
 //! A candidate between two that are known is worth what lies between theirs, one beyond them what lies beyond. `k` is a
 //! covariance whatever the factors are: the square of a share is four times that of the hyperbolic tangent of half a
 //! logarithm's difference, which Schoenberg's theorem turns into one. Only operations that IEEE 754 rounds exactly are used,
@@ -26,8 +28,21 @@ const NEAREST: usize = 16;
 const REACH: f64 = 4.0;
 /// Variance, as a share of all, that no neighbour explains. Keeps the weights of those that lie close together small.
 const NUGGET: f64 = 1e-4;
+/// The same of what was itself foretold.
+const FORETOLD: f64 = 0.1;
 /// Squared distance below which candidates are the same, but for what does not count.
 const SAME: f64 = 1e-9;
+
+/// One that can be asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Neighbour<'a> {
+    /// Who it is.
+    pub candidate: &'a Candidate,
+    /// Its mean loss on each sample, in nats.
+    pub means: &'a [f64],
+    /// Whether some of these were foretold, not measured.
+    pub is_foretold: bool,
+}
 
 /// What a candidate is expected to lose.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,29 +53,30 @@ pub struct Expected {
     pub variance: f64,
 }
 
-/// What is expected of a candidate among known ones with their mean losses on the same samples; `None` where nobody is known,
+/// What is expected of a candidate among known ones, all with mean losses on the same samples; `None` where nobody is known,
 /// or what is known are no numbers.
 pub fn expected<'a>(
     metric: &Metric,
     candidate: &Candidate,
-    known: impl Iterator<Item = (&'a Candidate, &'a [f64])>,
+    known: impl Iterator<Item = Neighbour<'a>>,
 ) -> Option<Expected> {
-    let mut nearest: Vec<(f64, (&Candidate, &[f64]))> = Vec::with_capacity(NEAREST + 1);
+    let mut nearest: Vec<(f64, Neighbour<'_>)> = Vec::with_capacity(NEAREST + 1);
     for other in known {
-        let distance = metric.distance(candidate, other.0);
-        let place = nearest.partition_point(|(nearer, _)| *nearer <= distance);
-        if place < NEAREST {
+        let farthest = nearest.get(NEAREST - 1).map_or(f64::INFINITY, |(farthest, _)| *farthest);
+        if let Some(distance) = metric.distance_below(candidate, other.candidate, farthest) {
+            let place = nearest.partition_point(|(nearer, _)| *nearer <= distance);
             nearest.truncate(NEAREST - 1);
             nearest.insert(place, (distance, other));
         }
     }
-    let (squares, asked): (Vec<f64>, Vec<(&Candidate, &[f64])>) = nearest.into_iter().unzip();
-    let samples = asked.first()?.1.len();
+    let (squares, asked): (Vec<f64>, Vec<Neighbour<'_>>) = nearest.into_iter().unzip();
+    let samples = asked.first()?.means.len();
     let reach = REACH * average(&squares).max(SAME);
     let covariance = |square: f64| 1.0 / (1.0 + square / reach);
     let row = |row: usize| -> Vec<f64> {
-        let others = asked[..row].iter().map(|(other, _)| covariance(metric.distance(asked[row].0, other)));
-        others.chain([1.0 + NUGGET]).collect()
+        let own = asked[row];
+        let others = asked[..row].iter().map(|other| covariance(metric.distance(own.candidate, other.candidate)));
+        others.chain([1.0 + if own.is_foretold { FORETOLD } else { NUGGET }]).collect()
     };
     let among = Cholesky::of(&(0..asked.len()).map(row).collect::<Vec<_>>())?;
     let near: Vec<f64> = squares.into_iter().map(covariance).collect();
@@ -69,7 +85,7 @@ pub fn expected<'a>(
     // Spreads over all what the weights of a field of mean 0 lack to a sum of 1.
     let spread = (1.0 - of_near.iter().sum::<f64>()) / ones;
     let weights: Vec<f64> = of_near.iter().zip(&of_ones).map(|(near, one)| near + spread * one).collect();
-    let of_sample = |sample: usize| asked.iter().zip(&weights).map(|((_, means), weight)| weight * means[sample]).sum();
+    let of_sample = |sample: usize| asked.iter().zip(&weights).map(|(one, weight)| weight * one.means[sample]).sum();
     let means: Vec<f64> = (0..samples).map(of_sample).collect();
     let variance = 1.0 - dot(&of_near, &near) + spread * spread * ones;
     Some(Expected { means, variance: reach * variance.max(NUGGET) })
@@ -90,7 +106,8 @@ mod tests {
     }
 
     fn expect(of: &Candidate, known: &[(Candidate, Vec<f64>)]) -> Option<Expected> {
-        expected(&Metric::default(), of, known.iter().map(|(candidate, means)| (candidate, means.as_slice())))
+        let known = known.iter().map(|(candidate, means)| Neighbour { candidate, means, is_foretold: false });
+        expected(&Metric::default(), of, known)
     }
 
     /// Losses that depend on factors as on real models: smoothly, on each sample in another way.
@@ -144,6 +161,22 @@ mod tests {
         let alone = expect(&middle, &[left]).unwrap();
         assert!((alone.means[0] - 1.0).abs() < 1e-12 && (alone.means[1] - 3.0).abs() < 1e-12, "{alone:?}");
         assert!(alone.variance > between.variance);
+    }
+
+    /// Between one that was measured and one that was foretold, as far away, the first is believed more.
+    #[test]
+    fn what_was_foretold_is_believed_less() {
+        let [left, right] = [candidate([100, 300], 0), candidate([300, 100], 0)];
+        let between = |is_foretold: bool| {
+            let known = [(&left, [1.0], false), (&right, [2.0], is_foretold)];
+            let known =
+                known.iter().map(|&(candidate, ref means, is_foretold)| Neighbour { candidate, means, is_foretold });
+            expected(&Metric::default(), &candidate([200, 200], 0), known).unwrap()
+        };
+        let (measured, foretold) = (between(false), between(true));
+        assert!((measured.means[0] - 1.5).abs() < 1e-12, "{measured:?}");
+        assert!(foretold.means[0] > 1.2 && foretold.means[0] < 1.49, "{foretold:?}");
+        assert!(foretold.variance > measured.variance);
     }
 
     #[test]

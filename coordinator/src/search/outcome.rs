@@ -10,7 +10,8 @@ use super::strategy::Slope;
 pub struct Outcome {
     /// How good it is.
     pub score: Score,
-    /// Mean loss in nats on each sample, in their order; empty where the evaluation failed or the candidate was dropped.
+    /// Mean loss in nats on each sample, in their order: measured, but foretold on some of them where the candidate was dropped; empty where
+    /// the evaluation failed.
     pub means: Vec<f64>,
     /// How the score changes with the candidate, where that was wanted and could be had.
     pub slope: Option<Slope>,
@@ -25,7 +26,7 @@ impl Outcome {
     /// race, if there is one, drops it.
     pub fn of_known(race: Option<&Race>, slot: usize, means: &[f64]) -> Self {
         match race.and_then(|race| race.dropped(slot, means)) {
-            Some((seen, estimate)) => Self::dropped(estimate, seen as u64),
+            Some((seen, means)) => Self::dropped(means, seen as u64),
             None => {
                 let score = Score::new(average(means).exp());
                 Self { score, means: means.to_vec(), slope: None, passes: means.len() as u64 }
@@ -33,8 +34,8 @@ impl Outcome {
         }
     }
 
-    /// Of a candidate that was dropped after so many passes.
-    pub fn dropped(estimate: f64, passes: u64) -> Self {
-        Self { score: Score::dropped(estimate), means: Vec::new(), slope: None, passes }
+    /// Of a candidate that was dropped after so many passes, with what is foretold of it.
+    pub fn dropped(means: Vec<f64>, passes: u64) -> Self {
+        Self { score: Score::foretold(&means), means, slope: None, passes }
     }
 }

@@ -1,5 +1,6 @@
 //! How good a candidate is.
 
+use super::neighbours::average;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
@@ -47,6 +48,11 @@ impl Score {
     /// [`Score::FAILED`].
     pub fn dropped(estimate: f64) -> Self {
         Self(if estimate.is_finite() { Kind::Dropped(estimate) } else { Kind::Failed })
+    }
+
+    /// The same by its mean losses on all samples, in nats, some of which are foretold.
+    pub fn foretold(means: &[f64]) -> Self {
+        Self::dropped(average(means).exp())
     }
 
     /// The score of a candidate that exceeds limits by so much in all; what is not finite is [`Score::FAILED`].

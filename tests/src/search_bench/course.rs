@@ -94,9 +94,9 @@ fn outcome(
         all[sample] = Some(loss);
         means.push(loss.mean());
         if means.len() < samples.len()
-            && let Some(Verdict::Drop { estimate }) = race.map(|race| race.verdict(slot, &means))
+            && let Some(Verdict::Drop { means }) = race.map(|race| race.verdict(slot, &means))
         {
-            return Ok(Outcome::dropped(estimate, losses.passes - before));
+            return Ok(Outcome::dropped(means, losses.passes - before));
         }
     }
     let all: Vec<Loss> = all.into_iter().flatten().collect();
@@ -131,7 +131,8 @@ pub fn run(
         let outcomes: Vec<Outcome> = raced.collect::<Result<_>>()?;
         passes += losses.passes - before;
         tried.extend(candidates.iter().zip(&outcomes).map(|(candidate, outcome)| {
-            let (candidate, rescale, means) = (candidate.clone(), as_rescale(candidate), outcome.means.clone());
+            let means = outcome.score.value().map_or_else(Vec::new, |_| outcome.means.clone());
+            let (candidate, rescale) = (candidate.clone(), as_rescale(candidate));
             Tried { generation, candidate, rescale, means }
         }));
         strategy.tell_outcomes(generation, &outcomes)?;

@@ -43,20 +43,25 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceM
         let asked: Vec<Candidate> = generation.iter().map(|tried| tried.candidate.clone()).collect();
         let race = memory.race(racing, parents, &asked);
         let mut whole: Vec<(&Candidate, &[f64])> = Vec::new();
+        let mut foretold: Vec<(&Candidate, Vec<f64>)> = Vec::new();
         for (slot, candidate) in generation.iter().enumerate() {
             let measured = mean(&candidate.means);
             let dropped = race.as_ref().and_then(|race| race.dropped(slot, &candidate.means));
-            passes += dropped.map_or(samples, |(seen, _)| seen);
+            passes += dropped.as_ref().map_or(samples, |(seen, _)| *seen);
             known.push(Known {
                 measured,
-                raced: dropped.map_or(measured, |(_, estimate)| estimate.ln()),
+                raced: dropped.as_ref().map_or(measured, |(_, means)| mean(means)),
                 dropped: dropped.is_some(),
             });
-            if dropped.is_none() {
-                whole.push((&candidate.candidate, &candidate.means));
+            match dropped {
+                Some((_, means)) => foretold.push((&candidate.candidate, means)),
+                None => whole.push((&candidate.candidate, &candidate.means)),
             }
         }
         memory.note(&whole, parents);
+        let foretold: Vec<(&Candidate, &[f64])> =
+            foretold.iter().map(|(candidate, means)| (*candidate, means.as_slice())).collect();
+        memory.note_dropped(&foretold);
         if race.is_some() {
             races += 1;
             other_parents += others(&known, parents);

@@ -101,8 +101,8 @@ fn estimates_are_near_what_would_have_come() {
         let parents = memory.leaders.iter().map(|leader| average(&leader.means)).sum::<f64>() / PARENTS as f64;
         let (mut errors, mut distances) = (0.0, 0.0);
         for (slot, means) in losses.iter().enumerate() {
-            if let Verdict::Drop { estimate } = verdict(&race, slot, means, 2) {
-                errors += (estimate.ln() - average(means)).abs();
+            if let Verdict::Drop { means: foretold } = verdict(&race, slot, means, 2) {
+                errors += (average(&foretold) - average(means)).abs();
                 distances += (average(means) - parents).abs();
             }
         }
@@ -144,8 +144,8 @@ fn whoever_trades_like_its_neighbours_is_known_by_them() {
     let parents_lose = memory.leaders.iter().map(|leader| leader.means[0]).sum::<f64>() / PARENTS as f64;
     assert!(means[0] > parents_lose + 0.01, "by its first document it is worse than the parents");
     let race = memory.race(Racing::Fast, PARENTS, &[next]).unwrap();
-    if let Verdict::Drop { estimate } = verdict(&race, 0, &means, 1) {
-        assert!((estimate.ln() - average(&means)).abs() < 1e-3, "{} {}", estimate.ln(), average(&means));
+    if let Verdict::Drop { means: foretold } = verdict(&race, 0, &means, 1) {
+        assert!(foretold.iter().zip(&means).all(|(foretold, mean)| (foretold - mean).abs() < 1e-3), "{foretold:?}");
     }
 }
 
@@ -164,9 +164,67 @@ fn nothing_is_dropped_before_enough_is_known() {
         assert_eq!(race.verdict(0, &[]), Verdict::Continue);
         assert_eq!(race.verdict(0, &[1e9; SAMPLES]), Verdict::Continue, "all is known: the score decides");
         assert!(matches!(race.verdict(0, &[1e9; SAMPLES - 1]), Verdict::Drop { .. }));
-        assert_eq!(race.verdict(0, &[f64::NAN]), Verdict::Drop { estimate: f64::INFINITY });
+        assert_eq!(race.verdict(0, &[f64::NAN]), Verdict::Drop { means: vec![f64::INFINITY; SAMPLES] });
         assert_eq!(race.verdict(1, &[1e9; SAMPLES - 1]), Verdict::Continue, "no such candidate");
     }
+}
+
+/// Of what is foretold of a dropped candidate, what was measured stays, and the whole is the estimate.
+#[test]
+fn what_was_measured_of_a_dropped_one_stays() {
+    let mut rng = stream(8, 0, 0, Purpose::Initial);
+    let memory = remembered(&mut rng, 300, ALONE);
+    let (next, losses): (Vec<Candidate>, Vec<Vec<f64>>) = (0..200).map(|_| drawn(&mut rng, ALONE)).unzip();
+    let race = memory.race(Racing::Fast, PARENTS, &next).unwrap();
+    let (mut dropped, mut errors, mut others) = (0, 0.0, 0.0);
+    for (slot, means) in losses.iter().enumerate() {
+        let Some((seen, foretold)) = race.dropped(slot, means) else { continue };
+        dropped += 1;
+        let (measured, rest) = race.order().split_at(seen);
+        assert!(measured.iter().all(|&sample| foretold[sample] == means[sample]));
+        let known: Vec<f64> = measured.iter().map(|&sample| means[sample]).collect();
+        let predicted = race.forecast(slot, &known).unwrap().predicted;
+        assert!((average(&foretold) - predicted).abs() < 1e-12, "{foretold:?}, not {predicted} in the mean");
+        // What is foretold on a document lies near what is lost there, and farther from what is lost on another.
+        let off = |of: usize| {
+            rest.iter().map(|&sample| (foretold[sample] - means[(sample + of) % SAMPLES]).abs()).sum::<f64>()
+        };
+        (errors, others) = (errors + off(0), others + off(1));
+    }
+    assert!(dropped > 50 && errors < others / 4.0, "{dropped}: {errors} against {others}");
+}
+
+/// A child is expected to lose what its parent does, also where that was dropped.
+#[test]
+fn dropped_ones_tell_what_their_neighbours_lose() {
+    let mut rng = stream(9, 0, 0, Purpose::Initial);
+    let mut memory = remembered(&mut rng, 100, ALONE);
+    let (parent, child) = (at(3_000.0), at(3_010.0));
+    let expect = |memory: &RaceMemory| expected(&memory.metric, &child, memory.known().into_iter()).unwrap();
+    let means = [5.0, 4.0, 3.0, 2.0, 1.0];
+    let off = |expected: &Expected| (expected.means[0] - means[0]).abs();
+    let stranger = expect(&memory);
+    memory.note_dropped(&[(&parent, &means)]);
+    let relative = expect(&memory);
+    assert!(
+        off(&relative) < off(&stranger) / 2.0 && relative.variance < stranger.variance,
+        "{stranger:?} {relative:?}"
+    );
+    assert_eq!(memory.race(Racing::Safe, PARENTS, &[]).unwrap().bars[0].at, memory.cut(PARENTS), "it leads nobody");
+
+    let before = memory.clone();
+    memory.note_dropped(&[(&parent, &[f64::INFINITY; SAMPLES]), (&parent, &[1.0; SAMPLES + 1])]);
+    assert_eq!(memory, before, "what does not fit is left out");
+    memory.note_dropped(&vec![(&parent, means.as_slice()); WINDOW + 9]);
+    assert_eq!(memory.dropped.len(), WINDOW);
+    assert!(memory.is_sound());
+    let read: RaceMemory = serde_json::from_str(&serde_json::to_string(&memory).unwrap()).unwrap();
+    assert_eq!(read, memory);
+    let mut nobody = RaceMemory::default();
+    nobody.note_dropped(&[(&parent, &means)]);
+    assert_eq!(nobody, RaceMemory::default(), "nobody was evaluated in full");
+    memory.dropped[0].means.pop();
+    assert!(!memory.is_sound());
 }
 
 /// What a child next to its parents loses is known by one sample; of one from far away it is not.
@@ -190,7 +248,7 @@ fn who_is_near_is_known_sooner() {
     let next = [at(100_000.0), at(130_000.0)];
     let race = memory.race(Racing::Fast, 2, &next).unwrap();
     let [near, far] = [0, 1].map(|slot| race.forecast(slot, &[best[race.order()[0]]]).unwrap());
-    assert!(near.predicted - near.low < (far.predicted - far.low) / 5.0, "{near:?} {far:?}");
+    assert!(near.error < far.error / 5.0, "{near:?} {far:?}");
 }
 
 /// Equal candidates leave no scatter to fit; nobody is dropped by such a rule, and nothing panics.
