@@ -14,8 +14,8 @@ pub enum Racing {
     Off,
     /// Once it will not become a parent, at a confidence of 99.9 % each time it is judged.
     Safe,
-    /// Once it will not become the best of all, at a confidence of 99.9 % each time it is judged. It can still be a parent, by
-    /// what is expected of it.
+    /// Once it will not become a parent, at a confidence of 95 %, or lies five standard errors from the best of all: it can
+    /// still be a parent, by what is foretold of it.
     Fast,
 }
 

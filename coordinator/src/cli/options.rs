@@ -203,7 +203,7 @@ pub struct SearchArgs {
     pub max_passes: Option<u64>,
 
     /// Drop a candidate before it was evaluated on every sample: never (off), when it will not become a parent, to 99.9 %
-    /// (safe), or when it will not become the best, to 99.9 %, so that an estimate decides whether it is a parent (fast)
+    /// (safe), or when it will not become one to 95 %, or is known well enough to be one by an estimate (fast)
     #[arg(long, default_value_t = Racing::Safe, value_name = "off|safe|fast")]
     pub racing: Racing,
 
