@@ -10,8 +10,8 @@ use super::strategy::Slope;
 pub struct Outcome {
     /// How good it is.
     pub score: Score,
-    /// Mean loss in nats on each sample, in their order: measured, but foretold on some of them where the candidate was dropped; empty where
-    /// the evaluation failed.
+    /// Mean loss in nats on each sample, in their order: measured, but foretold on some of them where the candidate was
+    /// dropped; empty where the evaluation failed.
     pub means: Vec<f64>,
     /// How the score changes with the candidate, where that was wanted and could be had.
     pub slope: Option<Slope>,

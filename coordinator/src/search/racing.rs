@@ -5,10 +5,10 @@
 //! what it loses on all. How well, is measured on the candidates that were evaluated in full before: their full difference
 //! is fitted to their differences on the first `m` samples, and the samples that tell most come first ([`telling`]). A
 //! candidate is dropped when the lower end of its prediction lies above what it would have to reach, which is what the
-//! last of the parents has; in a fast race, also when it lies far enough above the best. The one-sided bound is Student's, and the scatter of the fit grows
-//! with the difference to what was expected and with how unsure that was, as it does in truth. What was predicted of a
-//! dropped candidate stays with it: in a fast race it can still be a parent, in the place that the prediction gives it, and what is
-//! expected of its neighbours comes from it too, which are its children as often as not.
+//! last of the parents has; in a fast race, also when it lies far enough above the best. The one-sided bound is Student's,
+//! and the scatter of the fit grows with the difference to what was expected and with how unsure that was, as it does in
+//! truth. What was predicted of a dropped candidate stays with it: in a fast race it can still be a parent, in the place that
+//! the prediction gives it, and what is expected of its neighbours comes from it too, which are its children as often as not.
 //!
 //! The rule of a generation comes from closed generations, and a verdict from the rule and the candidate's own losses:
 //! nobody waits for other candidates, and the order of results decides nothing. Fitting on those that survived does not
@@ -42,8 +42,8 @@ const FLOOR: f64 = 0.5;
 const NO_PARENT: f64 = 3.090_232_306_167_813;
 /// The same in a fast race, at 95 %: who is dropped by mistake would have been one of the last parents, mostly.
 const HARDLY_A_PARENT: f64 = 1.644_853_626_951_472_2;
-/// In a fast race, so many standard errors from the best a candidate is known well enough to breed by what is foretold of it. Parents
-/// that are in the wrong place harm more than who is missing among them, so that far more is asked of them.
+/// In a fast race, so many standard errors from the best a candidate is known well enough to breed by what is foretold of
+/// it. Parents that are in the wrong place harm more than who is missing among them, so that far more is asked of them.
 const FAR_FROM_BEST: f64 = 5.0;
 
 /// What the candidates evaluated so far lost on each sample, as far as racing needs it.
@@ -236,7 +236,7 @@ impl RaceMemory {
         average(&self.leaders[rank - 1].means)
     }
 
-    /// The latest and the best, who can be asked what is expected, and who was dropped; one that is among the latest and the best only once.
+    /// Who can be asked what is expected: the latest and the best, of which one that is both comes only once, and the dropped.
     fn known(&self) -> Vec<Neighbour<'_>> {
         let is_late = |leader: &Known| self.evaluated.iter().any(|known| known.candidate == leader.candidate);
         let older = self.leaders.iter().filter(|leader| !is_late(leader));
@@ -293,8 +293,8 @@ impl Race {
         }
     }
 
-    /// Mean losses on all samples by their numbers, of which the first ones of the order are known: those that are foretold lie as
-    /// far from what was expected as makes the mean what is foretold.
+    /// Mean losses on all samples by their numbers, of which the first ones of the order are known: those that are foretold
+    /// lie as far from what was expected as makes the mean what is foretold.
     fn by_number(&self, known: &[f64], forecast: &Forecast<'_>) -> Vec<f64> {
         let rest = &forecast.expected[known.len()..];
         let sum = self.order.len() as f64 * forecast.predicted - known.iter().sum::<f64>();

@@ -96,8 +96,8 @@ impl Landscape {
         Some(Self { scales: scales.to_vec(), reach, noise, places, weights, averages, covariance })
     }
 
-    /// By how much it is off where a recorded candidate is left out, in nats: one row each, and one column a document. `w_i / (K^-1)_ii`,
-    /// which takes longer than the fit.
+    /// By how much it is off where a recorded candidate is left out, in nats: one row each, and one column a document.
+    /// `w_i / (K^-1)_ii`, which takes longer than the fit.
     pub fn left_out(&self) -> DMatrix<f64> {
         let of_inverse = self.covariance.inverse().diagonal();
         let mut errors = self.weights.clone();

@@ -77,8 +77,8 @@ impl Mistakes {
 }
 
 /// A landscape with as much noise as makes the parents of fast races lie as much too high as on the record
-/// ([`Mistakes::on_record`]), but no more than the landscape misses where a candidate is left out (`left_out`). Also the noise as a
-/// share of that, and the mistakes.
+/// ([`Mistakes::on_record`]), but no more than the landscape misses where a candidate is left out (`left_out`). Also the
+/// noise as a share of that, and the mistakes.
 ///
 /// # Errors
 /// When the job cannot be run.

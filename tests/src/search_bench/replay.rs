@@ -15,8 +15,8 @@ pub struct Replay {
     pub other_parents: f64,
     /// The same for the best quarter of them.
     pub other_best: f64,
-    /// By how much the average of the parents lies above that of those who would have been parents, in per cent of perplexity and in the
-    /// mean over generations.
+    /// By how much the average of the parents lies above that of those who would have been parents, in per cent of
+    /// perplexity and in the mean over generations.
     pub parents_higher: f64,
     /// Generations whose best candidate so far had been dropped.
     pub best_dropped: usize,

@@ -3,7 +3,8 @@
 //! A landscape is the smoothest of what the losses can be between recorded candidates, and races foretell on it more than they do
 //! on the model. So each candidate of a search gets noise of its own: what the landscape is off by on each document where
 //! one of the recorded candidates is left out, drawn from all but the worst tenth of them, with either sign and times
-//! a share. Mostly the landscape is off by little and sometimes by much, which races feel otherwise than noise that is always of one size.
+//! a share. Mostly the landscape is off by little and sometimes by much, which races feel otherwise than noise that is always
+//! of one size.
 //! Candidate and number of the search decide what is drawn: whoever asks again is told the same.
 
 use super::landscape::Landscape;
