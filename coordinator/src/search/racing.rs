@@ -100,8 +100,9 @@ struct Forecast<'a> {
     expected: &'a [f64],
     /// The mean over all samples.
     predicted: f64,
-    /// Its standard error, as a part of the quantile that Student's distribution has for the normal one's.
+    /// Its standard error.
     error: f64,
+    /// Degrees of freedom of the fit that it comes from.
     freedom: usize,
 }
 
@@ -143,7 +144,7 @@ impl RaceMemory {
 
     /// Takes in a closed generation, as far as it was evaluated in full: candidates and their mean losses, in nats. The
     /// best `parents` are kept for good.
-    pub fn note(&mut self, generation: &[(&Candidate, &[f64])], parents: usize) {
+    fn note(&mut self, generation: &[(&Candidate, &[f64])], parents: usize) {
         let samples = self.evaluated.front().map(|first| first.means.len());
         let is_usable = |means: &[f64]| {
             samples.is_none_or(|samples| samples == means.len())
@@ -168,7 +169,7 @@ impl RaceMemory {
     }
 
     /// Takes in who was dropped of that generation, with what was foretold of them ([`Verdict::Drop`]).
-    pub fn note_dropped(&mut self, dropped: &[(&Candidate, &[f64])]) {
+    fn note_dropped(&mut self, dropped: &[(&Candidate, &[f64])]) {
         let Some(samples) = self.evaluated.front().map(|first| first.means.len()) else { return };
         let is_usable = |means: &[f64]| means.len() == samples && means.iter().all(|mean| mean.is_finite());
         let usable = dropped.iter().filter(|(_, means)| is_usable(means));
@@ -181,8 +182,8 @@ impl RaceMemory {
         self.dropped.drain(..self.dropped.len().saturating_sub(WINDOW));
     }
 
-    /// Takes in what came of a generation, if candidates race at all.
-    pub(super) fn note_outcomes(
+    /// Takes in what came of a generation, if candidates race at all. The best `parents` are kept for good.
+    pub fn note_outcomes(
         &mut self,
         (asked, outcomes): (&[Candidate], &[Outcome]),
         documents: DocumentOptions,

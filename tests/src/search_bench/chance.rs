@@ -20,10 +20,10 @@ use std::fmt::Write as _;
 /// Ends of searches that are read before a landscape is fitted again, and how often that is done.
 const ENDS: usize = 20;
 const ROUNDS: usize = 24;
-/// Times that progress is told while pairs are searched.
-const STEPS: usize = 20;
 /// Numbers of those searches, apart from those of pairs.
 const READ: usize = 1 << 20;
+/// Times that progress is told while pairs are searched.
+const STEPS: usize = 20;
 
 /// A mean, and how far it is off by chance.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -108,7 +108,7 @@ pub fn compare(
     let (rough, roughness, mistaken_here) = as_rough(&landscape, &left_out, mistaken_on_record, job)?;
     let pair = |pair| {
         let end = |racing| search(&rough, job, racing, pair, drop);
-        Ok((end(Racing::Off)?, [end(Racing::Safe)?, end(Racing::Fast)?]))
+        Ok((end(Racing::Off)?, (end(Racing::Safe)?, end(Racing::Fast)?)))
     };
     let mut ends = Vec::with_capacity(pairs);
     while ends.len() < pairs {
@@ -116,8 +116,7 @@ pub fn compare(
         ends.extend(side_by_side(ends.len()..upto, pair)?);
         progress(&format!("{upto} of {pairs} pairs"));
     }
-    let (whole, raced): (Vec<End>, Vec<[End; 2]>) = ends.into_iter().unzip();
-    let [safe, fast]: [Vec<End>; 2] = [0, 1].map(|race| raced.iter().map(|ends| ends[race].clone()).collect());
+    let (whole, (safe, fast)): (Vec<End>, (Vec<End>, Vec<End>)) = ends.into_iter().unzip();
     let races = vec![Chance::of(Racing::Safe, &safe, &whole), Chance::of(Racing::Fast, &fast, &whole)];
     let (documents, left_out) = (landscape.documents(), middle(&left_out));
     Ok(OnLandscape { documents, left_out, at_ends, roughness, mistaken_on_record, mistaken_here, races })

@@ -34,14 +34,17 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
-    /// Those of races replayed on candidates that were evaluated on all documents.
-    fn of(races: &[Vec<Tried>], (job, description): (&JobSpec, &ModelDescription)) -> Result<Self> {
+    /// Those of races replayed on candidates that were evaluated on all documents: those of each number.
+    fn of(
+        (job, description): (&JobSpec, &ModelDescription),
+        candidates: impl Fn(usize) -> Result<Vec<Tried>> + Send + Sync,
+    ) -> Result<Self> {
         let parents = job.search.evolution.parents as usize;
-        let replayed = |race: usize| {
+        let replays = side_by_side(FIRST..FIRST + REPLAYS, |number| {
             let memory = RaceMemory::of(&description.geometry, description.original_length);
-            replay(&races[race], Racing::Fast, parents, memory).context("nobody could be dropped in what was recorded")
-        };
-        let replays = side_by_side(0..races.len(), replayed)?;
+            let replay = replay(&candidates(number)?, Racing::Fast, parents, memory);
+            replay.context("nobody could be dropped in what was recorded")
+        })?;
         let over = |of: fn(&Replay) -> f64| mean(&replays.iter().map(of).collect::<Vec<_>>());
         Ok(Self {
             saved: over(|replay| replay.saved),
@@ -56,23 +59,21 @@ impl Mistakes {
     /// When nobody could have been dropped.
     pub fn on_record(recorded: &[Tried], job: (&JobSpec, &ModelDescription)) -> Result<Self> {
         let of = recorded.first().map_or(0, |first| first.means.len());
-        let draw = |number: usize| -> Vec<Tried> {
-            let drawn = &documents(of, FIRST + number)[..job.0.samples.len()];
+        Self::of(job, |number| {
+            let drawn = &documents(of, number)[..job.0.samples.len()];
             let on_drawn =
                 |tried: &Tried| Tried { means: drawn.iter().map(|&one| tried.means[one]).collect(), ..tried.clone() };
-            recorded.iter().map(on_drawn).collect()
-        };
-        Self::of(&(0..REPLAYS).map(draw).collect::<Vec<_>>(), job)
+            Ok(recorded.iter().map(on_drawn).collect())
+        })
     }
 
     /// Those on searches on a landscape in which nothing was dropped.
     fn on_landscape(landscape: &Rough<'_>, job: (&JobSpec, &ModelDescription)) -> Result<Self> {
-        let searched = |number| {
+        Self::of(job, |number| {
             let mut all = Vec::new();
             search(landscape, job, Racing::Off, number, |tried| all.push(tried))?;
             Ok(all)
-        };
-        Self::of(&side_by_side(FIRST..FIRST + REPLAYS, searched)?, job)
+        })
     }
 }
 

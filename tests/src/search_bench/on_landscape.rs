@@ -16,7 +16,6 @@ use std::io::Write as _;
 use std::ops::Range;
 
 /// Where a search ended.
-#[derive(Clone, Debug)]
 pub struct End {
     /// Document passes.
     pub passes: f64,

@@ -1,7 +1,8 @@
 //! What racing would have made of a search that evaluated everything: what it saves, and whom it takes for a parent.
 
 use super::course::{Tried, generations, mean};
-use ropewalk_coordinator::search::RaceMemory;
+use ropewalk_coordinator::search::evolution::DocumentOptions;
+use ropewalk_coordinator::search::{Outcome, RaceMemory};
 use ropewalk_shared::candidate::Candidate;
 use ropewalk_shared::racing::Racing;
 use serde::Serialize;
@@ -36,42 +37,33 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceM
     if samples < 2 || tried.iter().any(|candidate| candidate.means.len() != samples) {
         return None;
     }
+    let documents = DocumentOptions { samples: samples as u32, racing, max_passes: None };
     let mut known: Vec<Known> = Vec::new();
     let (mut passes, mut races, mut best_dropped) = (0, 0, 0);
     let (mut other_parents, mut other_best, mut higher) = (0.0, 0.0, 0.0);
     for generation in generations(tried) {
         let asked: Vec<Candidate> = generation.iter().map(|tried| tried.candidate.clone()).collect();
         let race = memory.race(racing, parents, &asked);
-        let mut whole: Vec<(&Candidate, &[f64])> = Vec::new();
-        let mut foretold: Vec<(&Candidate, Vec<f64>)> = Vec::new();
-        for (slot, candidate) in generation.iter().enumerate() {
-            let measured = mean(&candidate.means);
-            let dropped = race.as_ref().and_then(|race| race.dropped(slot, &candidate.means));
-            passes += dropped.as_ref().map_or(samples, |(seen, _)| *seen);
-            known.push(Known {
-                measured,
-                raced: dropped.as_ref().map_or(measured, |(_, means)| mean(means)),
-                dropped: dropped.is_some(),
-            });
-            match dropped {
-                Some((_, means)) => foretold.push((&candidate.candidate, means)),
-                None => whole.push((&candidate.candidate, &candidate.means)),
-            }
-        }
-        memory.note(&whole, parents);
-        let foretold: Vec<(&Candidate, &[f64])> =
-            foretold.iter().map(|(candidate, means)| (*candidate, means.as_slice())).collect();
-        memory.note_dropped(&foretold);
+        let outcome = |(slot, tried): (usize, &Tried)| Outcome::of_known(race.as_ref(), slot, &tried.means);
+        let outcomes: Vec<Outcome> = generation.iter().enumerate().map(outcome).collect();
+        passes += outcomes.iter().map(|outcome| outcome.passes).sum::<u64>();
+        known.extend(generation.iter().zip(&outcomes).map(|(tried, outcome)| Known {
+            measured: mean(&tried.means),
+            raced: mean(&outcome.means),
+            dropped: outcome.score.value().is_none(),
+        }));
+        memory.note_outcomes((&asked, &outcomes), documents, parents);
         if race.is_some() {
             races += 1;
-            other_parents += others(&known, parents);
-            other_best += others(&known, (parents / 4).max(1));
-            let [raced, truth] = [|known: &Known| known.raced, |known: &Known| known.measured].map(|by| {
-                mean(&best(&known, parents, by).into_iter().map(|index| known[index].measured).collect::<Vec<_>>())
-            });
-            higher += 100.0 * (raced - truth).exp_m1();
-            let best = known.iter().min_by(|a, b| a.measured.total_cmp(&b.measured));
-            best_dropped += usize::from(best.is_some_and(|best| best.dropped));
+            let (truth, raced) = (ranked(&known, |known| known.measured), ranked(&known, |known| known.raced));
+            other_parents += others(&truth, &raced, parents);
+            other_best += others(&truth, &raced, (parents / 4).max(1));
+            let average = |order: &[usize]| {
+                let first: Vec<f64> = order.iter().take(parents).map(|&index| known[index].measured).collect();
+                mean(&first)
+            };
+            higher += 100.0 * (average(&raced) - average(&truth)).exp_m1();
+            best_dropped += usize::from(truth.first().is_some_and(|&best| known[best].dropped));
         }
     }
     (races > 0).then(|| Replay {
@@ -84,17 +76,15 @@ pub fn replay(tried: &[Tried], racing: Racing, parents: usize, mut memory: RaceM
 }
 
 /// Share of the best `count` by the race that are not among the best `count` in truth.
-fn others(known: &[Known], count: usize) -> f64 {
-    let truth = best(known, count, |known| known.measured);
-    let raced = best(known, count, |known| known.raced);
+fn others(truth: &[usize], raced: &[usize], count: usize) -> f64 {
+    let [truth, raced] = [truth, raced].map(|order| &order[..count.min(order.len())]);
     raced.iter().filter(|index| !truth.contains(index)).count() as f64 / raced.len().max(1) as f64
 }
 
-/// The best `count` by a value.
-fn best(known: &[Known], count: usize, by: fn(&Known) -> f64) -> Vec<usize> {
+/// All in the order of a value, the least first.
+fn ranked(known: &[Known], by: fn(&Known) -> f64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..known.len()).collect();
     order.sort_by(|&a, &b| by(&known[a]).total_cmp(&by(&known[b])));
-    order.truncate(count);
     order
 }
 

@@ -36,9 +36,6 @@ impl<'a> Rough<'a> {
 
     /// One with noise of a share of what the landscape is off by, given row by row ([`Landscape::left_out`]).
     pub fn with(landscape: &'a Landscape, left_out: &DMatrix<f64>, share: f64) -> Self {
-        if share == 0.0 {
-            return Self::smooth(landscape);
-        }
         let mut order: Vec<usize> = (0..left_out.nrows()).collect();
         let size = |row: usize| left_out.row(row).norm_squared();
         order.sort_by(|&a, &b| size(a).total_cmp(&size(b)));
